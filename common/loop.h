@@ -1,0 +1,32 @@
+/* loop.h - the one event loop of a daemon: libevent, timers, and posts from other threads. */
+#ifndef BATON_COMMON_LOOP_H
+#define BATON_COMMON_LOOP_H
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "common/timers.h"
+
+struct loop;
+
+MUST_CHECK status loop_create(struct loop **out);
+void loop_destroy(struct loop **loop);
+struct event_base *loop_base(struct loop *loop);
+/* Timers on the real clock, driven by this loop. */
+struct timers *loop_timers(struct loop *loop);
+/* Runs until loop_stop. */
+void loop_run(struct loop *loop);
+void loop_stop(struct loop *loop); /* any thread */
+
+/* Runs fn(arg) soon on the loop thread; any thread may call it. The queue holds
+ * LOOP_MAX_POSTS; beyond it the call waits (never from the loop thread itself:
+ * there it runs at the next turn and the queue may grow by what the loop thread posts). */
+#define LOOP_MAX_POSTS 65536
+void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg);
+
+/* Raised once a turn; pings carry it. */
+uint64_t loop_turns(const struct loop *loop);
+
+#endif

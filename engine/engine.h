@@ -1,0 +1,87 @@
+/* engine.h - runs one step of the model over rows of several sequences.
+ * The caller (a worker's loop thread) forms steps and owns the KV blocks; the
+ * engine thread calls engine_run and its team computes. Nothing about a result
+ * depends on what else is in the step, on how a prompt is cut into steps, on
+ * threads or on the instruction set: the arithmetic contract of the class
+ * "portable", written down in engine/contract.h. */
+#ifndef BATON_ENGINE_ENGINE_H
+#define BATON_ENGINE_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "engine/kv_layout.h"
+#include "engine/model.h"
+#include "engine/sampling.h"
+
+struct engine;
+
+#define ENGINE_ISAS(X) X(AUTO, "auto") X(REFERENCE, "reference") X(AVX512, "avx512")
+enum engine_isa {
+#define X(name, text) ENGINE_##name,
+    ENGINE_ISAS(X)
+#undef X
+};
+
+struct engine_options {
+    const struct model *model; /* borrowed; opened with MODEL_WEIGHTS */
+    enum engine_isa isa;       /* AUTO: the best this processor has */
+    bool f32_math;             /* widen all weights to float32 first: no activation is quantised */
+    uint32_t n_threads;        /* including the caller's */
+    bool pin_threads;
+    struct kv_layout kv;
+    uint8_t *kv_pool;          /* borrowed: [kv_blocks][kv_block_bytes], 64-byte aligned */
+    uint32_t kv_blocks;
+    uint32_t max_rows;         /* rows of one step at most: scratch is taken at create */
+    uint32_t max_seqs;         /* sequences of one step at most */
+};
+
+MUST_CHECK status engine_create(const struct engine_options *options, struct engine **out, struct error *err);
+void engine_destroy(struct engine **engine);
+const char *engine_isa_name(const struct engine *engine);
+/* ST_UNSUPPORTED with a sentence when this processor lacks the instructions. */
+MUST_CHECK status engine_isa_check(enum engine_isa isa, struct error *err);
+
+enum step_logits { STEP_NO_LOGITS, STEP_SAMPLE, STEP_ALL_LOGITS };
+
+/* One sequence's rows in a step: tokens at positions first_pos .. first_pos +
+ * n_rows - 1. Their K and V are written to the blocks, then they attend to all
+ * positions up to their own. */
+struct step_seq {
+    const uint32_t *tokens; /* borrowed: [n_rows] */
+    uint32_t n_rows;
+    uint32_t first_pos;
+    const uint32_t *blocks; /* borrowed: block of each block_tokens positions, from 0 on */
+    enum step_logits logits;
+    /* STEP_SAMPLE: sample after the last row. history [n_history] are all ids up to and including the last row. */
+    const struct sampling *sampling;
+    const uint32_t *history;
+    uint32_t n_history;
+    struct sampled sampled; /* out */
+    /* STEP_ALL_LOGITS: called for each row in order, on the calling thread. */
+    void (*on_logits)(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab);
+    void *ctx;
+    /* Looked at between layers: once set no further layer is computed for
+     * this sequence, and done stays false. NULL: cannot be cancelled. */
+    const atomic_bool *cancelled;
+    bool done; /* out: all layers were computed (and sampled, where asked) */
+};
+
+struct step {
+    struct step_seq *seqs;
+    uint32_t n_seqs;
+    /* Called on the engine thread after layer L of all rows is in the KV pool. May be NULL. */
+    void (*on_layer)(void *ctx, uint32_t layer);
+    void *ctx;
+};
+
+/* Runs on the calling thread and the team. Bounds (rows, sequences, block ids,
+ * token ids) are asserted: the caller checks what came from outside. */
+void engine_run(struct engine *engine, struct step *step);
+
+/* Raised per work item; any thread may read it: a standing counter of a busy engine means that it hangs. */
+uint64_t engine_progress(const struct engine *engine);
+
+#endif

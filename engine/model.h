@@ -1,0 +1,64 @@
+/* model.h - a model read from disk: its shape, its tokenizer, its weights.
+ * PATH is a .gguf file or a Hugging Face folder. */
+#ifndef BATON_ENGINE_MODEL_H
+#define BATON_ENGINE_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/status.h"
+#include "engine/kv_layout.h"
+#include "engine/tensor.h"
+
+struct tokenizer;
+struct chat_template;
+
+#define MODEL_MAX_LAYERS 256
+
+enum model_arch { ARCH_LLAMA, ARCH_QWEN3 };
+
+/* The shape and constants of the network; all counts are plain numbers. */
+struct model_config {
+    enum model_arch arch;
+    uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ffn, n_vocab;
+    uint32_t max_positions;
+    float rms_eps;
+    float rope_theta;
+    bool rope_interleaved; /* GGUF's llama pairs (2i, 2i+1); Hugging Face pairs (i, i + d/2) */
+    bool qk_norm;          /* Qwen3 */
+    bool tied_embeddings;
+};
+
+struct model_layer {
+    const struct tensor *attn_norm, *wq, *wk, *wv, *wo, *q_norm, *k_norm; /* q/k_norm NULL without */
+    const struct tensor *ffn_norm, *gate, *up, *down;
+};
+
+/* What the forward pass needs, by role; every shape was checked at load. */
+struct model_weights {
+    const struct tensor *embed, *final_norm, *head; /* head == embed when tied */
+    struct model_layer layers[MODEL_MAX_LAYERS];
+};
+
+struct model; /* owns the file mappings */
+
+/* Metadata, tokenizer and template only: what the router needs (no weights are touched). */
+enum { MODEL_WEIGHTS = 1 };
+MUST_CHECK status model_open(const char *path, unsigned flags, struct model **out, struct error *err);
+void model_close(struct model **model);
+
+const char *model_name(const struct model *model); /* file or folder name without extension */
+const struct model_config *model_config(const struct model *model);
+const struct model_weights *model_weights(const struct model *model); /* NULL without MODEL_WEIGHTS */
+const struct tokenizer *model_tokenizer(const struct model *model);
+const struct chat_template *model_chat_template(const struct model *model); /* NULL: it has none */
+/* XXH3-64 over names, types, shapes and bytes of all tensors (sampled: size,
+ * first and last 4 KiB of each) and the config: part of the compatibility record. */
+uint64_t model_fingerprint(const struct model *model);
+/* Every tensor of the file, for `baton model inspect`. */
+uint64_t model_tensor_count(const struct model *model);
+const struct tensor *model_tensor_at(const struct model *model, uint64_t i);
+
+void model_kv_layout(const struct model_config *config, uint32_t block_tokens, enum dtype type, struct kv_layout *out);
+
+#endif

@@ -1,0 +1,57 @@
+/* tensor.h - a named array as it lies in a model file, and its number format.
+ * Quantised formats are ggml's (ggml-common.h): blocks of 32 values.
+ *   Q8_0: f16 d, 32 x int8            value = d * q
+ *   Q4_0: f16 d, 16 bytes of nibbles  value = d * (q - 8)
+ *   Q4_1: f16 d, f16 m, 16 bytes      value = d * q + m
+ * (in Q4 the low nibbles are values 0..15, the high ones 16..31). */
+#ifndef BATON_ENGINE_TENSOR_H
+#define BATON_ENGINE_TENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/status.h"
+
+#define DTYPES(X) /* name, values a block, bytes a block */ \
+    X(F32, 1, 4)                                            \
+    X(F16, 1, 2)                                            \
+    X(BF16, 1, 2)                                           \
+    X(Q8_0, 32, 34)                                         \
+    X(Q4_0, 32, 18)                                         \
+    X(Q4_1, 32, 20)
+
+enum dtype {
+#define X(name, values, bytes) DTYPE_##name,
+    DTYPES(X)
+#undef X
+        DTYPE_COUNT
+};
+
+const char *dtype_name(enum dtype type);
+size_t dtype_block_values(enum dtype type);
+size_t dtype_block_bytes(enum dtype type);
+/* Bytes of one row of n values; n is a multiple of the block's values. */
+size_t dtype_row_bytes(enum dtype type, size_t n);
+
+/* Exact widening of n values (a multiple of the block) to float32, equal bit
+ * for bit to Python gguf's dequantize. */
+void dtype_to_f32(enum dtype type, const void *src, float *dst, size_t n);
+uint16_t f32_to_f16(float x); /* nearest even */
+float f16_to_f32(uint16_t x);
+uint16_t f32_to_bf16(float x); /* nearest even, NaN kept */
+float bf16_to_f32(uint16_t x);
+
+#define TENSOR_MAX_DIMS 4
+
+/* shape[0] is the outermost (slowest) dimension, as in Hugging Face files; a
+ * linear layer's weight is [n_out, n_in]. */
+struct tensor {
+    const char *name; /* borrowed from the file */
+    enum dtype type;
+    uint32_t n_dims;
+    uint64_t shape[TENSOR_MAX_DIMS];
+    const void *data; /* borrowed from the file's mapping */
+    size_t bytes;
+};
+
+#endif
