@@ -75,28 +75,30 @@ struct config_table {
     size_t size; /* of the values struct */
 };
 
-#define CONFIG_CTYPE_BOOL(name) bool name
-#define CONFIG_CTYPE_INT(name) int64_t name
-#define CONFIG_CTYPE_REAL(name) double name
-#define CONFIG_CTYPE_TEXT(name) char name[CONFIG_TEXT_BYTES]
-#define CONFIG_CTYPE_SIZE(name) uint64_t name
-#define CONFIG_CTYPE_TIME(name) uint64_t name
-#define CONFIG_CTYPE_CHOICE(name) int name
+#define CONFIG_CTYPE_BOOL(name)    bool name
+#define CONFIG_CTYPE_INT(name)     int64_t name
+#define CONFIG_CTYPE_REAL(name)    double name
+#define CONFIG_CTYPE_TEXT(name)    char name[CONFIG_TEXT_BYTES]
+#define CONFIG_CTYPE_SIZE(name)    uint64_t name
+#define CONFIG_CTYPE_TIME(name)    uint64_t name
+#define CONFIG_CTYPE_CHOICE(name)  int name
 #define CONFIG_CTYPE_ADDRESS(name) char name[CONFIG_TEXT_BYTES]
 
-#define CONFIG_LIMIT_BOOL(v) { .u = (v) }
-#define CONFIG_LIMIT_INT(v) { .i = (v) }
-#define CONFIG_LIMIT_REAL(v) { .r = (v) }
-#define CONFIG_LIMIT_TEXT(v) { .u = (v) }
-#define CONFIG_LIMIT_SIZE(v) { .u = (v) }
-#define CONFIG_LIMIT_TIME(v) { .u = (v) }
-#define CONFIG_LIMIT_CHOICE(v) { .choices = (v) }
-#define CONFIG_LIMIT_ADDRESS(v) { .u = (v) }
+/* The member of union config_limit that a type uses. */
+#define CONFIG_LIMIT_BOOL    u
+#define CONFIG_LIMIT_INT     i
+#define CONFIG_LIMIT_REAL    r
+#define CONFIG_LIMIT_TEXT    u
+#define CONFIG_LIMIT_SIZE    u
+#define CONFIG_LIMIT_TIME    u
+#define CONFIG_LIMIT_CHOICE  choices
+#define CONFIG_LIMIT_ADDRESS u
 
 /* clang-format off */
 #define CONFIG_MEMBER(name, TYPE, default_text, min, max, help) CONFIG_CTYPE_##TYPE(name);
 #define CONFIG_ROW(values, name, TYPE, default_text, min, max, help) \
-    { #name, CONFIG_##TYPE, default_text, CONFIG_LIMIT_##TYPE(min), CONFIG_LIMIT_##TYPE(max), offsetof(values, name), help },
+    { #name, CONFIG_##TYPE, default_text, { .CONFIG_LIMIT_##TYPE = (min) }, { .CONFIG_LIMIT_##TYPE = (max) }, \
+      offsetof(values, name), help },
 #define CONFIG_TABLE(values, rows) { rows, sizeof(rows) / sizeof(rows)[0], sizeof(values) }
 /* clang-format on */
 
@@ -119,11 +121,12 @@ MUST_CHECK status config_set(struct config *config, const char *key, const char 
                              const char *origin, struct error *err);
 MUST_CHECK status config_load_file(struct config *config, const char *path, struct error *err);
 MUST_CHECK status config_load_environment(struct config *config, struct error *err);
-/* File, environment and flags, in that order. actions: names of flags without a value that stand beside
- * the table ("help", NULL-terminated); the index of the first one given is put in *action, -1 for none. With
- * an action found nothing else is checked and ST_OK is returned. */
+/* Flags without a value that stand beside the table ("help", "version"; NULL-terminated): the index of the first
+ * one given, -1 for none. Looks at nothing else, so that --help answers whatever stands beside it. */
+int config_find_action(int argc, char *const argv[], const char *const actions[]);
+/* File, environment and flags, in that order; actions are stepped over (NULL: there are none). */
 MUST_CHECK status config_load(struct config *config, int argc, char *const argv[], const char *const actions[],
-                              int *action, struct error *err);
+                              struct error *err);
 /* Multiplies all TIME values except those set to 0. */
 void config_scale_times(struct config *config, double factor);
 

@@ -32,17 +32,17 @@ extern const struct config_table daemon_config_table;
 struct part {
     const char *name;
     status (*start)(struct daemon *d, struct error *err);
-    void (*drain)(struct daemon *d);         /* SIGTERM came: take no new work. May be NULL */
-    bool (*drained)(struct daemon *d);       /* nothing is running any more. NULL: always so */
-    void (*stop)(struct daemon *d);          /* may be NULL */
+    void (*drain)(struct daemon *d);   /* SIGTERM came: take no new work. May be NULL */
+    bool (*drained)(struct daemon *d); /* nothing is running any more. NULL: always so */
+    void (*stop)(struct daemon *d);    /* may be NULL */
 };
 
 struct daemon_spec {
-    const char *role;                        /* "router" */
-    const char *about;                       /* one line for --help */
-    const struct config_table *config;       /* own rows; those of daemon.def are added. NULL: none */
-    const struct metric_table *metrics;      /* own rows; may be NULL */
-    const struct part *const *parts;         /* NULL-terminated, at most DAEMON_MAX_PARTS */
+    const char *role;                   /* "router" */
+    const char *about;                  /* one line for --help */
+    const struct config_table *config;  /* own rows; those of daemon.def are added. NULL: none */
+    const struct metric_table *metrics; /* own rows; may be NULL */
+    const struct part *const *parts;    /* NULL-terminated, at most DAEMON_MAX_PARTS */
     /* What the table cannot check; an error ends the process with exit code 2. May be NULL. */
     status (*check)(const void *config, struct error *err);
     /* Answers /readyz, with a reason (one line) when not. NULL: ready when started and not draining. */
@@ -51,7 +51,7 @@ struct daemon_spec {
 
 #define DAEMON_MAX_PARTS 24
 #define DAEMON_MAX_PORTS 8
-#define DAEMON_MAX_PAGES 16
+#define DAEMON_MAX_PAGES 32
 
 /* Runs until SIGTERM or SIGINT (drain, then 0; a second one: 1 at once) or daemon_end. Exit code: 0 done,
  * 1 failed, 2 wrong usage. --help, --version, --print-config, --write-config-doc and --write-metrics-doc

@@ -19,20 +19,26 @@
 
 enum failpoint_action { FAILPOINT_NONE, FAILPOINT_DROP, FAILPOINT_FLIP };
 
+#define FAILPOINT(name) failpoint_check(name)
+
 #ifdef BATON_FAILPOINTS
 
-#define FAILPOINT(name)                                                                                                \
-    (atomic_load_explicit(&failpoint_any, memory_order_relaxed) ? failpoint_hit(name) : FAILPOINT_NONE)
-
-#define FAILPOINT_MAX 128      /* names that are known at one time */
-#define FAILPOINT_NAME_BYTES 96 /* the NUL included */
+#define FAILPOINT_MAX        128 /* names that are known at one time; further ones are not counted */
+#define FAILPOINT_NAME_BYTES 96  /* the NUL included */
 
 extern atomic_bool failpoint_any;
 
-/* Counts the hit and does what is armed; use FAILPOINT(). Names are counted from the first arming on. */
+/* Counts the hit and does what is armed; names are counted from the first arming on. */
 enum failpoint_action failpoint_hit(const char *name);
+
+static inline enum failpoint_action failpoint_check(const char *name)
+{
+    return atomic_load_explicit(&failpoint_any, memory_order_relaxed) ? failpoint_hit(name) : FAILPOINT_NONE;
+}
+
 /* "name=action;..."; all or nothing. */
 MUST_CHECK status failpoint_arm(const char *text, struct error *err);
+/* What BATON_FAILPOINTS says. */
 MUST_CHECK status failpoint_arm_from_environment(struct error *err);
 /* Disarms and forgets all; paused threads go on. */
 void failpoint_reset(void);
@@ -40,7 +46,13 @@ void failpoint_reset(void);
 void failpoint_write_json(struct text_buffer *out);
 
 #else
-#define FAILPOINT(name) FAILPOINT_NONE
+
+static inline enum failpoint_action failpoint_check(const char *name)
+{
+    (void)name;
+    return FAILPOINT_NONE;
+}
+
 #endif
 
 #endif

@@ -55,10 +55,10 @@ void http_server_drain(struct http_server *server);
 
 /* Request. Strings are NUL-terminated and live as long as the exchange. */
 const char *http_method(const struct http_exchange *x);
-const char *http_path(const struct http_exchange *x);  /* percent-decoded, without the query */
-const char *http_query(const struct http_exchange *x); /* raw, "" when absent */
+const char *http_path(const struct http_exchange *x);                     /* percent-decoded, without the query */
+const char *http_query(const struct http_exchange *x);                    /* raw, "" when absent */
 const char *http_header(const struct http_exchange *x, const char *name); /* NULL when absent; first of several */
-uint64_t http_content_length(const struct http_exchange *x); /* as declared; 0 when chunked */
+uint64_t http_content_length(const struct http_exchange *x);              /* as declared; 0 when chunked */
 const char *http_body(const struct http_exchange *x, size_t *len);
 const char *http_peer(const struct http_exchange *x); /* "127.0.0.1:4242" */
 void http_set_user(struct http_exchange *x, void *user);

@@ -15,6 +15,9 @@ void log_init(const char *name, enum log_level least);
 MUST_CHECK status log_level_parse(const char *text, enum log_level *out);
 int log_enabled(enum log_level level);
 
+/* An empty format is the way to say "no fields". */
+#pragma GCC diagnostic ignored "-Wformat-zero-length"
+
 /* fields is a printf format of key=value pairs, "" for none; values that may
  * hold spaces are quoted by the caller with %s of log_quote(). */
 void log_write(enum log_level level, const char *msg, const char *fields, ...) PRINTF_LIKE(3, 4);

@@ -14,19 +14,21 @@ struct loop;
 MUST_CHECK status loop_create(struct loop **out);
 void loop_destroy(struct loop **loop);
 struct event_base *loop_base(struct loop *loop);
-/* Timers on the real clock, driven by this loop. */
+/* Timers on the real clock, driven by this loop; count deadlines from timers_now(). */
 struct timers *loop_timers(struct loop *loop);
-/* Runs until loop_stop. */
+/* Runs until loop_stop; a stop that came before ends it at once. The calling thread is the loop thread. */
 void loop_run(struct loop *loop);
 void loop_stop(struct loop *loop); /* any thread */
 
 /* Runs fn(arg) soon on the loop thread; any thread may call it. The queue holds
  * LOOP_MAX_POSTS; beyond it the call waits (never from the loop thread itself:
- * there it runs at the next turn and the queue may grow by what the loop thread posts). */
+ * there it runs at the next turn and the queue may grow by what the loop thread posts).
+ * After loop_stop no call waits, so that threads can be joined; posts that are
+ * still queued run when the loop runs again and are dropped by loop_destroy. */
 #define LOOP_MAX_POSTS 65536
 void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg);
 
-/* Raised once a turn; pings carry it. */
+/* Raised once a turn; pings carry it. Any thread. */
 uint64_t loop_turns(const struct loop *loop);
 
 #endif

@@ -46,16 +46,18 @@ struct metric_table {
 #define METRIC_TABLE(rows) { rows, sizeof(rows) / sizeof(rows)[0] }
 /* clang-format on */
 
-#define METRICS_MAX_TABLES 8
-#define METRICS_MAX_LABELS 6
-#define METRICS_MAX_SERIES 256      /* of one row; further label values share the series "other" */
+#define METRICS_MAX_TABLES      8
+#define METRICS_MAX_LABELS      6
+#define METRICS_MAX_SERIES      256 /* of one row; further label values share the series "other" */
 #define METRICS_MAX_LABEL_BYTES 128 /* of one label value; longer ones are cut */
-#define METRICS_MAX_COLLECTORS 32
+#define METRICS_MAX_COLLECTORS  32
 
 /* Upper bounds of all histograms, in seconds; +Inf follows. */
 #define METRIC_BUCKETS(X)                                                                                              \
-    X(0.0001) X(0.00025) X(0.0005) X(0.001) X(0.0025) X(0.005) X(0.01) X(0.025) X(0.05) X(0.1) X(0.25) X(0.5) X(1)     \
-    X(2.5) X(5) X(10) X(20) X(30) X(60)
+    X(0.0001)                                                                                                          \
+    X(0.00025)                                                                                                         \
+    X(0.0005) X(0.001) X(0.0025) X(0.005) X(0.01) X(0.025) X(0.05) X(0.1) X(0.25) X(0.5) X(1) X(2.5) X(5) X(10) X(20)  \
+        X(30) X(60)
 
 struct metrics;
 struct metric;
@@ -73,9 +75,9 @@ struct metric *metrics_series(struct metrics *metrics, const struct metric_table
                               const char *const values[]);
 
 /* Any thread, without locks. */
-void metric_add(struct metric *m, int64_t n);         /* counter (n >= 0) or gauge */
-void metric_add_real(struct metric *m, double v);     /* counter of seconds and the like */
-void metric_set(struct metric *m, double v);          /* gauge, or a counter whose total is kept elsewhere */
+void metric_add(struct metric *m, int64_t n);          /* counter (n >= 0) or gauge */
+void metric_add_real(struct metric *m, double v);      /* counter of seconds and the like */
+void metric_set(struct metric *m, double v);           /* gauge, or a counter whose total is kept elsewhere */
 void metric_observe_us(struct metric *m, uint64_t us); /* histogram */
 /* Counter or gauge: the value; histogram: the number of observations. */
 double metric_value(const struct metric *m);

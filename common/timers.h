@@ -19,7 +19,8 @@ struct timer {
 struct timers {
     struct timer **heap;
     size_t n, capacity;
-    uint64_t now_us; /* as of the last timers_run or timers_set_now */
+    uint64_t now_us;            /* as of the last timers_run or timers_set_now */
+    uint64_t (*clock)(void);    /* the real clock behind a loop's timers; NULL: time is virtual, now_us */
     void (*changed)(void *arg); /* told when the earliest deadline changes; may be NULL */
     void *changed_arg;
 };
@@ -28,6 +29,13 @@ struct timers {
 
 void timers_init(struct timers *t);
 void timers_free(struct timers *t);
+/* Moves virtual time without firing anything. */
+void timers_set_now(struct timers *t, uint64_t now_us);
+/* The time that deadlines are counted from. */
+static inline uint64_t timers_now(const struct timers *t)
+{
+    return t->clock ? t->clock() : t->now_us;
+}
 /* (Re)arms timer to fire once at due_us (absolute). Memory for the heap is grown here; running out aborts. */
 void timer_set(struct timers *t, struct timer *timer, uint64_t due_us, void (*fire)(void *), void *arg);
 void timer_cancel(struct timers *t, struct timer *timer); /* also when not set */

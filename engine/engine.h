@@ -39,6 +39,10 @@ struct engine_options {
 };
 
 MUST_CHECK status engine_create(const struct engine_options *options, struct engine **out, struct error *err);
+/* The same from parts; options->model is not looked at. For generated weights (tests, benchmarks of a
+ * geometry). config is copied; weights and the tensors are borrowed as the model is. */
+MUST_CHECK status engine_create_from(const struct model_config *config, const struct model_weights *weights,
+                                     const struct engine_options *options, struct engine **out, struct error *err);
 void engine_destroy(struct engine **engine);
 const char *engine_isa_name(const struct engine *engine);
 /* ST_UNSUPPORTED with a sentence when this processor lacks the instructions. */

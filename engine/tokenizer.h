@@ -6,12 +6,18 @@
 #define BATON_ENGINE_TOKENIZER_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/status.h"
 
 struct gguf;
 struct tokenizer;
+
+#define TOKENIZER_MAX_VOCAB       (1u << 20) /* tokens                          */
+#define TOKENIZER_MAX_TOKEN_BYTES 4096       /* bytes of one token              */
+#define TOKENIZER_MAX_TEXT_BYTES  (32u << 20) /* bytes of one tokenizer_encode() */
+#define TOKENIZER_MAX_EOS         16         /* ids that end an answer          */
 
 /* dir holds tokenizer.json (and perhaps tokenizer_config.json, config.json,
  * generation_config.json, read for BOS and EOS). A file that asks for something
@@ -30,9 +36,10 @@ const uint32_t *tokenizer_eos(const struct tokenizer *tok, size_t *n);
 bool tokenizer_is_special(const struct tokenizer *tok, uint32_t id);
 /* XXH3-64 over everything that decides ids: part of the compatibility record. */
 uint64_t tokenizer_fingerprint(const struct tokenizer *tok);
-/* The id of an exact special or plain token text; TOKENIZER_NONE when absent. */
+/* The id of the token with exactly these raw bytes (" the", not "\u0120the"), special
+ * and other added tokens first; TOKENIZER_NONE when absent. */
 uint32_t tokenizer_id(const struct tokenizer *tok, const char *text, size_t len);
-/* NUL-terminated text of the BOS / EOS / PAD token for templates; "" when there is none. */
+/* NUL-terminated text of the BOS / EOS token for templates; "" when there is none. */
 const char *tokenizer_bos_text(const struct tokenizer *tok);
 const char *tokenizer_eos_text(const struct tokenizer *tok);
 
@@ -51,7 +58,9 @@ enum {
 
 /* Appends to out. Text is any bytes; invalid UTF-8 is handled as Hugging Face's
  * Python binding would after decoding with errors="replace". ST_LIMIT when more than max_tokens
- * would result (0: no limit); out then holds a prefix. */
+ * would result (0: no limit); out then holds a prefix. ST_LIMIT also for a text beyond
+ * TOKENIZER_MAX_TEXT_BYTES. ST_UNSUPPORTED when a tokenizer.json's own pattern runs into PCRE2's
+ * match limits on this text; the patterns of the four families never do. */
 MUST_CHECK status tokenizer_encode(const struct tokenizer *tok, const char *text, size_t len, unsigned flags,
                                    size_t max_tokens, struct token_list *out);
 

@@ -15,16 +15,18 @@
 #include "common/status.h"
 
 #define FRAME_HEADER_BYTES 96
-#define FRAME_MAX_PAYLOAD (64u << 20)
-#define FRAME_NO_DEADLINE UINT64_MAX
+#define FRAME_MAX_PAYLOAD  (64u << 20)
+#define FRAME_NO_DEADLINE  UINT64_MAX
 
-/* Append only: the numbers are on the wire. */
-#define FRAME_TYPES(X)                                                                            \
-    X(HELLO, 1) X(PING, 2) X(ACK, 3)                                                              \
-    X(GENERATE, 10) X(TOKENS, 11) X(TOKENS_ACK, 12) X(RESUME, 13) X(CANCEL, 14) X(STALE, 15)       \
-    X(PREFILL, 20) X(GRANT_ASK, 21) X(GRANT, 22) X(LAYERS_READY, 24)           \
-    X(CHUNK_DONE, 25) X(CHUNK_TAKEN, 26) X(PREFILL_FAILED, 27)                                    \
-    X(LOAD, 40)
+/* Append only: the numbers are on the wire. EVENT is anything published; its topic says what. */
+/* clang-format off */
+#define FRAME_TYPES(X)                                                                                    \
+    X(HELLO, 1) X(PING, 2) X(ACK, 3)                                                                      \
+    X(GENERATE, 10) X(TOKENS, 11) X(TOKENS_ACK, 12) X(RESUME, 13) X(CANCEL, 14) X(STALE, 15)              \
+    X(PREFILL, 20) X(GRANT_ASK, 21) X(GRANT, 22) X(LAYERS_READY, 24) X(CHUNK_DONE, 25) X(CHUNK_TAKEN, 26) \
+    X(PREFILL_FAILED, 27)                                                                                 \
+    X(LOAD, 40) X(EVENT, 41)
+/* clang-format on */
 
 enum frame_type {
 #define X(name, value) FRAME_##name = value,
@@ -57,7 +59,7 @@ struct frame {
     uint32_t payload_len;
 };
 
-/* Writes FRAME_HEADER_BYTES and the payload to buf. */
+/* Writes FRAME_HEADER_BYTES and the payload to buf, where the payload may lie already. */
 void frame_write(const struct frame *frame, uint8_t *buf);
 /* ST_CORRUPT with what was wrong; an unknown type is valid here (the caller counts and drops it). */
 MUST_CHECK status frame_read(const uint8_t *buf, size_t len, struct frame *out, struct error *err);

@@ -1,0 +1,31 @@
+/* activations.h - rows of inputs as the products want them.
+ * A backend fills and reads the buffers in a layout of its own; whoever drives it
+ * only needs to know that rows are divided in tiles: a call for rows [r0, r1)
+ * must begin at a multiple of ACT_TILE and end at one or at n_rows. */
+#ifndef BATON_ENGINE_ACTIVATIONS_H
+#define BATON_ENGINE_ACTIVATIONS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/contract.h"
+
+#define ACT_TILE 12u
+
+enum product_rule { RULE_F32 = 1, RULE_INT8 = 2 }; /* used as a set */
+
+struct activations {
+    uint32_t n_rows, n_in;
+    float *f32;    /* [n_rows * n_in]                                            */
+    int8_t *q;     /* [n_rows * n_in]                                            */
+    float *scale;  /* [n_rows * n_in / 32 * 2]: dx and dx * sum(q) of each group */
+    int32_t *bias; /* [n_rows * n_in / 32 * 2]: -8 sum(q) and -128 sum(q)        */
+};
+
+/* Rows of the tile that begins where rows_left rows are left. */
+static inline uint32_t act_tile_rows(uint32_t rows_left)
+{
+    return rows_left >= 12 ? 12 : rows_left >= 8 ? 8 : rows_left >= 4 ? 4 : rows_left >= 2 ? 2 : 1;
+}
+
+#endif

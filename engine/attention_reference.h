@@ -1,0 +1,11 @@
+/* attention_reference.h - attention in plain C, one row and head at a time. */
+#ifndef BATON_ENGINE_ATTENTION_REFERENCE_H
+#define BATON_ENGINE_ATTENTION_REFERENCE_H
+
+#include "engine/attention.h"
+
+size_t attention_reference_scratch_bytes(uint32_t head_dim, uint32_t group);
+uint32_t attention_reference_rows(uint32_t group);
+void attention_reference(const struct attention *a, const struct attention_item *item, void *scratch);
+
+#endif

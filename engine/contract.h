@@ -1,0 +1,45 @@
+/* contract.h - the arithmetic contract of the class "portable".
+ * Every backend gives these bits, whatever its instruction set, however rows
+ * are cut into steps, and whatever else is in the step. Lanes are outputs,
+ * threads divide outputs, rows or heads; no sum over k is ever divided.
+ * Everything is IEEE binary32, nearest even, without contraction: fma() below
+ * is one rounding, every other operator is one rounding of its own.
+ *
+ * Products, weights in Q8_0, Q4_0, Q4_1 (rule INT8). Activations per 32 values:
+ *   amax = max |x|; dx = amax / 127, inv = 127 / amax,
+ *   q = nearest_even(clamp(x * inv, -127, 127)),
+ *   and dx = 0, q = 0 where amax < CONTRACT_TINY (inv would overflow).
+ *   per output, groups ascending: acc = fma((float)dot, dw * dx, acc), dot being the
+ *   exact int32 dot of the group (Q4_0: weights q - 8; Q4_1: weights q), then for
+ *   Q4_1 acc = fma(m, dx * (float)sum(q), acc).
+ * Products, weights in F32, F16, BF16, or any type under f32_math (rule F32):
+ *   weights widened exactly; acc = fma(w, x, acc), k ascending.
+ * Every accumulator starts at +0.
+ *
+ * RMS norm of n values: lane[i % 16] = fma(x, x, lane), i ascending; then
+ *   lane[l] += lane[l + w] for w = 8, 4, 2, 1; r = 1 / sqrt(lane[0] / n + eps);
+ *   y = (x * r) * weight.
+ * Rotary embedding: angle = position * theta^(-2i/d), its sine and cosine in
+ *   binary64 by math_trig.c, rounded to binary32; for a pair (a, b):
+ *   a' = fma(a, cos, b * -sin), b' = fma(b, cos, a * sin).
+ * Attention: q * (1 / sqrt(head_dim)) after the rotation, one rounding; K and V
+ *   rounded to the cache dtype before anything reads them. A score is a chain
+ *   fma(q, k, s) over the head's dimension ascending. Positions are divided in
+ *   splits of 64 absolute positions; in each, over its unmasked positions:
+ *   m = max, p = exp(s - m), l = l + p ascending, o = fma(p, v, o) ascending.
+ *   Splits are merged ascending, the first one taken as it is:
+ *   M' = max(M, m), a = exp(M - M'), b = exp(m - M'),
+ *   L = fma(l, b, L * a), O = fma(o, b, O * a). The result is O * (1 / L).
+ *   A masked position is skipped, not multiplied by zero.
+ * max(a, b) is a > b ? a : b, min(a, b) is a < b ? a : b (so b where one is a NaN).
+ * exp is math_exp of math_f32.h; silu(x) = x / (1 + exp(-x)).
+ * FFN: silu(gate) * up. Residuals: x + y. */
+#ifndef BATON_ENGINE_CONTRACT_H
+#define BATON_ENGINE_CONTRACT_H
+
+#define CONTRACT_GROUP 32u         /* values that share one activation scale */
+#define CONTRACT_SPLIT 64u         /* positions of one attention split       */
+#define CONTRACT_NORM_LANES 16u
+#define CONTRACT_TINY 0x1p-100f
+
+#endif

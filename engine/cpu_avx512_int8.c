@@ -1,0 +1,230 @@
+/* Int8 products with VNNI: quantised weights as unsigned bytes in registers,
+ * activation bytes broadcast. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "engine/cpu_avx512_products.h"
+#include "engine/pack.h"
+
+#define SLICES 8u /* of 4 values in a group */
+#define PREFETCH_BYTES 2048u
+
+/* One tile of activations against P neighbouring panels. */
+struct tile {
+    const uint8_t *panels;
+    size_t panel_bytes, groups;
+    const int8_t *q;
+    const float *scale;
+    const int32_t *bias;
+    float *out;
+    size_t stride;
+    uint16_t last_mask; /* outputs of the last panel */
+};
+
+/* x * inv as bytes, and their sum. */
+static __m128i quantise_half(__m512 x, __m512 inv)
+{
+    __m512 v = _mm512_min_ps(_mm512_mul_ps(x, inv), _mm512_set1_ps(127.0f));
+    v = _mm512_max_ps(v, _mm512_set1_ps(-127.0f));
+    return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+}
+
+static int32_t sum_bytes(__m256i q)
+{
+    __m256i s = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
+    __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    return _mm_cvtsi128_si32(t);
+}
+
+/* One group of one row; scale and bias are of the row in the tile. */
+static void quantise_group(const float *x, uint32_t tile_rows, int32_t *q, float *scale, int32_t *bias)
+{
+    __m512 lo = _mm512_loadu_ps(x);
+    __m512 hi = _mm512_loadu_ps(x + 16);
+    __m512 max = _mm512_max_ps(_mm512_abs_ps(lo), _mm512_setzero_ps());
+    max = _mm512_max_ps(_mm512_abs_ps(hi), max);
+    float amax = _mm512_reduce_max_ps(max);
+    __m256i bytes = _mm256_setzero_si256();
+    float dx = 0.0f;
+    if (!(amax < CONTRACT_TINY)) {
+        __m512 inv = _mm512_set1_ps(127.0f / amax);
+        bytes = _mm256_set_m128i(quantise_half(hi, inv), quantise_half(lo, inv));
+        dx = amax / 127.0f;
+    }
+    int32_t sum = sum_bytes(bytes);
+    int32_t slices[SLICES];
+    _mm256_storeu_si256((__m256i *)slices, bytes);
+    for (uint32_t j = 0; j < SLICES; j++)
+        q[j * tile_rows] = slices[j];
+    scale[0] = dx;
+    scale[tile_rows] = dx * (float)sum;
+    bias[0] = -8 * sum;
+    bias[tile_rows] = -128 * sum;
+}
+
+void avx512_prepare_int8(struct activations *a, uint32_t row0, uint32_t n, const float *x)
+{
+    size_t groups = a->n_in / CONTRACT_GROUP;
+    for (uint32_t done = 0; done < n;) {
+        uint32_t row = row0 + done;
+        uint32_t tile_rows = act_tile_rows(a->n_rows - row);
+        int32_t *q = (int32_t *)(void *)(a->q + (size_t)row * a->n_in);
+        float *scale = a->scale + row * groups * 2;
+        int32_t *bias = a->bias + row * groups * 2;
+        for (size_t g = 0; g < groups; g++)
+            for (uint32_t r = 0; r < tile_rows; r++) {
+                size_t at = g * 2 * tile_rows + r;
+                quantise_group(x + (size_t)(done + r) * a->n_in + g * CONTRACT_GROUP, tile_rows,
+                               q + g * SLICES * tile_rows + r, scale + at, bias + at);
+            }
+        done += tile_rows;
+    }
+}
+
+/* The byte operand of slice j: dword r of a row of the tile. */
+ALWAYS_INLINE __m512i broadcast_bytes(const int8_t *q)
+{
+    int32_t word;
+    memcpy(&word, q, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+/* dot[r * P + p] += slice j of the weights times that of the activations. */
+ALWAYS_INLINE void multiply_slice(const uint32_t R, const uint32_t P, const int8_t *q, uint32_t j, const __m512i *w,
+                                  __m512i *dot)
+{
+    UNROLL
+    for (uint32_t r = 0; r < R; r++) {
+        __m512i x = broadcast_bytes(q + (j * R + r) * 4);
+        UNROLL
+        for (uint32_t p = 0; p < P; p++)
+            dot[r * P + p] = _mm512_dpbusd_epi32(dot[r * P + p], w[p], x);
+    }
+}
+
+ALWAYS_INLINE void multiply_group(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t,
+                                  size_t g, __m512i *dot)
+{
+    const size_t group_bytes = type == DTYPE_Q8_0 ? 512 : 256;
+    const int8_t *q = t->q + g * CONTRACT_GROUP * R;
+    const __m512i nibble = _mm512_set1_epi8(15);
+    UNROLL
+    for (uint32_t j = 0; j < group_bytes / 64; j++) {
+        __m512i w[4];
+        __m512i high[4];
+        UNROLL
+        for (uint32_t p = 0; p < P; p++) {
+            const uint8_t *src = t->panels + p * t->panel_bytes + g * group_bytes + j * 64;
+            _mm_prefetch((const char *)src + PREFETCH_BYTES, _MM_HINT_T0);
+            w[p] = _mm512_loadu_si512(src);
+            if (type != DTYPE_Q8_0) {
+                high[p] = _mm512_and_si512(_mm512_srli_epi16(w[p], 4), nibble);
+                w[p] = _mm512_and_si512(w[p], nibble);
+            }
+        }
+        multiply_slice(R, P, q, j, w, dot);
+        if (type != DTYPE_Q8_0)
+            multiply_slice(R, P, q, j + 4, high, dot);
+    }
+}
+
+ALWAYS_INLINE __m512 load_halves(const uint8_t *src)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)src));
+}
+
+ALWAYS_INLINE void run_tile(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t)
+{
+    const size_t scale_bytes = PANEL * sizeof(uint16_t);
+    const size_t scales_at = t->groups * (type == DTYPE_Q8_0 ? 512 : 256);
+    const size_t minima_at = scales_at + t->groups * scale_bytes;
+    __m512 acc[12];
+    UNROLL
+    for (uint32_t i = 0; i < R * P; i++)
+        acc[i] = _mm512_setzero_ps();
+    for (size_t g = 0; g < t->groups; g++) {
+        const float *scale = t->scale + g * 2 * R;
+        const int32_t *bias = t->bias + (g * 2 + (type == DTYPE_Q8_0)) * R;
+        __m512i dot[12];
+        UNROLL
+        for (uint32_t i = 0; i < R * P; i++)
+            dot[i] = type == DTYPE_Q4_1 ? _mm512_setzero_si512() : _mm512_set1_epi32(bias[i / P]);
+        multiply_group(type, R, P, t, g, dot);
+        UNROLL
+        for (uint32_t p = 0; p < P; p++) {
+            const uint8_t *panel = t->panels + p * t->panel_bytes;
+            __m512 d = load_halves(panel + scales_at + g * scale_bytes);
+            UNROLL
+            for (uint32_t r = 0; r < R; r++)
+                acc[r * P + p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r * P + p]),
+                                                 _mm512_mul_ps(d, _mm512_set1_ps(scale[r])), acc[r * P + p]);
+            if (type != DTYPE_Q4_1)
+                continue;
+            __m512 min = load_halves(panel + minima_at + g * scale_bytes);
+            UNROLL
+            for (uint32_t r = 0; r < R; r++)
+                acc[r * P + p] = _mm512_fmadd_ps(min, _mm512_set1_ps(scale[R + r]), acc[r * P + p]);
+        }
+    }
+    UNROLL
+    for (uint32_t r = 0; r < R; r++)
+        UNROLL
+        for (uint32_t p = 0; p < P; p++)
+            _mm512_mask_storeu_ps(t->out + r * t->stride + p * PANEL, p + 1 == P ? t->last_mask : (__mmask16)0xffff,
+                                  acc[r * P + p]);
+}
+
+/* One function for each type and shape of tile. */
+#define TILE_SHAPES(X, type) X(type, 12, 1) X(type, 8, 1) X(type, 4, 1) X(type, 2, 1) X(type, 1, 1) X(type, 1, 4)
+#define DEFINE_TILE(type, R, P)                                                   \
+    static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t) \
+    {                                                                             \
+        run_tile(DTYPE_##type, R, P, t);                                          \
+    }
+TILE_SHAPES(DEFINE_TILE, Q8_0)
+TILE_SHAPES(DEFINE_TILE, Q4_0)
+TILE_SHAPES(DEFINE_TILE, Q4_1)
+
+typedef void (*tile_fn)(const struct tile *);
+
+static tile_fn find_tile(enum dtype type, uint32_t rows, uint32_t panels)
+{
+#define FIND_TILE(name, R, P)                                        \
+    if (type == DTYPE_##name && rows == (R) && panels == (P))        \
+        return tile_##name##_##R##_##P;
+    TILE_SHAPES(FIND_TILE, Q8_0)
+    TILE_SHAPES(FIND_TILE, Q4_0)
+    TILE_SHAPES(FIND_TILE, Q4_1)
+#undef FIND_TILE
+    ASSERT(!"a tile shape without a function");
+    return NULL;
+}
+
+void avx512_product_int8(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
+                         uint32_t panel0, uint32_t panel1, float *out, size_t stride)
+{
+    size_t groups = m->n_in / CONTRACT_GROUP;
+    for (uint32_t panel = panel0; panel < panel1;) {
+        bool wide = row1 - row0 == 1 && panel1 - panel >= 4;
+        uint32_t n_panels = wide ? 4 : 1;
+        for (uint32_t row = row0; row < row1;) {
+            uint32_t rows = act_tile_rows(a->n_rows - row);
+            struct tile t = {
+                .panels = m->data + panel * m->panel_bytes,
+                .panel_bytes = m->panel_bytes,
+                .groups = groups,
+                .q = a->q + (size_t)row * a->n_in,
+                .scale = a->scale + row * groups * 2,
+                .bias = a->bias + row * groups * 2,
+                .out = out + row * stride + panel * PANEL,
+                .stride = stride,
+                .last_mask = panel_mask(m, panel + n_panels - 1),
+            };
+            find_tile(m->type, rows, n_panels)(&t);
+            row += rows;
+        }
+        panel += n_panels;
+    }
+}

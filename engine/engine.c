@@ -1,0 +1,104 @@
+#include "engine/engine.h"
+
+#include <stdlib.h>
+
+#include "engine/forward.h"
+
+struct engine {
+    const struct backend *backend;
+    struct team *team;
+    struct weights *weights;
+    struct forward *forward;
+    struct model_config config;
+};
+
+status engine_isa_check(enum engine_isa isa, struct error *err)
+{
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return error_set(err, ST_UNSUPPORTED, "this processor lacks AVX2 or FMA, which every build needs");
+    const char *missing = isa == ENGINE_AVX512 ? backend_avx512_missing() : NULL;
+    if (missing != NULL)
+        return error_set(err, ST_UNSUPPORTED, "this processor lacks %s, which the avx512 kernels need", missing);
+    return ST_OK;
+}
+
+static const struct backend *choose_backend(enum engine_isa isa)
+{
+    if (isa == ENGINE_REFERENCE || backend_avx512_missing() != NULL)
+        return &backend_reference;
+    return &backend_avx512;
+}
+
+static status check_options(const struct engine_options *o, const struct model_config *c, struct error *err)
+{
+    if (o->kv.type != DTYPE_F32 && o->kv.type != DTYPE_F16 && o->kv.type != DTYPE_BF16)
+        return error_set(err, ST_INVALID, "the KV cache must be F32, F16 or BF16, not %s", dtype_name(o->kv.type));
+    if (o->kv.n_layers != c->n_layers || o->kv.n_kv_heads != c->n_kv_heads || o->kv.head_dim != c->head_dim)
+        return error_set(err, ST_INVALID, "the KV layout is of another model");
+    if (o->kv.block_tokens == 0 || o->kv_pool == NULL || o->kv_blocks == 0 || (uintptr_t)o->kv_pool % 64 != 0)
+        return error_set(err, ST_INVALID, "the KV pool must have blocks and be aligned to 64 bytes");
+    if (o->max_rows == 0 || o->max_seqs == 0)
+        return error_set(err, ST_INVALID, "max_rows and max_seqs must be at least 1");
+    return ST_OK;
+}
+
+status engine_create_from(const struct model_config *config, const struct model_weights *weights,
+                          const struct engine_options *options, struct engine **out, struct error *err)
+{
+    status st = engine_isa_check(options->isa, err);
+    if (st == ST_OK)
+        st = check_options(options, config, err);
+    if (st != ST_OK)
+        return st;
+    struct engine *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        return error_set(err, ST_NO_MEMORY, "out of memory for the engine");
+    e->config = *config;
+    e->backend = choose_backend(options->isa);
+    st = team_create(options->n_threads, options->pin_threads, &e->team, err);
+    if (st == ST_OK)
+        st = weights_create(&e->config, weights, e->backend, options->f32_math, e->team, &e->weights, err);
+    if (st == ST_OK)
+        st = forward_create(&e->config, e->weights, e->backend, e->team, options, &e->forward, err);
+    if (st != ST_OK) {
+        engine_destroy(&e);
+        return st;
+    }
+    *out = e;
+    return ST_OK;
+}
+
+status engine_create(const struct engine_options *options, struct engine **out, struct error *err)
+{
+    const struct model_weights *weights = model_weights(options->model);
+    if (weights == NULL)
+        return error_set(err, ST_INVALID, "the model was opened without its weights");
+    return engine_create_from(model_config(options->model), weights, options, out, err);
+}
+
+void engine_destroy(struct engine **engine)
+{
+    struct engine *e = *engine;
+    if (e == NULL)
+        return;
+    forward_destroy(&e->forward);
+    weights_destroy(&e->weights);
+    team_destroy(&e->team);
+    free(e);
+    *engine = NULL;
+}
+
+const char *engine_isa_name(const struct engine *engine)
+{
+    return engine->backend->name;
+}
+
+void engine_run(struct engine *engine, struct step *step)
+{
+    forward_run(engine->forward, step);
+}
+
+uint64_t engine_progress(const struct engine *engine)
+{
+    return team_progress(engine->team);
+}

@@ -1,0 +1,451 @@
+#include "engine/forward.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "engine/math_trig.h"
+#include "engine/products.h"
+#include "engine/rows.h"
+
+#define LOGIT_ROWS 32u /* rows whose logits stand in memory at once */
+
+/* Scratch that one work item uses at a time. */
+struct desk {
+    float *rows;  /* [ACT_TILE][widest input] */
+    float *vocab; /* [2][n_vocab], for sampling */
+    void *attend;
+};
+
+struct forward {
+    const struct model_config *config;
+    const struct weights *weights;
+    const struct backend *backend;
+    struct team *team;
+    struct kv_layout kv;
+    uint8_t *pool;
+    uint32_t kv_blocks;
+    struct step *step;
+    struct rows rows;
+    struct attention_item *items;
+    double *inv_freq;              /* [head_dim / 2] */
+    float *x, *y;                  /* [row][n_embd]: the residual stream, and what is added to it */
+    float *cosines, *sines;        /* [row][head_dim] */
+    float *q, *attended;           /* [row][n_heads][head_dim] */
+    float *k, *v;                  /* [row][n_kv_heads][head_dim] */
+    float *gate, *up;              /* [row][n_ffn] */
+    float *logits;                 /* [LOGIT_ROWS][n_vocab] */
+    struct activations acts;
+    struct desk *desks;
+    void *memory;
+};
+
+/* One call of the team over blocks of ACT_TILE rows. */
+struct row_job {
+    struct forward *f;
+    const struct layer_weights *layer;
+    uint32_t layer_index;
+    const float *in; /* [n_rows][width] */
+    uint32_t n_rows;
+    const float *norm; /* NULL: taken as they are */
+    uint32_t width;
+    unsigned rules;
+};
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static void run_rows(team_fn fn, struct row_job *job)
+{
+    team_run(job->f->team, fn, job, (job->n_rows + ACT_TILE - 1) / ACT_TILE);
+}
+
+/* Cosines, and sines with the sign that each of the pair needs. */
+static void fill_angles(const struct forward *f, uint32_t row)
+{
+    uint32_t dim = f->config->head_dim;
+    bool interleaved = f->config->rope_interleaved;
+    uint32_t partner = interleaved ? 1 : dim / 2;
+    float *cosines = f->cosines + (size_t)row * dim;
+    float *sines = f->sines + (size_t)row * dim;
+    double pos = rows_position(&f->rows, row);
+    for (uint32_t p = 0; p < dim / 2; p++) {
+        double s;
+        double c;
+        math_sincos(pos * f->inv_freq[p], &s, &c);
+        uint32_t i = interleaved ? 2 * p : p;
+        cosines[i] = cosines[i + partner] = (float)c;
+        sines[i] = (float)-s;
+        sines[i + partner] = (float)s;
+    }
+}
+
+static void embed_rows(void *ctx, uint32_t item, uint32_t thread)
+{
+    (void)thread;
+    const struct row_job *job = ctx;
+    struct forward *f = job->f;
+    const struct tensor *embed = f->weights->embed;
+    uint32_t n_embd = f->config->n_embd;
+    uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
+    for (uint32_t r = item * ACT_TILE; r < end; r++) {
+        const struct row_span *span = &f->rows.spans[f->rows.span_of[r]];
+        uint32_t token = span->seq->tokens[r - span->first_row];
+        ASSERT(token < f->config->n_vocab);
+        const uint8_t *row = (const uint8_t *)embed->data + token * dtype_row_bytes(embed->type, n_embd);
+        dtype_to_f32(embed->type, row, f->x + (size_t)r * n_embd, n_embd);
+        fill_angles(f, r);
+    }
+}
+
+static void prepare_rows(void *ctx, uint32_t item, uint32_t thread)
+{
+    const struct row_job *job = ctx;
+    struct forward *f = job->f;
+    uint32_t first = item * ACT_TILE;
+    uint32_t n = min_u32(ACT_TILE, job->n_rows - first);
+    const float *in = job->in + (size_t)first * job->width;
+    if (job->norm != NULL) {
+        float *normed = f->desks[thread].rows;
+        for (uint32_t r = 0; r < n; r++)
+            f->backend->rms_norm(in + (size_t)r * job->width, job->norm, f->config->rms_eps, job->width,
+                                 normed + (size_t)r * job->width);
+        in = normed;
+    }
+    f->backend->prepare(&f->acts, job->rules, first, n, in);
+}
+
+/* Inputs [n_rows][width], normed unless norm is NULL, ready for products by the given rules. */
+static void prepare(struct forward *f, const float *in, uint32_t n_rows, uint32_t width, const float *norm,
+                    unsigned rules)
+{
+    f->acts.n_rows = n_rows;
+    f->acts.n_in = width;
+    struct row_job job = { .f = f, .in = in, .n_rows = n_rows, .norm = norm, .width = width, .rules = rules };
+    run_rows(prepare_rows, &job);
+}
+
+static uint8_t *kv_slot(const struct forward *f, uint32_t layer, enum kv_side side, uint32_t head, uint32_t row)
+{
+    const struct row_span *span = &f->rows.spans[f->rows.span_of[row]];
+    uint32_t pos = rows_position(&f->rows, row);
+    uint32_t block = span->seq->blocks[pos / f->kv.block_tokens];
+    ASSERT(block < f->kv_blocks);
+    return f->pool + block * kv_block_bytes(&f->kv) + kv_offset(&f->kv, layer, side, head, pos % f->kv.block_tokens);
+}
+
+static void rotate_head(const struct forward *f, float *head, const float *norm, uint32_t row)
+{
+    uint32_t dim = f->config->head_dim;
+    if (norm != NULL)
+        f->backend->rms_norm(head, norm, f->config->rms_eps, dim, head);
+    f->backend->rope(head, f->cosines + (size_t)row * dim, f->sines + (size_t)row * dim, dim,
+                     f->config->rope_interleaved);
+}
+
+/* Norms and rotates q and k, and puts k and v into the cache. */
+static void position_rows(void *ctx, uint32_t item, uint32_t thread)
+{
+    (void)thread;
+    const struct row_job *job = ctx;
+    struct forward *f = job->f;
+    uint32_t dim = f->config->head_dim;
+    uint32_t n_heads = f->config->n_heads;
+    uint32_t n_kv = f->config->n_kv_heads;
+    uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
+    float q_scale = 1.0f / sqrtf((float)dim);
+    for (uint32_t r = item * ACT_TILE; r < end; r++) {
+        float *q = f->q + (size_t)r * n_heads * dim;
+        for (uint32_t h = 0; h < n_heads; h++)
+            rotate_head(f, q + (size_t)h * dim, job->layer->q_norm, r);
+        f->backend->scale(q, q_scale, n_heads * dim);
+        for (uint32_t h = 0; h < n_kv; h++) {
+            float *k = f->k + ((size_t)r * n_kv + h) * dim;
+            const float *v = f->v + ((size_t)r * n_kv + h) * dim;
+            rotate_head(f, k, job->layer->k_norm, r);
+            f->backend->kv_store(f->kv.type, k, kv_slot(f, job->layer_index, KV_K, h, r), dim);
+            f->backend->kv_store(f->kv.type, v, kv_slot(f, job->layer_index, KV_V, h, r), dim);
+        }
+    }
+}
+
+struct attend_job {
+    struct forward *f;
+    struct attention shared;
+};
+
+static void attend_item(void *ctx, uint32_t item, uint32_t thread)
+{
+    const struct attend_job *job = ctx;
+    job->f->backend->attend(&job->shared, &job->f->items[item], job->f->desks[thread].attend);
+}
+
+/* Last rows first: they see most positions, and long items at the end would leave threads idle. */
+static uint32_t list_attention(struct forward *f)
+{
+    uint32_t n_kv = f->config->n_kv_heads;
+    uint32_t step = f->backend->attend_rows(f->config->n_heads / n_kv);
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < f->rows.n_spans; s++) {
+        const struct row_span *span = &f->rows.spans[s];
+        for (uint32_t left = span->n_rows; left > 0; left -= min_u32(step, left)) {
+            uint32_t rows = min_u32(step, left);
+            for (uint32_t h = 0; h < n_kv; h++)
+                f->items[n++] = (struct attention_item){
+                    .blocks = span->seq->blocks,
+                    .first_row = span->first_row + left - rows,
+                    .n_rows = rows,
+                    .first_pos = span->first_pos + left - rows,
+                    .kv_head = h,
+                };
+        }
+    }
+    return n;
+}
+
+static void attend(struct forward *f, uint32_t layer)
+{
+    struct attend_job job = {
+        .f = f,
+        .shared = { .kv = &f->kv,
+                    .pool = f->pool,
+                    .layer = layer,
+                    .n_heads = f->config->n_heads,
+                    .q = f->q,
+                    .out = f->attended },
+    };
+    team_run(f->team, attend_item, &job, list_attention(f));
+}
+
+static void project(struct forward *f, uint32_t n_parts, const struct matrix *const m[], float *const out[],
+                    enum products_then then)
+{
+    struct products p = {
+        .backend = f->backend, .in = &f->acts, .n_parts = n_parts, .then = then, .residual = f->x
+    };
+    for (uint32_t i = 0; i < n_parts; i++) {
+        p.matrix[i] = m[i];
+        p.out[i] = out[i];
+    }
+    products_run(&p, f->team);
+}
+
+static uint32_t keep_uncancelled(const struct row_span *span)
+{
+    const atomic_bool *cancelled = span->seq->cancelled;
+    return cancelled != NULL && atomic_load_explicit(cancelled, memory_order_relaxed) ? 0 : span->n_rows;
+}
+
+/* After the last layer's K and V nothing else is asked of the rows without logits. */
+static uint32_t keep_with_logits(const struct row_span *span)
+{
+    if (span->seq->logits == STEP_NO_LOGITS)
+        span->seq->done = true;
+    return span->seq->logits == STEP_NO_LOGITS ? 0 : span->seq->logits == STEP_SAMPLE ? 1 : span->n_rows;
+}
+
+static bool drop_cancelled(struct forward *f)
+{
+    const struct model_config *c = f->config;
+    const struct row_buffer buffers[] = { { f->x, c->n_embd },
+                                          { f->cosines, c->head_dim },
+                                          { f->sines, c->head_dim } };
+    rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers);
+    return f->rows.n_rows > 0;
+}
+
+static bool drop_without_logits(struct forward *f)
+{
+    const struct model_config *c = f->config;
+    const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->q, (size_t)c->n_heads * c->head_dim } };
+    rows_compact(&f->rows, keep_with_logits, buffers, sizeof buffers / sizeof *buffers);
+    return f->rows.n_rows > 0;
+}
+
+/* One layer; false when no row is left after it. */
+static bool run_layer(struct forward *f, uint32_t layer)
+{
+    const struct model_config *c = f->config;
+    const struct layer_weights *w = &f->weights->layers[layer];
+
+    prepare(f, f->x, f->rows.n_rows, c->n_embd, w->attn_norm, w->wq.rule | w->wk.rule | w->wv.rule);
+    project(f, 3, (const struct matrix *const[]){ &w->wq, &w->wk, &w->wv }, (float *const[]){ f->q, f->k, f->v },
+            PRODUCTS_KEEP);
+    struct row_job job = { .f = f, .layer = w, .layer_index = layer, .n_rows = f->rows.n_rows };
+    run_rows(position_rows, &job);
+    if (f->step->on_layer != NULL)
+        f->step->on_layer(f->step->ctx, layer);
+    if (layer + 1 == c->n_layers && !drop_without_logits(f))
+        return false;
+    attend(f, layer);
+    prepare(f, f->attended, f->rows.n_rows, c->n_heads * c->head_dim, NULL, w->wo.rule);
+    project(f, 1, (const struct matrix *const[]){ &w->wo }, (float *const[]){ f->y }, PRODUCTS_ADD);
+
+    prepare(f, f->x, f->rows.n_rows, c->n_embd, w->ffn_norm, w->gate.rule | w->up.rule);
+    project(f, 2, (const struct matrix *const[]){ &w->gate, &w->up }, (float *const[]){ f->gate, f->up },
+            PRODUCTS_SILU_MUL);
+    prepare(f, f->gate, f->rows.n_rows, c->n_ffn, NULL, w->down.rule);
+    project(f, 1, (const struct matrix *const[]){ &w->down }, (float *const[]){ f->y }, PRODUCTS_ADD);
+    return true;
+}
+
+struct sample_job {
+    struct forward *f;
+    uint32_t first_row;
+};
+
+static void sample_item(void *ctx, uint32_t item, uint32_t thread)
+{
+    const struct sample_job *job = ctx;
+    struct forward *f = job->f;
+    uint32_t n_vocab = f->config->n_vocab;
+    struct step_seq *seq = f->rows.spans[f->rows.span_of[job->first_row + item]].seq;
+    if (seq->logits != STEP_SAMPLE)
+        return;
+    sampling_choose(seq->sampling, seq->history, seq->n_history, f->logits + (size_t)item * n_vocab, n_vocab,
+                    f->desks[thread].vocab, &seq->sampled);
+}
+
+static void show_logits(struct forward *f, uint32_t first_row, uint32_t n)
+{
+    uint32_t n_vocab = f->config->n_vocab;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct row_span *span = &f->rows.spans[f->rows.span_of[first_row + i]];
+        if (span->seq->logits == STEP_ALL_LOGITS)
+            span->seq->on_logits(span->seq->ctx, first_row + i - span->first_row, f->logits + (size_t)i * n_vocab,
+                                 n_vocab);
+    }
+}
+
+/* All rows that are left want logits. */
+static void run_head(struct forward *f)
+{
+    const struct weights *w = f->weights;
+    uint32_t n_embd = f->config->n_embd;
+    for (uint32_t first = 0; first < f->rows.n_rows; first += LOGIT_ROWS) {
+        uint32_t n = min_u32(LOGIT_ROWS, f->rows.n_rows - first);
+        prepare(f, f->x + (size_t)first * n_embd, n, n_embd, w->final_norm, w->head.rule);
+        project(f, 1, (const struct matrix *const[]){ &w->head }, (float *const[]){ f->logits }, PRODUCTS_KEEP);
+        struct sample_job job = { .f = f, .first_row = first };
+        team_run(f->team, sample_item, &job, n);
+        show_logits(f, first, n);
+    }
+    for (uint32_t s = 0; s < f->rows.n_spans; s++)
+        f->rows.spans[s].seq->done = true;
+}
+
+void forward_run(struct forward *f, struct step *step)
+{
+    f->step = step;
+    rows_begin(&f->rows, step);
+    struct row_job job = { .f = f, .n_rows = f->rows.n_rows };
+    run_rows(embed_rows, &job);
+    for (uint32_t layer = 0; layer < f->config->n_layers; layer++)
+        if (!drop_cancelled(f) || !run_layer(f, layer))
+            return;
+    run_head(f);
+}
+
+/* Scratch is one allocation; the first pass of carve() measures, the second hands out. */
+struct carver {
+    uint8_t *base;
+    size_t used;
+};
+
+static void *carve(struct carver *c, size_t bytes)
+{
+    void *p = c->base == NULL ? NULL : c->base + c->used;
+    c->used += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static float *carve_f32(struct carver *c, size_t a, size_t b)
+{
+    return carve(c, a * b * sizeof(float));
+}
+
+static void carve_activations(struct activations *acts, size_t values, struct carver *c)
+{
+    acts->f32 = carve_f32(c, values, 1);
+    acts->q = carve(c, values);
+    acts->scale = carve_f32(c, values / CONTRACT_GROUP, 2);
+    acts->bias = carve(c, values / CONTRACT_GROUP * 2 * sizeof *acts->bias);
+}
+
+static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint32_t max_seqs)
+{
+    const struct model_config *m = f->config;
+    size_t n_q = (size_t)m->n_heads * m->head_dim;
+    size_t n_kv = (size_t)m->n_kv_heads * m->head_dim;
+    size_t widest = max_u32(max_u32(m->n_embd, m->n_ffn), (uint32_t)n_q);
+    f->inv_freq = carve(c, m->head_dim / 2 * sizeof *f->inv_freq);
+    f->x = carve_f32(c, rows, m->n_embd);
+    f->y = carve_f32(c, rows, m->n_embd);
+    f->cosines = carve_f32(c, rows, m->head_dim);
+    f->sines = carve_f32(c, rows, m->head_dim);
+    f->q = carve_f32(c, rows, n_q);
+    f->attended = carve_f32(c, rows, n_q);
+    f->k = carve_f32(c, rows, n_kv);
+    f->v = carve_f32(c, rows, n_kv);
+    f->gate = carve_f32(c, rows, m->n_ffn);
+    f->up = carve_f32(c, rows, m->n_ffn);
+    f->logits = carve_f32(c, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
+    carve_activations(&f->acts, rows * widest, c);
+    uint32_t group = m->n_heads / m->n_kv_heads;
+    uint32_t step = f->backend->attend_rows(group);
+    f->items = carve(c, (rows / step + max_seqs) * m->n_kv_heads * sizeof *f->items);
+    for (uint32_t t = 0; t < team_threads(f->team); t++) {
+        f->desks[t].rows = carve_f32(c, ACT_TILE, widest);
+        f->desks[t].vocab = carve_f32(c, 2, m->n_vocab);
+        f->desks[t].attend = carve(c, f->backend->attend_scratch_bytes(m->head_dim, group));
+    }
+}
+
+status forward_create(const struct model_config *config, const struct weights *weights, const struct backend *backend,
+                      struct team *team, const struct engine_options *options, struct forward **out, struct error *err)
+{
+    struct forward *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        return error_set(err, ST_NO_MEMORY, "out of memory for the forward pass");
+    f->config = config;
+    f->weights = weights;
+    f->backend = backend;
+    f->team = team;
+    f->kv = options->kv;
+    f->pool = options->kv_pool;
+    f->kv_blocks = options->kv_blocks;
+    f->desks = calloc(team_threads(team), sizeof *f->desks);
+    struct carver carver = { 0 };
+    if (f->desks == NULL || rows_create(options->max_rows, options->max_seqs, &f->rows) != ST_OK)
+        goto fail;
+    carve_scratch(f, &carver, options->max_rows, options->max_seqs);
+    carver.base = f->memory = aligned_alloc(64, carver.used);
+    if (f->memory == NULL)
+        goto fail;
+    carver.used = 0;
+    carve_scratch(f, &carver, options->max_rows, options->max_seqs);
+    math_rope_frequencies(config->rope_theta, config->head_dim, f->inv_freq);
+    *out = f;
+    return ST_OK;
+fail:
+    forward_destroy(&f);
+    return error_set(err, ST_NO_MEMORY, "out of memory for a step of %u rows", options->max_rows);
+}
+
+void forward_destroy(struct forward **forward)
+{
+    struct forward *f = *forward;
+    if (f == NULL)
+        return;
+    rows_release(&f->rows);
+    free(f->memory);
+    free(f->desks);
+    free(f);
+    *forward = NULL;
+}

@@ -1,0 +1,21 @@
+/* forward.h - one pass of the model over the rows of a step.
+ * forward.c is the pass in reading order; weights.c brings the weights into the
+ * backend's layout. Used by engine.c only. */
+#ifndef BATON_ENGINE_FORWARD_H
+#define BATON_ENGINE_FORWARD_H
+
+#include "engine/backend.h"
+#include "engine/engine.h"
+#include "engine/team.h"
+#include "engine/weights.h"
+
+struct forward;
+
+/* config, weights and team are borrowed; all scratch is taken here. */
+MUST_CHECK status forward_create(const struct model_config *config, const struct weights *weights,
+                                 const struct backend *backend, struct team *team, const struct engine_options *options,
+                                 struct forward **out, struct error *err);
+void forward_destroy(struct forward **forward);
+void forward_run(struct forward *forward, struct step *step);
+
+#endif

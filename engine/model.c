@@ -1,0 +1,216 @@
+#include "engine/model.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
+
+#include "engine/chat_template.h"
+#include "engine/gguf.h"
+#include "engine/model_config.h"
+#include "engine/model_folder.h"
+#include "engine/model_gguf.h"
+#include "engine/model_index.h"
+#include "engine/model_weights.h"
+#include "engine/tokenizer.h"
+
+#define FINGERPRINT_END_BYTES 4096
+
+struct model {
+    char *name;
+    unsigned flags;
+    struct model_config config;
+    struct model_weights weights;
+    struct gguf *gguf;               /* either this ... */
+    struct model_shards shards;      /* ... or these    */
+    struct model_index joined;       /* of the shards   */
+    const struct model_index *index; /* of either       */
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template;
+};
+
+static status read_gguf(struct model *m, const char *path, struct error *err)
+{
+    bool weights = m->flags & MODEL_WEIGHTS;
+    status st;
+    if ((st = gguf_open(path, &m->gguf, err)) != ST_OK ||
+        (st = model_gguf_config(m->gguf, path, &m->config, err)) != ST_OK)
+        return st;
+    m->index = gguf_index(m->gguf);
+    if ((st = model_weights_bind(&m->config, m->index, MODEL_NAMES_GGUF, weights, path, &m->weights, err)) != ST_OK ||
+        (st = tokenizer_load_gguf(m->gguf, &m->tokenizer, err)) != ST_OK ||
+        (st = model_gguf_template(m->gguf, path, &m->chat_template, err)) != ST_OK)
+        return st;
+    if (weights)
+        gguf_will_need(m->gguf);
+    return ST_OK;
+}
+
+static status read_folder(struct model *m, const char *dir, struct error *err)
+{
+    bool weights = m->flags & MODEL_WEIGHTS;
+    status st;
+    if ((st = model_folder_config(dir, &m->config, err)) != ST_OK ||
+        (st = model_folder_shards(dir, &m->shards, &m->joined, err)) != ST_OK)
+        return st;
+    m->index = &m->joined;
+    if ((st = model_weights_bind(&m->config, m->index, MODEL_NAMES_FOLDER, weights, dir, &m->weights, err)) != ST_OK ||
+        (st = tokenizer_load_folder(dir, &m->tokenizer, err)) != ST_OK ||
+        (st = model_folder_template(dir, &m->chat_template, err)) != ST_OK)
+        return st;
+    for (size_t i = 0; weights && i < m->shards.n; i++)
+        safetensors_will_need(m->shards.files[i]);
+    return ST_OK;
+}
+
+static status check_vocab(const struct model *m, const char *path, struct error *err)
+{
+    uint32_t n = tokenizer_vocab_size(m->tokenizer);
+    if (n > m->config.n_vocab)
+        return error_set(err, ST_INVALID, "%s: the tokenizer has %u tokens, the network only %u", path, n,
+                         m->config.n_vocab);
+    return ST_OK;
+}
+
+/* The last part of the resolved path, so that "." and "dir/" have names too. */
+static status set_name(struct model *m, const char *path, bool is_folder, struct error *err)
+{
+    char *full = realpath(path, NULL);
+    if (!full)
+        return error_set(err, ST_IO, "%s: %s", path, strerror(errno));
+    const char *slash = strrchr(full, '/');
+    m->name = strdup(slash ? slash + 1 : full);
+    free(full);
+    if (!m->name)
+        return error_set(err, ST_NO_MEMORY, "%s: out of memory", path);
+    char *extension = is_folder ? NULL : strrchr(m->name, '.');
+    if (extension && extension != m->name)
+        *extension = '\0';
+    return ST_OK;
+}
+
+static status read_model(struct model *m, const char *path, struct error *err)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return error_set(err, errno == ENOENT ? ST_NOT_FOUND : ST_IO, "%s: %s", path, strerror(errno));
+    bool is_folder = S_ISDIR(info.st_mode);
+    status st = set_name(m, path, is_folder, err);
+    if (st == ST_OK)
+        st = is_folder ? read_folder(m, path, err) : read_gguf(m, path, err);
+    return st == ST_OK ? check_vocab(m, path, err) : st;
+}
+
+status model_open(const char *path, unsigned flags, struct model **out, struct error *err)
+{
+    struct model *m = calloc(1, sizeof *m);
+    if (!m)
+        return error_set(err, ST_NO_MEMORY, "%s: out of memory", path);
+    m->flags = flags;
+    status st = read_model(m, path, err);
+    if (st == ST_OK)
+        *out = m;
+    else
+        model_close(&m);
+    return st;
+}
+
+void model_close(struct model **model)
+{
+    struct model *m = *model;
+    if (!m)
+        return;
+    chat_template_destroy(&m->chat_template);
+    tokenizer_destroy(&m->tokenizer);
+    model_index_free(&m->joined);
+    model_shards_close(&m->shards);
+    gguf_close(&m->gguf);
+    free(m->name);
+    free(m);
+    *model = NULL;
+}
+
+const char *model_name(const struct model *model)
+{
+    return model->name;
+}
+
+const struct model_config *model_config(const struct model *model)
+{
+    return &model->config;
+}
+
+const struct model_weights *model_weights(const struct model *model)
+{
+    return model->flags & MODEL_WEIGHTS ? &model->weights : NULL;
+}
+
+const struct tokenizer *model_tokenizer(const struct model *model)
+{
+    return model->tokenizer;
+}
+
+const struct chat_template *model_chat_template(const struct model *model)
+{
+    return model->chat_template;
+}
+
+uint64_t model_tensor_count(const struct model *model)
+{
+    return model->index->n;
+}
+
+const struct tensor *model_tensor_at(const struct model *model, uint64_t i)
+{
+    ASSERT(i < model->index->n);
+    return model->index->by_name[i];
+}
+
+/* Hashed as text, so that neither padding nor the struct's layout enters. */
+static void hash_config(XXH3_state_t *state, const struct model_config *c)
+{
+    char text[512];
+    int n =
+        snprintf(text, sizeof text, "%s %u %u %u %u %u %u %u %u %a %a %d %d %d", model_arch_name(c->arch), c->n_layers,
+                 c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim, c->n_ffn, c->n_vocab, c->max_positions,
+                 (double)c->rms_eps, (double)c->rope_theta, c->rope_interleaved, c->qk_norm, c->tied_embeddings);
+    ASSERT(n > 0 && (size_t)n < sizeof text);
+    XXH3_64bits_update(state, text, (size_t)n);
+}
+
+static void hash_tensor(XXH3_state_t *state, const struct tensor *t)
+{
+    const char *type = dtype_name(t->type);
+    size_t n = t->bytes < FINGERPRINT_END_BYTES ? t->bytes : FINGERPRINT_END_BYTES;
+    uint64_t bytes = t->bytes;
+    XXH3_64bits_update(state, t->name, strlen(t->name) + 1);
+    XXH3_64bits_update(state, type, strlen(type) + 1);
+    XXH3_64bits_update(state, t->shape, t->n_dims * sizeof *t->shape);
+    XXH3_64bits_update(state, &bytes, sizeof bytes);
+    XXH3_64bits_update(state, t->data, n);
+    XXH3_64bits_update(state, (const uint8_t *)t->data + t->bytes - n, n);
+}
+
+uint64_t model_fingerprint(const struct model *model)
+{
+    XXH3_state_t state;
+    XXH3_64bits_reset(&state);
+    hash_config(&state, &model->config);
+    for (size_t i = 0; i < model->index->n; i++)
+        hash_tensor(&state, model->index->by_name[i]);
+    return XXH3_64bits_digest(&state);
+}
+
+void model_kv_layout(const struct model_config *config, uint32_t block_tokens, enum dtype type, struct kv_layout *out)
+{
+    *out = (struct kv_layout){ .n_layers = config->n_layers,
+                               .n_kv_heads = config->n_kv_heads,
+                               .head_dim = config->head_dim,
+                               .block_tokens = block_tokens,
+                               .type = type };
+}

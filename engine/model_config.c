@@ -1,0 +1,60 @@
+#include "engine/model_config.h"
+
+#include <math.h>
+#include <string.h>
+
+static const char *const arch_names[] = { [ARCH_LLAMA] = "llama", [ARCH_QWEN3] = "qwen3" };
+
+#define ARCH_COUNT (sizeof arch_names / sizeof *arch_names)
+
+bool model_arch_find(const char *text, size_t len, enum model_arch *out)
+{
+    for (size_t i = 0; i < ARCH_COUNT; i++)
+        if (strlen(arch_names[i]) == len && memcmp(arch_names[i], text, len) == 0) {
+            *out = (enum model_arch)i;
+            return true;
+        }
+    return false;
+}
+
+const char *model_arch_name(enum model_arch arch)
+{
+    ASSERT((unsigned)arch < ARCH_COUNT);
+    return arch_names[arch];
+}
+
+static status check_counts(const struct model_config *c, const char *file, struct error *err)
+{
+    const struct {
+        const char *what;
+        uint32_t value, most;
+    } counts[] = {
+        { "layers", c->n_layers, MODEL_MAX_LAYERS },        { "embedding width", c->n_embd, MODEL_MAX_EMBD },
+        { "attention heads", c->n_heads, MODEL_MAX_HEADS }, { "key/value heads", c->n_kv_heads, MODEL_MAX_HEADS },
+        { "head size", c->head_dim, MODEL_MAX_HEAD_DIM },   { "feed-forward width", c->n_ffn, MODEL_MAX_FFN },
+        { "vocabulary", c->n_vocab, MODEL_MAX_VOCAB },      { "positions", c->max_positions, MODEL_MAX_POSITIONS },
+    };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (counts[i].value < 1 || counts[i].value > counts[i].most)
+            return error_set(err, ST_INVALID, "%s: %s: %u is not from 1 to %u", file, counts[i].what, counts[i].value,
+                             counts[i].most);
+    return ST_OK;
+}
+
+status model_config_check(const struct model_config *c, const char *file, struct error *err)
+{
+    status st = check_counts(c, file, err);
+    if (st != ST_OK)
+        return st;
+    if (c->n_heads % c->n_kv_heads != 0)
+        return error_set(err, ST_INVALID, "%s: %u attention heads cannot share %u key/value heads evenly", file,
+                         c->n_heads, c->n_kv_heads);
+    if (c->head_dim % 2 != 0)
+        return error_set(err, ST_INVALID, "%s: head size %u is odd, so it has no rotary pairs", file, c->head_dim);
+    if (!(c->rms_eps > 0 && c->rms_eps <= 1))
+        return error_set(err, ST_INVALID, "%s: RMS norm epsilon %g is not in (0, 1]", file, (double)c->rms_eps);
+    if (!(c->rope_theta >= 1 && isfinite(c->rope_theta)))
+        return error_set(err, ST_INVALID, "%s: rotary base %g is not a number of at least 1", file,
+                         (double)c->rope_theta);
+    return ST_OK;
+}

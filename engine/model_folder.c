@@ -1,0 +1,337 @@
+#include "engine/model_folder.h"
+
+#include <string.h>
+
+#include "engine/chat_template.h"
+#include "engine/model_config.h"
+#include "engine/model_json.h"
+#include "engine/model_map.h"
+
+#define MAX_TEMPLATE_BYTES (1u << 20)
+
+/* config.json */
+
+static status unsupported(const char *file, const char *field, const char *only, struct error *err)
+{
+    return error_set(err, ST_UNSUPPORTED, "%s: %s: only %s is supported", file, field, only);
+}
+
+static bool is_text(const json_t *value, const char *text)
+{
+    return json_is_string(value) && strcmp(json_string_value(value), text) == 0;
+}
+
+static status read_arch(const json_t *json, const char *file, enum model_arch *out, struct error *err)
+{
+    const json_t *type = json_object_get(json, "model_type"), *classes = json_object_get(json, "architectures");
+    if (!json_is_string(type))
+        return error_set(err, ST_INVALID, "%s: model_type is missing or no string", file);
+    if (!model_arch_find(json_string_value(type), json_string_length(type), out))
+        return error_set(err, ST_UNSUPPORTED, "%s: model_type %.64s is not supported, only llama and qwen3", file,
+                         json_string_value(type));
+    const char *wanted = *out == ARCH_LLAMA ? "LlamaForCausalLM" : "Qwen3ForCausalLM";
+    if (classes && (json_array_size(classes) != 1 || !is_text(json_array_get(classes, 0), wanted)))
+        return error_set(err, ST_UNSUPPORTED, "%s: architectures: only [\"%s\"] is supported", file, wanted);
+    return ST_OK;
+}
+
+/* Fields that must be absent or null: what they ask for is not built. */
+static status check_absent(const json_t *json, const char *file, struct error *err)
+{
+    static const char *const fields[] = { "quantization_config",     "auto_map",    "attn_logit_softcapping",
+                                          "final_logit_softcapping", "num_experts", "num_local_experts" };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        const json_t *value = json_object_get(json, fields[i]);
+        if (value && !json_is_null(value))
+            return unsupported(file, fields[i], "null", err);
+    }
+    return ST_OK;
+}
+
+static status check_switches(const json_t *json, const char *file, struct error *err)
+{
+    static const char *const fields[] = { "attention_bias", "mlp_bias", "use_sliding_window", "rope_interleaved" };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        bool on = false;
+        status st = model_json_bool(json, file, fields[i], &on, err);
+        if (st != ST_OK || on)
+            return st != ST_OK ? st : unsupported(file, fields[i], "false", err);
+    }
+    const json_t *window = json_object_get(json, "sliding_window");
+    if (window && !json_is_null(window) && !json_object_get(json, "use_sliding_window"))
+        return unsupported(file, "sliding_window", "null", err);
+    return ST_OK;
+}
+
+static status check_layer_types(const json_t *json, const char *file, struct error *err)
+{
+    const json_t *types = json_object_get(json, "layer_types");
+    if (!types || json_is_null(types))
+        return ST_OK;
+    if (!json_is_array(types))
+        return error_set(err, ST_INVALID, "%s: layer_types is not an array", file);
+    for (size_t i = 0; i < json_array_size(types); i++)
+        if (!is_text(json_array_get(types, i), "full_attention"))
+            return unsupported(file, "layer_types", "\"full_attention\"", err);
+    return ST_OK;
+}
+
+static status check_off(const json_t *json, const char *file, struct error *err)
+{
+    float rotated = 1.0f;
+    const json_t *act = json_object_get(json, "hidden_act");
+    if (act && !is_text(act, "silu"))
+        return unsupported(file, "hidden_act", "\"silu\"", err);
+    status st = model_json_float(json, file, "partial_rotary_factor", &rotated, err);
+    if (st == ST_OK && rotated != 1.0f)
+        st = unsupported(file, "partial_rotary_factor", "1", err);
+    if (st == ST_OK)
+        st = check_absent(json, file, err);
+    if (st == ST_OK)
+        st = check_switches(json, file, err);
+    return st == ST_OK ? check_layer_types(json, file, err) : st;
+}
+
+/* rope_scaling, or rope_parameters as transformers 5 writes it: {"rope_type" or
+ * "type": "default", "rope_theta"}. */
+static status read_rope_object(const json_t *json, const char *file, const char *field, float *theta, struct error *err)
+{
+    const json_t *rope = json_object_get(json, field), *value;
+    const char *name;
+    if (!rope || json_is_null(rope))
+        return ST_OK;
+    if (!json_is_object(rope))
+        return error_set(err, ST_INVALID, "%s: %s is not an object", file, field);
+    json_object_foreach((json_t *)(uintptr_t)rope, name, value)
+    {
+        bool is_type = strcmp(name, "rope_type") == 0 || strcmp(name, "type") == 0;
+        if (is_type ? !is_text(value, "default") : strcmp(name, "rope_theta") != 0)
+            return unsupported(file, field, "null or of type \"default\"", err);
+    }
+    return model_json_float(rope, file, "rope_theta", theta, err);
+}
+
+static status read_rope(const json_t *json, const char *file, struct model_config *c, struct error *err)
+{
+    c->rope_theta = 10000.0f; /* the default of both config classes */
+    status st = model_json_float(json, file, "rope_theta", &c->rope_theta, err);
+    if (st == ST_OK)
+        st = read_rope_object(json, file, "rope_scaling", &c->rope_theta, err);
+    return st == ST_OK ? read_rope_object(json, file, "rope_parameters", &c->rope_theta, err) : st;
+}
+
+static status read_shape(const json_t *json, const char *file, struct model_config *c, struct error *err)
+{
+    const struct {
+        const char *field;
+        uint32_t *out;
+    } counts[] = {
+        { "num_hidden_layers", &c->n_layers },  { "hidden_size", &c->n_embd },
+        { "num_attention_heads", &c->n_heads }, { "intermediate_size", &c->n_ffn },
+        { "vocab_size", &c->n_vocab },          { "max_position_embeddings", &c->max_positions },
+    };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        status st = model_json_count(json, file, counts[i].field, true, counts[i].out, err);
+        if (st != ST_OK)
+            return st;
+    }
+    c->rms_eps = 1e-6f; /* these are the defaults of the config classes */
+    c->n_kv_heads = c->arch == ARCH_LLAMA ? c->n_heads : 32;
+    c->head_dim = c->arch == ARCH_QWEN3 ? 128 : c->n_heads ? c->n_embd / c->n_heads : 0;
+    status st;
+    if ((st = model_json_count(json, file, "num_key_value_heads", false, &c->n_kv_heads, err)) != ST_OK ||
+        (st = model_json_count(json, file, "head_dim", false, &c->head_dim, err)) != ST_OK ||
+        (st = model_json_float(json, file, "rms_norm_eps", &c->rms_eps, err)) != ST_OK ||
+        (st = model_json_bool(json, file, "tie_word_embeddings", &c->tied_embeddings, err)) != ST_OK)
+        return st;
+    return read_rope(json, file, c, err);
+}
+
+static status read_config(const json_t *json, const char *file, struct model_config *c, struct error *err)
+{
+    status st = read_arch(json, file, &c->arch, err);
+    if (st != ST_OK)
+        return st;
+    c->qk_norm = c->arch == ARCH_QWEN3;
+    st = check_off(json, file, err);
+    if (st == ST_OK)
+        st = read_shape(json, file, c, err);
+    return st == ST_OK ? model_config_check(c, file, err) : st;
+}
+
+status model_folder_config(const char *dir, struct model_config *out, struct error *err)
+{
+    char path[MODEL_MAX_PATH];
+    json_t *json = NULL;
+    struct model_config c = { .n_layers = 0 };
+    status st = model_json_path(dir, "config.json", path, err);
+    if (st == ST_OK)
+        st = model_json_read(path, false, &json, err);
+    if (st == ST_OK)
+        st = read_config(json, path, &c, err);
+    if (st == ST_OK)
+        *out = c;
+    json_decref(json);
+    return st;
+}
+
+/* Weights */
+
+/* The index names files of its own folder only. */
+static bool is_plain_name(const char *name)
+{
+    return name[0] != '\0' && name[0] != '.' && !strchr(name, '/');
+}
+
+static status open_shard(const char *dir, const char *name, struct model_shards *shards, struct error *err)
+{
+    char path[MODEL_MAX_PATH];
+    if (shards->n == MODEL_MAX_SHARDS)
+        return error_set(err, ST_LIMIT, "%s: more than %d safetensors files", dir, MODEL_MAX_SHARDS);
+    status st = model_json_path(dir, name, path, err);
+    if (st == ST_OK)
+        st = safetensors_open(path, &shards->files[shards->n], err);
+    if (st == ST_OK)
+        shards->n++;
+    return st;
+}
+
+/* names[i] is the file of shard i, borrowed from the JSON. */
+static status shard_of(const char *dir, const char *file, const char *name, const char **names,
+                       struct model_shards *shards, size_t *out, struct error *err)
+{
+    for (*out = 0; *out < shards->n; ++*out)
+        if (strcmp(names[*out], name) == 0)
+            return ST_OK;
+    if (!is_plain_name(name))
+        return error_set(err, ST_INVALID, "%s: weight_map names %.128s, which is no file of this folder", file, name);
+    status st = open_shard(dir, name, shards, err);
+    if (st == ST_OK)
+        names[*out] = name;
+    return st;
+}
+
+static status open_mapped(const char *dir, const char *file, const json_t *map, struct model_shards *shards,
+                          struct error *err)
+{
+    const char *tensor, *names[MODEL_MAX_SHARDS];
+    const json_t *shard;
+    size_t which;
+    if (!json_is_object(map))
+        return error_set(err, ST_INVALID, "%s: weight_map is not an object", file);
+    json_object_foreach((json_t *)(uintptr_t)map, tensor, shard)
+    {
+        if (!json_is_string(shard))
+            return error_set(err, ST_INVALID, "%s: weight_map: tensor %.200s has no file name", file, tensor);
+        status st = shard_of(dir, file, json_string_value(shard), names, shards, &which, err);
+        if (st != ST_OK)
+            return st;
+        if (!model_index_find(safetensors_index(shards->files[which]), tensor))
+            return error_set(err, ST_INVALID, "%s: tensor %.200s is not in %.128s", file, tensor,
+                             json_string_value(shard));
+    }
+    return ST_OK;
+}
+
+static status open_all(const char *dir, struct model_shards *shards, struct error *err)
+{
+    char path[MODEL_MAX_PATH];
+    json_t *json = NULL;
+    status st = open_shard(dir, "model.safetensors", shards, err);
+    if (st != ST_NOT_FOUND)
+        return st;
+    st = model_json_path(dir, "model.safetensors.index.json", path, err);
+    if (st == ST_OK)
+        st = model_json_read(path, false, &json, err);
+    if (st == ST_NOT_FOUND)
+        return error_set(err, st, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+    if (st == ST_OK)
+        st = open_mapped(dir, path, json_object_get(json, "weight_map"), shards, err);
+    json_decref(json);
+    return st;
+}
+
+status model_folder_shards(const char *dir, struct model_shards *out, struct model_index *index, struct error *err)
+{
+    struct model_index parts[MODEL_MAX_SHARDS];
+    out->n = 0;
+    status st = open_all(dir, out, err);
+    for (size_t i = 0; i < out->n; i++)
+        parts[i] = *safetensors_index(out->files[i]);
+    if (st == ST_OK)
+        st = model_index_join(parts, out->n, dir, index, err);
+    if (st != ST_OK)
+        model_shards_close(out);
+    return st;
+}
+
+void model_shards_close(struct model_shards *shards)
+{
+    while (shards->n > 0)
+        safetensors_close(&shards->files[--shards->n]);
+}
+
+/* Chat template */
+
+static status compile(const char *file, const char *source, size_t len, struct chat_template **out, struct error *err)
+{
+    struct error why;
+    if (len > MAX_TEMPLATE_BYTES)
+        return error_set(err, ST_LIMIT, "%s: a chat template of %zu bytes, more than %u", file, len,
+                         MAX_TEMPLATE_BYTES);
+    status st = chat_template_compile(source, len, out, &why);
+    return st == ST_OK ? st : error_set(err, st, "%s: chat template: %s", file, why.text);
+}
+
+static const json_t *named_default(const json_t *list)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *entry = json_array_get(list, i);
+        if (is_text(json_object_get(entry, "name"), "default"))
+            return json_object_get(entry, "template");
+    }
+    return NULL;
+}
+
+static status compile_field(const json_t *config, const char *file, struct chat_template **out, struct error *err)
+{
+    const json_t *source = json_object_get(config, "chat_template");
+    if (json_is_array(source))
+        source = named_default(source);
+    if (!source || json_is_null(source))
+        return ST_OK;
+    if (!json_is_string(source))
+        return error_set(err, ST_INVALID, "%s: chat_template is not a string", file);
+    return compile(file, json_string_value(source), json_string_length(source), out, err);
+}
+
+static status compile_file(const char *path, struct chat_template **out, struct error *err)
+{
+    struct model_map map;
+    status st = model_map_open(path, &map, err);
+    if (st != ST_OK)
+        return st;
+    st = compile(path, (const char *)map.data, map.size, out, err);
+    model_map_close(&map);
+    return st;
+}
+
+status model_folder_template(const char *dir, struct chat_template **out, struct error *err)
+{
+    char path[MODEL_MAX_PATH];
+    json_t *json = NULL;
+    *out = NULL;
+    status st = model_json_path(dir, "chat_template.jinja", path, err);
+    if (st == ST_OK)
+        st = compile_file(path, out, err);
+    if (st != ST_NOT_FOUND)
+        return st;
+    st = model_json_path(dir, "tokenizer_config.json", path, err);
+    /* model_max_length is often 10^30, "no limit". */
+    if (st == ST_OK)
+        st = model_json_read(path, true, &json, err);
+    if (st == ST_OK)
+        st = compile_field(json, path, out, err);
+    json_decref(json);
+    return st == ST_NOT_FOUND ? ST_OK : st;
+}

@@ -1,0 +1,240 @@
+#include "engine/model_gguf.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/chat_template.h"
+#include "engine/model_config.h"
+
+#define KEY_BYTES 96
+
+struct reader {
+    const struct gguf *file;
+    const char *path;
+    const char *arch;
+};
+
+static const char *full_key(const struct reader *r, const char *key, char buf[KEY_BYTES])
+{
+    snprintf(buf, KEY_BYTES, "%s.%s", r->arch, key);
+    return buf;
+}
+
+/* absent: what holds when there is no such key; 0: it must be there. */
+static status read_count(const struct reader *r, const char *key, uint32_t absent, uint32_t *out, struct error *err)
+{
+    char name[KEY_BYTES];
+    uint64_t value = absent;
+    status st = gguf_get_u64(r->file, full_key(r, key, name), &value);
+    if (st == ST_NOT_FOUND && !absent)
+        return error_set(err, ST_INVALID, "%s: key %s is missing", r->path, name);
+    if (st == ST_INVALID || value > UINT32_MAX)
+        return error_set(err, ST_INVALID, "%s: key %s: not one count", r->path, name);
+    *out = (uint32_t)value;
+    return ST_OK;
+}
+
+static status read_float(const struct reader *r, const char *key, float absent, float *out, struct error *err)
+{
+    char name[KEY_BYTES];
+    double value = (double)absent;
+    status st = gguf_get_f64(r->file, full_key(r, key, name), &value);
+    if (st == ST_INVALID)
+        return error_set(err, ST_INVALID, "%s: key %s: not a floating-point number", r->path, name);
+    if (st == ST_NOT_FOUND && absent == 0)
+        return error_set(err, ST_INVALID, "%s: key %s is missing", r->path, name);
+    *out = (float)value;
+    return ST_OK;
+}
+
+/* Keys that are read below or tell nothing about the computation. */
+static const char *const understood[] = {
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+};
+
+/* Keys of what is not built, with the one value that leaves it off. */
+static const struct {
+    const char *key;
+    double off;
+} switched_off[] = {
+    { "expert_count", 0 },        { "expert_used_count", 0 }, { "attention.sliding_window", 0 },
+    { "rope.scaling.factor", 1 }, { "rope.scale_linear", 1 }, { "attention.causal", 1 },
+};
+
+static bool has_value(const struct gguf *file, const char *name, double value)
+{
+    uint64_t count;
+    double number;
+    bool truth;
+    if (gguf_get_u64(file, name, &count) == ST_OK)
+        return (double)count == value;
+    if (gguf_get_f64(file, name, &number) == ST_OK)
+        return number == value;
+    return gguf_get_bool(file, name, &truth) == ST_OK && (truth ? 1 : 0) == value;
+}
+
+static status check_key(const struct reader *r, const char *name, const char *key, struct error *err)
+{
+    for (size_t i = 0; i < sizeof understood / sizeof *understood; i++)
+        if (strcmp(key, understood[i]) == 0)
+            return ST_OK;
+    for (size_t i = 0; i < sizeof switched_off / sizeof *switched_off; i++)
+        if (strcmp(key, switched_off[i].key) == 0)
+            return has_value(r->file, name, switched_off[i].off)
+                       ? ST_OK
+                       : error_set(err, ST_UNSUPPORTED, "%s: key %s: only %g is supported", r->path, name,
+                                   switched_off[i].off);
+    return error_set(err, ST_UNSUPPORTED, "%s: key %s is not understood", r->path, name);
+}
+
+static status check_keys(const struct reader *r, struct error *err)
+{
+    size_t prefix = strlen(r->arch) + 1;
+    for (size_t i = 0; i < gguf_key_count(r->file); i++) {
+        struct gguf_string key = gguf_key_at(r->file, i);
+        char name[KEY_BYTES];
+        if (key.len < prefix || memcmp(key.data, r->arch, prefix - 1) != 0 || key.data[prefix - 1] != '.')
+            continue;
+        if (key.len >= sizeof name)
+            return error_set(err, ST_UNSUPPORTED, "%s: key %.64s... is not understood", r->path, key.data);
+        memcpy(name, key.data, key.len);
+        name[key.len] = '\0';
+        status st = check_key(r, name, name + prefix, err);
+        if (st != ST_OK)
+            return st;
+    }
+    return ST_OK;
+}
+
+static bool is_text(const struct gguf_string *text, const char *wanted)
+{
+    return text->len == strlen(wanted) && memcmp(text->data, wanted, text->len) == 0;
+}
+
+static status check_kind(const struct reader *r, struct error *err)
+{
+    struct gguf_string text;
+    uint64_t count;
+    char name[KEY_BYTES];
+    status st = gguf_get_string(r->file, "general.type", &text);
+    if (st == ST_INVALID || (st == ST_OK && !is_text(&text, "model")))
+        return error_set(err, ST_UNSUPPORTED, "%s: key general.type: only \"model\" is supported", r->path);
+    st = gguf_get_u64(r->file, "split.count", &count);
+    if (st == ST_INVALID || (st == ST_OK && count > 1))
+        return error_set(err, ST_UNSUPPORTED, "%s: key split.count: models in several files are not supported",
+                         r->path);
+    st = gguf_get_string(r->file, full_key(r, "rope.scaling.type", name), &text);
+    if (st == ST_INVALID || (st == ST_OK && !is_text(&text, "none")))
+        return error_set(err, ST_UNSUPPORTED, "%s: key %s: only \"none\" is supported", r->path, name);
+    return ST_OK;
+}
+
+static status read_arch(const struct gguf *file, const char *path, enum model_arch *out, struct error *err)
+{
+    struct gguf_string text;
+    status st = gguf_get_string(file, "general.architecture", &text);
+    if (st != ST_OK)
+        return error_set(err, ST_INVALID, "%s: key general.architecture is missing or no string", path);
+    if (!model_arch_find(text.data, text.len, out))
+        return error_set(err, ST_UNSUPPORTED, "%s: architecture %.*s is not supported, only llama and qwen3", path,
+                         text.len > 64 ? 64 : (int)text.len, text.data);
+    return ST_OK;
+}
+
+static status read_attention(const struct reader *r, struct model_config *c, struct error *err)
+{
+    uint32_t value_length, rotated;
+    status st = read_count(r, "attention.head_count", 0, &c->n_heads, err);
+    if (st == ST_OK)
+        st = read_count(r, "attention.head_count_kv", c->n_heads, &c->n_kv_heads, err);
+    if (st != ST_OK)
+        return st;
+    uint32_t derived = c->n_heads ? c->n_embd / c->n_heads : 0;
+    if ((st = read_count(r, "attention.key_length", derived, &c->head_dim, err)) != ST_OK ||
+        (st = read_count(r, "attention.value_length", c->head_dim, &value_length, err)) != ST_OK ||
+        (st = read_count(r, "rope.dimension_count", c->head_dim, &rotated, err)) != ST_OK)
+        return st;
+    if (value_length != c->head_dim || rotated != c->head_dim)
+        return error_set(err, ST_UNSUPPORTED,
+                         "%s: keys of %u, values of %u and %u rotated dimensions a head: only equal counts are "
+                         "supported",
+                         r->path, c->head_dim, value_length, rotated);
+    return ST_OK;
+}
+
+/* The embedding tensor says how many tokens there are: not every file has vocab_size. */
+static status read_vocab(const struct reader *r, uint32_t *out, struct error *err)
+{
+    const struct tensor *embed = gguf_tensor(r->file, "token_embd.weight");
+    uint32_t stated;
+    if (!embed || embed->n_dims != 2 || embed->shape[0] > MODEL_MAX_VOCAB)
+        return error_set(err, ST_INVALID, "%s: tensor token_embd.weight is missing or not [vocabulary, width]",
+                         r->path);
+    *out = (uint32_t)embed->shape[0];
+    status st = read_count(r, "vocab_size", *out, &stated, err);
+    if (st == ST_OK && stated != *out)
+        return error_set(err, ST_INVALID, "%s: key %s.vocab_size is %u, but token_embd.weight has %u rows", r->path,
+                         r->arch, stated, *out);
+    return st;
+}
+
+static status read_shape(const struct reader *r, struct model_config *c, struct error *err)
+{
+    status st;
+    if ((st = read_count(r, "block_count", 0, &c->n_layers, err)) != ST_OK ||
+        (st = read_count(r, "embedding_length", 0, &c->n_embd, err)) != ST_OK ||
+        (st = read_count(r, "feed_forward_length", 0, &c->n_ffn, err)) != ST_OK ||
+        (st = read_count(r, "context_length", 0, &c->max_positions, err)) != ST_OK ||
+        (st = read_float(r, "attention.layer_norm_rms_epsilon", 0, &c->rms_eps, err)) != ST_OK ||
+        (st = read_float(r, "rope.freq_base", 10000.0f, &c->rope_theta, err)) != ST_OK ||
+        (st = read_vocab(r, &c->n_vocab, err)) != ST_OK)
+        return st;
+    return read_attention(r, c, err);
+}
+
+status model_gguf_config(const struct gguf *file, const char *path, struct model_config *out, struct error *err)
+{
+    struct model_config c = { .n_layers = 0 };
+    status st = read_arch(file, path, &c.arch, err);
+    if (st != ST_OK)
+        return st;
+    struct reader r = { file, path, model_arch_name(c.arch) };
+    c.rope_interleaved = c.arch == ARCH_LLAMA; /* ggml's converter reorders the rows of wq and wk so */
+    c.qk_norm = c.arch == ARCH_QWEN3;
+    c.tied_embeddings = !gguf_tensor(file, "output.weight");
+    if ((st = check_kind(&r, err)) != ST_OK || (st = check_keys(&r, err)) != ST_OK ||
+        (st = read_shape(&r, &c, err)) != ST_OK || (st = model_config_check(&c, path, err)) != ST_OK)
+        return st;
+    *out = c;
+    return ST_OK;
+}
+
+status model_gguf_template(const struct gguf *file, const char *path, struct chat_template **out, struct error *err)
+{
+    struct gguf_string source;
+    struct error why;
+    status st = gguf_get_string(file, "tokenizer.chat_template", &source);
+    if (st == ST_NOT_FOUND) {
+        *out = NULL;
+        return ST_OK;
+    }
+    if (st != ST_OK)
+        return error_set(err, st, "%s: key tokenizer.chat_template: not a string", path);
+    st = chat_template_compile(source.data, source.len, out, &why);
+    return st == ST_OK ? st : error_set(err, st, "%s: key tokenizer.chat_template: %s", path, why.text);
+}

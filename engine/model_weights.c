@@ -1,0 +1,228 @@
+#include "engine/model_weights.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define NAME_BYTES 96
+
+struct binder {
+    const struct model_config *config;
+    const struct model_index *index;
+    const char *file;
+    bool is_gguf;
+    size_t n_known; /* tensors of the index that are accounted for */
+};
+
+/* What one layer holds, in the names of both kinds of file; rows 0: a vector. */
+struct layer_role {
+    size_t place; /* in struct model_layer */
+    const char *gguf, *folder;
+    uint32_t rows, cols;
+    bool of_qk_norm;
+};
+
+#define LAYER_ROLES  11
+#define PLACE(field) offsetof(struct model_layer, field)
+
+static void list_layer_roles(const struct model_config *c, struct layer_role out[LAYER_ROLES])
+{
+    const uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    const struct layer_role roles[LAYER_ROLES] = {
+        { PLACE(attn_norm), "attn_norm", "input_layernorm", 0, c->n_embd, false },
+        { PLACE(wq), "attn_q", "self_attn.q_proj", q, c->n_embd, false },
+        { PLACE(wk), "attn_k", "self_attn.k_proj", kv, c->n_embd, false },
+        { PLACE(wv), "attn_v", "self_attn.v_proj", kv, c->n_embd, false },
+        { PLACE(wo), "attn_output", "self_attn.o_proj", c->n_embd, q, false },
+        { PLACE(q_norm), "attn_q_norm", "self_attn.q_norm", 0, c->head_dim, true },
+        { PLACE(k_norm), "attn_k_norm", "self_attn.k_norm", 0, c->head_dim, true },
+        { PLACE(ffn_norm), "ffn_norm", "post_attention_layernorm", 0, c->n_embd, false },
+        { PLACE(gate), "ffn_gate", "mlp.gate_proj", c->n_ffn, c->n_embd, false },
+        { PLACE(up), "ffn_up", "mlp.up_proj", c->n_ffn, c->n_embd, false },
+        { PLACE(down), "ffn_down", "mlp.down_proj", c->n_embd, c->n_ffn, false },
+    };
+    memcpy(out, roles, sizeof roles);
+}
+
+static bool is_plain(enum dtype type)
+{
+    return dtype_block_values(type) == 1;
+}
+
+static void describe_shape(const struct tensor *t, char *buf, size_t size)
+{
+    size_t used = 0;
+    for (uint32_t i = 0; i < t->n_dims && used < size; i++)
+        used += (size_t)snprintf(buf + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)t->shape[i]);
+}
+
+/* rows 0 asks for a vector of cols values in a plain number format. */
+static status check_shape(const struct binder *b, const struct tensor *t, uint32_t rows, uint32_t cols,
+                          struct error *err)
+{
+    char found[TENSOR_MAX_DIMS * 22] = "", wanted[48];
+    bool fits =
+        rows ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols : t->n_dims == 1 && t->shape[0] == cols;
+    if (fits && (rows || is_plain(t->type)))
+        return ST_OK;
+    if (fits)
+        return error_set(err, ST_UNSUPPORTED, "%s: tensor %s: a norm in number format %s is not supported", b->file,
+                         t->name, dtype_name(t->type));
+    describe_shape(t, found, sizeof found);
+    if (rows)
+        snprintf(wanted, sizeof wanted, "%u, %u", rows, cols);
+    else
+        snprintf(wanted, sizeof wanted, "%u", cols);
+    return error_set(err, ST_INVALID, "%s: tensor %s: its shape is [%s], not [%s]", b->file, t->name, found, wanted);
+}
+
+static status bind(struct binder *b, const char *name, uint32_t rows, uint32_t cols, const struct tensor **out,
+                   struct error *err)
+{
+    const struct tensor *t = model_index_find(b->index, name);
+    if (!t)
+        return error_set(err, ST_INVALID, "%s: tensor %s is missing", b->file, name);
+    status st = check_shape(b, t, rows, cols, err);
+    if (st == ST_OK) {
+        *out = t;
+        b->n_known++;
+    }
+    return st;
+}
+
+static status bind_layer(struct binder *b, uint32_t n, struct model_layer *layer, struct error *err)
+{
+    struct layer_role roles[LAYER_ROLES];
+    char name[NAME_BYTES];
+    list_layer_roles(b->config, roles);
+    for (size_t i = 0; i < LAYER_ROLES; i++) {
+        if (roles[i].of_qk_norm && !b->config->qk_norm)
+            continue;
+        if (b->is_gguf)
+            snprintf(name, sizeof name, "blk.%u.%s.weight", n, roles[i].gguf);
+        else
+            snprintf(name, sizeof name, "model.layers.%u.%s.weight", n, roles[i].folder);
+        const struct tensor **place = (const struct tensor **)(void *)((char *)layer + roles[i].place);
+        status st = bind(b, name, roles[i].rows, roles[i].cols, place, err);
+        if (st != ST_OK)
+            return st;
+    }
+    return ST_OK;
+}
+
+/* A folder may hold the tied head a second time; it must not say anything else. */
+static status check_second_head(struct binder *b, const struct tensor *embed, bool compare, struct error *err)
+{
+    const struct tensor *head = model_index_find(b->index, "lm_head.weight");
+    if (b->is_gguf || !head || head == embed)
+        return ST_OK;
+    status st = check_shape(b, head, b->config->n_vocab, b->config->n_embd, err);
+    if (st != ST_OK)
+        return st;
+    if (compare && (head->type != embed->type || memcmp(head->data, embed->data, embed->bytes) != 0))
+        return error_set(err, ST_INVALID, "%s: tensor lm_head.weight differs from the embeddings it is tied to",
+                         b->file);
+    b->n_known++;
+    return ST_OK;
+}
+
+/* safetensors stores tensors that share memory once, under either name. */
+static const char *embed_name(const struct binder *b)
+{
+    if (b->is_gguf)
+        return "token_embd.weight";
+    const char *name = "model.embed_tokens.weight", *other = "lm_head.weight";
+    bool by_other =
+        b->config->tied_embeddings && !model_index_find(b->index, name) && model_index_find(b->index, other);
+    return by_other ? other : name;
+}
+
+static status bind_ends(struct binder *b, bool compare_tied, struct model_weights *w, struct error *err)
+{
+    const struct model_config *c = b->config;
+    const char *norm = b->is_gguf ? "output_norm.weight" : "model.norm.weight";
+    status st = bind(b, embed_name(b), c->n_vocab, c->n_embd, &w->embed, err);
+    if (st == ST_OK)
+        st = bind(b, norm, 0, c->n_embd, &w->final_norm, err);
+    if (st != ST_OK)
+        return st;
+    if (!c->tied_embeddings)
+        return bind(b, b->is_gguf ? "output.weight" : "lm_head.weight", c->n_vocab, c->n_embd, &w->head, err);
+    w->head = w->embed;
+    return check_second_head(b, w->embed, compare_tied, err);
+}
+
+/* Llama 3.1's frequency factors are not built; factors of one change nothing. */
+static status check_rope_freqs(struct binder *b, struct error *err)
+{
+    const struct tensor *t = b->is_gguf ? model_index_find(b->index, "rope_freqs.weight") : NULL;
+    if (!t)
+        return ST_OK;
+    if (t->type != DTYPE_F32 || t->n_dims != 1 || t->shape[0] != b->config->head_dim / 2)
+        return error_set(err, ST_INVALID, "%s: tensor rope_freqs.weight is not %u values of F32", b->file,
+                         b->config->head_dim / 2);
+    const float *factors = t->data;
+    for (uint64_t i = 0; i < t->shape[0]; i++)
+        if (factors[i] != 1.0f)
+            return error_set(err, ST_UNSUPPORTED,
+                             "%s: tensor rope_freqs.weight: scaled rotary frequencies are not supported", b->file);
+    b->n_known++;
+    return ST_OK;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* Old checkpoints store the rotary frequencies, which follow from the config
+ * and which transformers ignores as well. */
+static bool is_ignored(const struct binder *b, const struct tensor *t)
+{
+    return !b->is_gguf && ends_with(t->name, ".rotary_emb.inv_freq");
+}
+
+static bool is_bound(const struct binder *b, const struct model_weights *w, const struct tensor *t)
+{
+    if (t == w->embed || t == w->final_norm || t == w->head)
+        return true;
+    if (strcmp(t->name, b->is_gguf ? "rope_freqs.weight" : "lm_head.weight") == 0)
+        return true;
+    struct layer_role roles[LAYER_ROLES];
+    list_layer_roles(b->config, roles);
+    for (uint32_t n = 0; n < b->config->n_layers; n++)
+        for (size_t i = 0; i < LAYER_ROLES; i++)
+            if (*(const struct tensor *const *)(const void *)((const char *)&w->layers[n] + roles[i].place) == t)
+                return true;
+    return false;
+}
+
+static status check_all_known(const struct binder *b, const struct model_weights *w, struct error *err)
+{
+    size_t n_ignored = 0;
+    for (size_t i = 0; i < b->index->n; i++)
+        n_ignored += is_ignored(b, b->index->by_name[i]);
+    if (b->n_known + n_ignored == b->index->n)
+        return ST_OK;
+    for (size_t i = 0; i < b->index->n; i++) {
+        const struct tensor *t = b->index->by_name[i];
+        if (!is_ignored(b, t) && !is_bound(b, w, t))
+            return error_set(err, ST_UNSUPPORTED, "%s: tensor %s is not part of a supported %s network", b->file,
+                             t->name, b->config->arch == ARCH_LLAMA ? "Llama" : "Qwen3");
+    }
+    ASSERT(b->n_known + n_ignored == b->index->n);
+    return ST_OK;
+}
+
+status model_weights_bind(const struct model_config *config, const struct model_index *index, enum model_naming naming,
+                          bool compare_tied, const char *file, struct model_weights *out, struct error *err)
+{
+    struct binder b = { config, index, file, naming == MODEL_NAMES_GGUF, 0 };
+    ASSERT(config->n_layers <= MODEL_MAX_LAYERS);
+    status st = bind_ends(&b, compare_tied, out, err);
+    for (uint32_t n = 0; n < config->n_layers && st == ST_OK; n++)
+        st = bind_layer(&b, n, &out->layers[n], err);
+    if (st == ST_OK)
+        st = check_rope_freqs(&b, err);
+    return st == ST_OK ? check_all_known(&b, out, err) : st;
+}

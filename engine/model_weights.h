@@ -1,0 +1,19 @@
+/* model_weights.h - finds each weight of the network among a file's tensors and
+ * checks its shape. */
+#ifndef BATON_ENGINE_MODEL_WEIGHTS_H
+#define BATON_ENGINE_MODEL_WEIGHTS_H
+
+#include "engine/model.h"
+#include "engine/model_index.h"
+
+enum model_naming { MODEL_NAMES_GGUF, MODEL_NAMES_FOLDER };
+
+/* Reads names and shapes only, save for tensors that must hold known values:
+ * rope_freqs (few bytes), and a second copy of tied embeddings when compare_tied.
+ * Any tensor that is missing, unknown or of another shape or kind is an error
+ * naming file, tensor and reason. */
+MUST_CHECK status model_weights_bind(const struct model_config *config, const struct model_index *index,
+                                     enum model_naming naming, bool compare_tied, const char *file,
+                                     struct model_weights *out, struct error *err);
+
+#endif

@@ -1,0 +1,146 @@
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "engine/pretokenizer_regex.h"
+
+#include <pcre2.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/pretokenizer_syntax.h"
+
+/* Backtracking steps and memory that one match may take. The families'
+ * patterns step back at most once per byte of the text; a text that exceeds
+ * this under some other pattern is refused, not waited for. */
+#define MATCH_STEPS    100000000u
+#define MATCH_HEAP_KIB 262144u
+
+struct regex {
+    pcre2_code *code;
+    pcre2_match_context *limits;
+    bool jit;
+};
+
+struct regex_scratch {
+    pcre2_match_data *match;
+};
+
+static pcre2_code *compile(const char *pattern, struct error *err)
+{
+    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    if (!context)
+        return NULL;
+    (void)pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+    int code = 0;
+    PCRE2_SIZE where = 0;
+    pcre2_code *compiled =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                      PCRE2_UTF | PCRE2_UCP | PCRE2_NO_AUTO_CAPTURE | PCRE2_NEVER_BACKSLASH_C, &code, &where, context);
+    pcre2_compile_context_free(context);
+    if (!compiled) {
+        PCRE2_UCHAR why[160] = "";
+        (void)pcre2_get_error_message(code, why, sizeof why);
+        (void)error_set(err, ST_UNSUPPORTED, "the regular expression does not compile: %s", (const char *)why);
+    }
+    return compiled;
+}
+
+status regex_create(const char *pattern, size_t len, bool literal, struct regex **out, struct error *err)
+{
+    char *translated = NULL;
+    status st = literal ? pattern_quote(pattern, len, &translated, err) : pattern_translate(pattern, len, &translated, err);
+    if (st != ST_OK)
+        return st;
+    struct regex *regex = calloc(1, sizeof *regex);
+    if (regex) {
+        regex->limits = pcre2_match_context_create(NULL);
+        (void)error_set(err, ST_NO_MEMORY, "no memory for a regular expression");
+    }
+    if (regex && regex->limits)
+        regex->code = compile(translated, err);
+    free(translated);
+    if (!regex || !regex->code) {
+        regex_destroy(&regex);
+        return ST_UNSUPPORTED;
+    }
+    (void)pcre2_set_match_limit(regex->limits, MATCH_STEPS);
+    (void)pcre2_set_heap_limit(regex->limits, MATCH_HEAP_KIB);
+    /* Without executable memory the interpreter gives the same matches. */
+    regex->jit = pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE) == 0;
+    *out = regex;
+    return ST_OK;
+}
+
+void regex_destroy(struct regex **regex)
+{
+    if (!*regex)
+        return;
+    pcre2_code_free((*regex)->code);
+    pcre2_match_context_free((*regex)->limits);
+    free(*regex);
+    *regex = NULL;
+}
+
+status regex_scratch_create(struct regex_scratch **out)
+{
+    struct regex_scratch *scratch = calloc(1, sizeof *scratch);
+    if (!scratch)
+        return ST_NO_MEMORY;
+    scratch->match = pcre2_match_data_create(1, NULL);
+    if (!scratch->match) {
+        free(scratch);
+        return ST_NO_MEMORY;
+    }
+    *out = scratch;
+    return ST_OK;
+}
+
+void regex_scratch_destroy(struct regex_scratch **scratch)
+{
+    if (!*scratch)
+        return;
+    pcre2_match_data_free((*scratch)->match);
+    free(*scratch);
+    *scratch = NULL;
+}
+
+/* The text was checked once: PCRE2 would check all of it at every match. */
+static int match(const struct regex *regex, struct regex_scratch *scratch, const struct regex_walk *walk)
+{
+    PCRE2_SPTR text = (PCRE2_SPTR)walk->text;
+    int rc = PCRE2_ERROR_JIT_STACKLIMIT;
+    if (regex->jit)
+        rc = pcre2_jit_match(regex->code, text, walk->len, walk->at, 0, scratch->match, regex->limits);
+    /* Compiled code uses 32 KiB of stack; the interpreter takes its frames from the heap. */
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
+        rc = pcre2_match(regex->code, text, walk->len, walk->at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, scratch->match,
+                         regex->limits);
+    return rc;
+}
+
+static size_t char_len(uint8_t lead)
+{
+    return lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+}
+
+status regex_next(const struct regex *regex, struct regex_scratch *scratch, struct regex_walk *walk, size_t *start,
+                  size_t *end)
+{
+    while (walk->at <= walk->len) {
+        int rc = match(regex, scratch, walk);
+        if (rc == PCRE2_ERROR_NOMATCH)
+            return ST_NOT_FOUND;
+        if (rc < 0)
+            return rc == PCRE2_ERROR_NOMEMORY ? ST_NO_MEMORY : ST_UNSUPPORTED;
+        const PCRE2_SIZE *found = pcre2_get_ovector_pointer(scratch->match);
+        if (found[0] == found[1] && walk->any && walk->last_end == found[1]) {
+            walk->at += walk->at < walk->len ? char_len((uint8_t)walk->text[walk->at]) : 1;
+            continue;
+        }
+        *start = found[0];
+        *end = found[1];
+        walk->at = walk->last_end = *end;
+        walk->any = true;
+        return ST_OK;
+    }
+    return ST_NOT_FOUND;
+}

@@ -1,0 +1,30 @@
+/* products.h - divides linear layers over the team: outputs by panels, rows by
+ * blocks, never the sum over k. */
+#ifndef BATON_ENGINE_PRODUCTS_H
+#define BATON_ENGINE_PRODUCTS_H
+
+#include "engine/backend.h"
+#include "engine/team.h"
+
+#define PRODUCTS_MAX_PARTS 3u
+
+enum products_then {
+    PRODUCTS_KEEP,     /* each part's outputs stay in its out                        */
+    PRODUCTS_ADD,      /* one part: residual += out                                   */
+    PRODUCTS_SILU_MUL, /* two parts of one shape: out[0] = silu(out[0]) * out[1]      */
+};
+
+/* Several matrices over the same rows: part i writes out[i], [n_rows][n_out]. */
+struct products {
+    const struct backend *backend;
+    const struct activations *in;
+    uint32_t n_parts;
+    const struct matrix *matrix[PRODUCTS_MAX_PARTS];
+    float *out[PRODUCTS_MAX_PARTS];
+    enum products_then then;
+    float *residual; /* [n_rows][n_out] */
+};
+
+void products_run(const struct products *p, struct team *team);
+
+#endif

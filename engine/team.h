@@ -1,0 +1,33 @@
+/* team.h - persistent threads that divide the items of one job at a time.
+ * The caller of team_run works too. Between jobs the others spin for a short,
+ * bounded time (jobs of one step follow one another within microseconds), then
+ * sleep on a futex. One thread at a time may call team_run. */
+#ifndef BATON_ENGINE_TEAM_H
+#define BATON_ENGINE_TEAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/status.h"
+
+#define TEAM_MAX_THREADS 256u
+#define TEAM_MAX_ITEMS 0xfffe00u
+
+struct team;
+
+/* thread is below n_threads and stands for scratch that only one item uses at a time. */
+typedef void (*team_fn)(void *ctx, uint32_t item, uint32_t thread);
+
+/* n_threads counts the caller's. pin binds thread i to the i-th processor that
+ * this process may use (the caller's thread is left alone). */
+MUST_CHECK status team_create(uint32_t n_threads, bool pin, struct team **out, struct error *err);
+void team_destroy(struct team **team);
+uint32_t team_threads(const struct team *team);
+
+/* Runs fn for items 0 .. n_items - 1 in any order and returns when all are done. */
+void team_run(struct team *team, team_fn fn, void *ctx, uint32_t n_items);
+
+/* Items done since create; any thread may read it. */
+uint64_t team_progress(const struct team *team);
+
+#endif

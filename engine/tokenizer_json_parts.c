@@ -1,0 +1,222 @@
+#include <string.h>
+
+#include "engine/tokenizer_json.h"
+
+/* Sequences stand inside sequences in no published file; this bounds the recursion. */
+#define MAX_DEPTH 8
+
+static bool is_absent(const json_t *component)
+{
+    return !component || json_is_null(component);
+}
+
+static bool is_type(const json_t *component, const char *type)
+{
+    return strcmp(json_type(component), type) == 0;
+}
+
+static status refuse_type(const struct json_source *src, const char *where, const json_t *component)
+{
+    return json_refuse(src, where, *json_type(component) ? json_type(component) : "a component without type");
+}
+
+/* Calls each for every component of a Sequence, or for the one that is there. */
+typedef status (*component_reader)(const struct json_source *src, const json_t *component, struct tokenizer *tok);
+static status read_sequence(const struct json_source *src, const char *where, const char *member,
+                            const json_t *component, unsigned depth, component_reader each, struct tokenizer *tok)
+{
+    if (is_absent(component))
+        return ST_OK;
+    if (!is_type(component, "Sequence"))
+        return each(src, component, tok);
+    const char *const known[] = { "type", member, NULL };
+    status st = json_known_members(src, where, component, known);
+    const json_t *list = json_object_get(component, member);
+    if (st != ST_OK)
+        return st;
+    if (!json_is_array(list) || depth == MAX_DEPTH)
+        return json_invalid(src, where, "a Sequence without its list, or too deep");
+    for (size_t i = 0; st == ST_OK && i < json_array_size(list); i++)
+        st = read_sequence(src, where, member, json_array_get(list, i), depth + 1, each, tok);
+    return st;
+}
+
+static status read_one_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    static const char *const known[] = { "type", NULL };
+    if (!is_type(component, "NFC"))
+        return refuse_type(src, "normalizer", component);
+    tok->nfc = true;
+    return json_known_members(src, "normalizer", component, known);
+}
+
+status json_read_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    return read_sequence(src, "normalizer", "normalizers", component, 0, read_one_normalizer, tok);
+}
+
+/* Puts the file's name before what the pre-tokeniser had to say. */
+static status blame_pattern(const struct json_source *src, status st, const struct error *why)
+{
+    return st == ST_OK ? st : error_set(src->err, st, "%s: pre_tokenizer: %.300s", src->name, why->text);
+}
+
+static status read_behavior(const struct json_source *src, const json_t *component, enum split_behavior *out)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        SPLIT_BEHAVIORS(X)
+#undef X
+    };
+    const char *name = json_string_value(json_object_get(component, "behavior"));
+    for (size_t i = 0; name && i < sizeof names / sizeof *names; i++) {
+        if (strcmp(names[i], name) == 0) {
+            *out = (enum split_behavior)i;
+            return ST_OK;
+        }
+    }
+    return json_refuse(src, "pre_tokenizer: Split: behavior", name ? name : "something that is no text");
+}
+
+static status read_split(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    static const char *const known[] = { "type", "pattern", "behavior", "invert", NULL };
+    static const char *const kinds[] = { "Regex", "String", NULL };
+    const json_t *pattern = json_object_get(component, "pattern");
+    enum split_behavior behavior;
+    bool invert;
+    status st = json_known_members(src, "pre_tokenizer: Split", component, known);
+    if (st == ST_OK)
+        st = json_known_members(src, "pre_tokenizer: Split: pattern", pattern, kinds);
+    if (st == ST_OK)
+        st = read_behavior(src, component, &behavior);
+    if (st == ST_OK)
+        st = json_flag(src, "pre_tokenizer: Split", component, "invert", false, &invert);
+    if (st != ST_OK)
+        return st;
+    const json_t *literal = json_object_get(pattern, "String");
+    const json_t *text = literal ? literal : json_object_get(pattern, "Regex");
+    if (json_object_size(pattern) != 1 || !json_is_string(text))
+        return json_invalid(src, "pre_tokenizer: Split", "the pattern is not one Regex or one String");
+    struct error why = { "" };
+    st = pretokenizer_add_split(&tok->pre, json_string_value(text), json_string_length(text), literal != NULL,
+                                behavior, invert, &why);
+    return blame_pattern(src, st, &why);
+}
+
+static status read_digits(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    static const char *const known[] = { "type", "individual_digits", NULL };
+    bool individual;
+    status st = json_known_members(src, "pre_tokenizer: Digits", component, known);
+    if (st == ST_OK)
+        st = json_flag(src, "pre_tokenizer: Digits", component, "individual_digits", false, &individual);
+    if (st != ST_OK)
+        return st;
+    struct error why = { "" };
+    st = pretokenizer_add_split(&tok->pre, PATTERN_DIGIT, strlen(PATTERN_DIGIT), false,
+                                individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS, false, &why);
+    return blame_pattern(src, st, &why);
+}
+
+static const char *const byte_level_members[] = { "type", "add_prefix_space", "trim_offsets", "use_regex", NULL };
+
+static status read_byte_level(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    bool space, regex;
+    status st = json_known_members(src, "pre_tokenizer: ByteLevel", component, byte_level_members);
+    if (st == ST_OK)
+        st = json_flag(src, "pre_tokenizer: ByteLevel", component, "add_prefix_space", true, &space);
+    if (st == ST_OK)
+        st = json_flag(src, "pre_tokenizer: ByteLevel", component, "use_regex", true, &regex);
+    if (st != ST_OK)
+        return st;
+    struct error why = { "" };
+    if (space)
+        st = pretokenizer_add_space(&tok->pre, &why);
+    if (st == ST_OK && regex)
+        st = pretokenizer_add_split(&tok->pre, PATTERN_GPT2, strlen(PATTERN_GPT2), false, SPLIT_ISOLATED, false,
+                                    &why);
+    return blame_pattern(src, st, &why);
+}
+
+static status read_one_pretokenizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    /* ByteLevel hands on its own alphabet, in which no later pattern means what it says. */
+    if (tok->byte_level)
+        return json_refuse(src, "pre_tokenizer", "a step behind ByteLevel");
+    if (is_type(component, "Split"))
+        return read_split(src, component, tok);
+    if (is_type(component, "Digits"))
+        return read_digits(src, component, tok);
+    if (!is_type(component, "ByteLevel"))
+        return refuse_type(src, "pre_tokenizer", component);
+    tok->byte_level = true;
+    return read_byte_level(src, component, tok);
+}
+
+status json_read_pretokenizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    status st = read_sequence(src, "pre_tokenizer", "pretokenizers", component, 0, read_one_pretokenizer, tok);
+    if (st == ST_OK && !tok->byte_level)
+        st = json_refuse(src, "pre_tokenizer", "a vocabulary that is not ByteLevel");
+    return st;
+}
+
+/* [BOS] A: the text is always A. */
+static status read_template(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    static const char *const known[] = { "type", "single", "pair", "special_tokens", NULL };
+    const char *where = "post_processor: TemplateProcessing";
+    status st = json_known_members(src, where, component, known);
+    if (st != ST_OK)
+        return st;
+    const json_t *single = json_object_get(component, "single");
+    size_t n = json_array_size(single);
+    if (n < 1 || n > 2 || !json_object_get(json_array_get(single, n - 1), "Sequence") || (n == 2 && tok->adds_bos))
+        return json_refuse(src, where, "anything but one token before the text");
+    if (n == 1)
+        return ST_OK;
+    const json_t *name = json_object_get(json_object_get(json_array_get(single, 0), "SpecialToken"), "id");
+    const json_t *tokens = json_object_get(component, "special_tokens");
+    const json_t *ids = json_object_get(json_is_string(name) ? json_object_get(tokens, json_string_value(name)) : NULL,
+                                        "ids");
+    const json_t *id = json_array_get(ids, 0);
+    if (json_array_size(ids) != 1 || !json_is_integer(id))
+        return json_refuse(src, where, "a token that is not one id");
+    if (json_integer_value(id) < 0 || json_integer_value(id) >= (json_int_t)tokenizer_vocab_size(tok))
+        return json_invalid(src, where, "an id outside the vocabulary");
+    tok->bos = (uint32_t)json_integer_value(id);
+    tok->adds_bos = true;
+    return ST_OK;
+}
+
+static status read_one_post_processor(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    if (is_type(component, "TemplateProcessing"))
+        return read_template(src, component, tok);
+    /* ByteLevel trims offsets here, which we do not have. */
+    if (is_type(component, "ByteLevel"))
+        return json_known_members(src, "post_processor: ByteLevel", component, byte_level_members);
+    return refuse_type(src, "post_processor", component);
+}
+
+status json_read_post_processor(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    return read_sequence(src, "post_processor", "processors", component, 0, read_one_post_processor, tok);
+}
+
+static status read_one_decoder(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    (void)tok;
+    if (!is_type(component, "ByteLevel"))
+        return refuse_type(src, "decoder", component);
+    return json_known_members(src, "decoder: ByteLevel", component, byte_level_members);
+}
+
+status json_read_decoder(const struct json_source *src, const json_t *component)
+{
+    if (is_absent(component))
+        return json_refuse(src, "decoder", "a file without one");
+    return read_sequence(src, "decoder", "decoders", component, 0, read_one_decoder, NULL);
+}

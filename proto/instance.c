@@ -1,0 +1,99 @@
+#include "proto/instance.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/json_writer.h"
+
+/* Members that are text: name in JSON and in the struct, and whether it must be there. */
+#define INSTANCE_TEXTS(X)                                                                                              \
+    X(id, true)                                                                                                        \
+    X(role, true) X(model, false) X(kv_format, false) X(control, true) X(events, false) X(admin, false) X(api, false)  \
+        X(host, false) X(rack, false) X(zone, false) X(version, false)
+
+const char *instance_prefix(char *key, size_t size, const char *cluster)
+{
+    snprintf(key, size, "/baton/v1/%s/instances/", cluster);
+    return key;
+}
+
+const char *instance_key(char *key, size_t size, const char *cluster, const struct instance *instance)
+{
+    snprintf(key, size, "/baton/v1/%s/instances/%s/%s", cluster, instance->role, instance->id);
+    return key;
+}
+
+bool instance_id_of_key(const char *key, char *id, size_t size)
+{
+    const char *slash = strrchr(key, '/');
+    if (!slash || !slash[1] || strlen(slash + 1) >= size)
+        return false;
+    strcpy(id, slash + 1);
+    return true;
+}
+
+void instance_write(const struct instance *instance, struct text_buffer *out)
+{
+    struct json_writer w;
+    char incarnation[17];
+    json_writer_init(&w, out);
+    json_write_object(&w);
+#define X(name, required)                                                                                              \
+    if (instance->name[0])                                                                                             \
+        json_field_string(&w, #name, instance->name);
+    INSTANCE_TEXTS(X)
+#undef X
+    snprintf(incarnation, sizeof incarnation, "%016" PRIx64, instance->incarnation);
+    json_field_string(&w, "incarnation", incarnation);
+    json_field_uint(&w, "max_model_len", instance->max_model_len);
+    json_field_uint(&w, "kv_tokens", instance->kv_tokens);
+    json_field_uint(&w, "pid", instance->pid);
+    json_write_end(&w);
+}
+
+static status read_text(const json_t *root, const char *name, bool required, char *out, size_t size, struct error *err)
+{
+    const json_t *value = json_object_get(root, name);
+    out[0] = '\0';
+    if (!value && !required)
+        return ST_OK;
+    if (!json_is_string(value) || json_string_length(value) >= size)
+        return error_set(err, ST_INVALID, "instance record: \"%s\" is missing, no text or too long", name);
+    strcpy(out, json_string_value(value));
+    return ST_OK;
+}
+
+static uint64_t read_count(const json_t *root, const char *name)
+{
+    json_int_t n = json_integer_value(json_object_get(root, name));
+    return n > 0 ? (uint64_t)n : 0;
+}
+
+status instance_read(const char *json, size_t len, struct instance *out, struct error *err)
+{
+    json_error_t why;
+    struct instance in = { .pid = 0 };
+    json_t *root = json_loadb(json, len, 0, &why);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return error_set(err, ST_INVALID, "instance record: no JSON object (%s)", root ? "another value" : why.text);
+    }
+    status st = ST_OK;
+#define X(name, required)                                                                                              \
+    if (st == ST_OK)                                                                                                   \
+        st = read_text(root, #name, required, in.name, sizeof in.name, err);
+    INSTANCE_TEXTS(X)
+#undef X
+    const char *incarnation = json_string_value(json_object_get(root, "incarnation"));
+    if (st == ST_OK && (!incarnation || sscanf(incarnation, "%" SCNx64, &in.incarnation) != 1))
+        st = error_set(err, ST_INVALID, "instance record: \"incarnation\" is missing or malformed");
+    in.max_model_len = (uint32_t)read_count(root, "max_model_len");
+    in.kv_tokens = read_count(root, "kv_tokens");
+    in.pid = (uint32_t)read_count(root, "pid");
+    json_decref(root);
+    if (st == ST_OK)
+        *out = in;
+    return st;
+}

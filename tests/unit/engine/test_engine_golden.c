@@ -1,0 +1,218 @@
+/* The engine against answers that Hugging Face transformers gave in float32,
+ * teacher-forced: prompt_ids and greedy_ids go in, the logits before each
+ * greedy id are compared. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+#define MAX_TOKENS 2048u
+#define BLOCK_TOKENS 16u
+#define TINY_MODEL BATON_SOURCE_DIR "/models/baton-tiny"
+#define TINY_ANSWERS BATON_SOURCE_DIR "/tests/golden/baton-tiny/completions.jsonl"
+#define SMOLLM2_ANSWERS BATON_SOURCE_DIR "/tests/golden/smollm2/completions.jsonl"
+
+struct setup {
+    const char *model, *answers;
+    enum engine_isa isa;
+    bool f32_math;
+    enum dtype kv_type;
+    size_t max_answers;
+};
+
+struct score {
+    uint32_t positions, top_equal, listed;
+    double worst; /* largest difference of a listed log-probability */
+};
+
+/* One answer on its way through the engine. */
+struct forcing {
+    struct score *score;
+    const json_t *top_logprobs;
+    uint32_t prompt_len;
+};
+
+static double log_sum_exp(const float *logits, uint32_t n)
+{
+    double max = -INFINITY;
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        max = fmax(max, logits[i]);
+    for (uint32_t i = 0; i < n; i++)
+        sum += exp(logits[i] - max);
+    return max + log(sum);
+}
+
+static void compare_position(struct score *score, const json_t *listed, const float *logits, uint32_t n_vocab)
+{
+    double norm = log_sum_exp(logits, n_vocab);
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n_vocab; i++)
+        best = logits[i] > logits[best] ? i : best;
+    score->positions++;
+    score->top_equal += best == (uint32_t)json_integer_value(json_array_get(json_array_get(listed, 0), 0));
+    for (size_t i = 0; i < json_array_size(listed); i++) {
+        const json_t *entry = json_array_get(listed, i);
+        double expected = json_number_value(json_array_get(entry, 1));
+        double got = logits[json_integer_value(json_array_get(entry, 0))] - norm;
+        score->worst = fmax(score->worst, fabs(got - expected));
+        score->listed++;
+    }
+}
+
+static void on_logits(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab)
+{
+    const struct forcing *f = ctx;
+    if (row + 1 >= f->prompt_len)
+        compare_position(f->score, json_array_get(f->top_logprobs, row + 1 - f->prompt_len), logits, n_vocab);
+}
+
+static uint32_t append_ids(const json_t *ids, size_t n, uint32_t *tokens, uint32_t at)
+{
+    assert_true(at + n <= MAX_TOKENS);
+    for (size_t i = 0; i < n; i++)
+        tokens[at++] = (uint32_t)json_integer_value(json_array_get(ids, i));
+    return at;
+}
+
+static void force_answer(struct engine *engine, const json_t *answer, struct score *score)
+{
+    static uint32_t tokens[MAX_TOKENS];
+    uint32_t blocks[MAX_TOKENS / BLOCK_TOKENS];
+    for (uint32_t i = 0; i < MAX_TOKENS / BLOCK_TOKENS; i++)
+        blocks[i] = i;
+    const json_t *prompt = json_object_get(answer, "prompt_ids");
+    const json_t *greedy = json_object_get(answer, "greedy_ids");
+    struct forcing f = { score, json_object_get(answer, "top_logprobs"), (uint32_t)json_array_size(prompt) };
+    assert_int_equal(json_array_size(f.top_logprobs), json_array_size(greedy));
+    uint32_t n = append_ids(prompt, json_array_size(prompt), tokens, 0);
+    n = append_ids(greedy, json_array_size(greedy) - 1, tokens, n);
+    struct step_seq seq = {
+        .tokens = tokens,
+        .n_rows = n,
+        .blocks = blocks,
+        .logits = STEP_ALL_LOGITS,
+        .on_logits = on_logits,
+        .ctx = &f,
+    };
+    engine_run(engine, &(struct step){ .seqs = &seq, .n_seqs = 1 });
+    assert_true(seq.done);
+}
+
+static void force_answers(struct engine *engine, const struct setup *setup, struct score *score)
+{
+    FILE *file = fopen(setup->answers, "r");
+    assert_non_null(file);
+    for (size_t i = 0; setup->max_answers == 0 || i < setup->max_answers; i++) {
+        json_error_t error;
+        json_t *answer = json_loadf(file, JSON_DISABLE_EOF_CHECK, &error);
+        if (answer == NULL)
+            break;
+        force_answer(engine, answer, score);
+        json_decref(answer);
+    }
+    fclose(file);
+}
+
+static void force_all(const struct setup *setup, struct score *score)
+{
+    struct error err = { "" };
+    struct model *model = NULL;
+    struct engine *engine = NULL;
+    struct engine_options options = { .isa = setup->isa,
+                                      .f32_math = setup->f32_math,
+                                      .n_threads = 2,
+                                      .kv_blocks = MAX_TOKENS / BLOCK_TOKENS,
+                                      .max_rows = MAX_TOKENS,
+                                      .max_seqs = 1 };
+    if (model_open(setup->model, MODEL_WEIGHTS, &model, &err) != ST_OK)
+        fail_msg("%s", err.text);
+    options.model = model;
+    model_kv_layout(model_config(model), BLOCK_TOKENS, setup->kv_type, &options.kv);
+    options.kv_pool = aligned_alloc(64, options.kv_blocks * kv_block_bytes(&options.kv));
+    assert_non_null(options.kv_pool);
+    if (engine_create(&options, &engine, &err) != ST_OK)
+        fail_msg("%s", err.text);
+    *score = (struct score){ 0 };
+    force_answers(engine, setup, score);
+    print_message("%s %s, %s, KV %s: %u positions, top equal %u, worst of %u log-probabilities %.6f\n",
+                  model_name(model), engine_isa_name(engine), setup->f32_math ? "float32" : "as stored",
+                  dtype_name(setup->kv_type), score->positions, score->top_equal, score->listed, score->worst);
+    engine_destroy(&engine);
+    model_close(&model);
+    free(options.kv_pool);
+}
+
+static bool lacks(enum engine_isa isa)
+{
+    struct error err;
+    if (engine_isa_check(isa, &err) == ST_OK)
+        return false;
+    print_message("skipped: %s\n", err.text);
+    return true;
+}
+
+static void check_exact(const struct setup *setup)
+{
+    struct score score;
+    force_all(setup, &score);
+    assert_true(score.positions > 0 && score.listed >= score.positions);
+    assert_true(score.worst <= 2e-3);
+}
+
+static void check_fast(const struct setup *setup)
+{
+    struct score score;
+    force_all(setup, &score);
+    assert_true(score.positions > 0);
+    assert_true(score.top_equal >= 0.97 * score.positions);
+}
+
+static void test_tiny_reference(void **state)
+{
+    (void)state;
+    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, true, DTYPE_F32, 24 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, false, DTYPE_BF16, 24 });
+}
+
+static void test_tiny_avx512(void **state)
+{
+    (void)state;
+    if (lacks(ENGINE_AVX512))
+        skip();
+    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_F16, 0 });
+}
+
+static void test_smollm2(void **state)
+{
+    (void)state;
+    const char *path = getenv("BATON_TEST_SMOLLM2");
+    if (path == NULL) {
+        print_message("skipped: BATON_TEST_SMOLLM2 does not name the SmolLM2 GGUF file\n");
+        skip();
+    }
+    if (lacks(ENGINE_AVX512))
+        skip();
+    check_exact(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0 });
+    check_fast(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0 });
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tiny_reference),
+        cmocka_unit_test(test_tiny_avx512),
+        cmocka_unit_test(test_smollm2),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,113 @@
+/* core.h - the inside of struct worker, shared by the files of worker/ that make
+ * up the protocol: worker.c (dispatch), batch.c (steps), generation*.c (Generate),
+ * prefill_job.c (Prefill). */
+#ifndef BATON_WORKER_CORE_H
+#define BATON_WORKER_CORE_H
+
+#include "worker/request_table.h"
+#include "worker/sequence.h"
+#include "worker/worker.h"
+
+TAILQ_HEAD(sequence_list, sequence);
+struct generation;
+struct prefill_job;
+TAILQ_HEAD(generation_list, generation);
+TAILQ_HEAD(prefill_job_list, prefill_job);
+
+/* The step that the engine runs, or the room for the next one. */
+struct batch {
+    bool is_running;
+    struct step step;
+    struct step_seq *seqs;     /* [limits.max_seqs] */
+    struct sequence **owners;  /* [limits.max_seqs] */
+    uint32_t *wanted, *rows;   /* [max_requests], scratch of forming */
+    struct sequence **waiting; /* [max_requests] */
+};
+
+struct worker {
+    struct worker_options options;
+    const struct worker_io *io;
+    struct timers *timers;
+    struct block_pool *pool;
+    struct worker_counters counters;
+    bool draining;
+    bool is_pumping, pump_again;
+    struct sequence_list running; /* want rows, in order of arrival */
+    struct batch batch;
+
+    struct request_table generations; /* current ones, by key */
+    struct generation_list generation_order;
+    struct generation_list claims;    /* preempted first, then by arrival */
+    struct generation_list dying;     /* ended, but a step or a take still uses their blocks */
+    struct generation_list unsent;    /* have tokens for their router */
+    uint64_t arrivals;
+    struct timer claim_timer;
+
+    struct request_table jobs;
+    struct prefill_job_list job_order;
+    struct prefill_job_list job_queue; /* wait for blocks and their Grant */
+    struct prefill_job_list jobs_dying;
+    uint32_t jobs_in_window;
+
+    uint64_t prefill_rows, prefill_busy_us; /* for the measured rate */
+    uint64_t step_started_us;
+    double prefill_tokens_per_s, step_ms;
+};
+
+/* Does all that can be done now: answers claims, asks grants, sends tokens,
+ * starts a step. Safe to call from anywhere in the core; nested calls coalesce. */
+void worker_pump(struct worker *worker);
+
+/* batch.c */
+status batch_init(struct worker *worker);
+void batch_free(struct worker *worker);
+void batch_add(struct worker *worker, struct sequence *seq);
+void batch_remove(struct worker *worker, struct sequence *seq);
+/* Forms and starts a step when none is running and somebody wants rows. */
+void batch_start(struct worker *worker);
+
+/* generation.c */
+void generation_on_generate(struct worker *worker, struct worker_peer *router, const struct frame *frame,
+                            uint64_t deadline_us, const Baton__Generate *msg);
+/* True when key names a generation here (any attempt). */
+bool generation_on_cancel(struct worker *worker, const struct frame *frame);
+void generation_on_tokens_ack(struct worker *worker, const struct frame *frame, uint32_t position);
+void generation_on_resume(struct worker *worker, const struct frame *frame, uint32_t position);
+void generation_on_grant_ask(struct worker *worker, struct worker_peer *from, const struct frame *frame);
+void generation_on_layers(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                          const Baton__LayersReady *msg);
+void generation_on_chunk_done(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                              const Baton__ChunkDone *msg);
+void generation_on_prefill_failed(struct worker *worker, const struct frame *frame, const Baton__PrefillFailed *msg);
+void generation_on_stale(struct worker *worker, struct worker_peer *from, const struct frame *frame);
+void generations_on_peer_lost(struct worker *worker, struct worker_peer *peer);
+void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live,
+                               size_t n_live);
+size_t generations_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max);
+void generations_answer_claims(struct worker *worker);
+void generations_send_tokens(struct worker *worker);
+/* Takes the blocks of the youngest decoding sequence back, to be recomputed; false when there is none. */
+bool generations_preempt(struct worker *worker);
+void generations_destroy(struct worker *worker);
+
+/* prefill_job.c */
+void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const struct frame *frame,
+                        uint64_t deadline_us, const Baton__Prefill *msg);
+bool prefill_on_cancel(struct worker *worker, struct worker_peer *from, const struct frame *frame);
+void prefill_on_grant(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t from_token);
+void prefill_on_chunk_taken(struct worker *worker, const struct frame *frame, uint32_t index);
+void prefill_on_stale(struct worker *worker, struct worker_peer *from, const struct frame *frame);
+void prefills_on_peer_lost(struct worker *worker, struct worker_peer *peer);
+void prefills_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live, size_t n_live);
+size_t prefills_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max);
+void prefills_ask_grants(struct worker *worker);
+uint64_t prefills_queued_tokens(const struct worker *worker);
+void prefills_destroy(struct worker *worker);
+
+/* Tells the sender of an old attempt or leg so. */
+void worker_answer_stale(struct worker *worker, struct worker_peer *to, const struct frame *frame, uint32_t attempt,
+                         uint32_t leg);
+/* True when live names (key, attempt, leg). */
+bool live_contains(Baton__Live *const *live, size_t n_live, struct request_key key, uint32_t attempt, uint32_t leg);
+
+#endif

@@ -1,0 +1,345 @@
+#include "worker/daemon.h"
+
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/failpoint.h"
+#include "common/log.h"
+#include "engine/tokenizer.h"
+#include "worker/process.h"
+
+static const struct config_field config_rows[] = {
+#define FIELD(...) CONFIG_ROW(struct worker_config, __VA_ARGS__)
+#include "worker/config.def"
+#undef FIELD
+};
+const struct config_table worker_config_table = CONFIG_TABLE(struct worker_config, config_rows);
+
+static const struct metric_row metric_rows[] = {
+#define METRIC METRIC_ROW
+#include "worker/metrics.def"
+#undef METRIC
+};
+const struct metric_table worker_metric_table = METRIC_TABLE(metric_rows);
+
+static enum worker_role process_role; /* of this process, set once by worker_daemon_run */
+
+struct worker_process *worker_process_of(struct daemon *d)
+{
+    return daemon_state(d, &part_model);
+}
+
+/* ---- model ------------------------------------------------------------------ */
+
+static status model_start(struct daemon *d, struct error *err)
+{
+    struct worker_process *p = calloc(1, sizeof *p);
+    if (!p)
+        return error_set(err, ST_NO_MEMORY, "no memory");
+    TAILQ_INIT(&p->peers);
+    p->daemon = d;
+    p->config = daemon_config(d);
+    p->role = process_role;
+    daemon_set_state(d, &part_model, p);
+    uint64_t begin = clock_now_us();
+    status st = model_open(p->config->model, MODEL_WEIGHTS, &p->model, err);
+    if (st != ST_OK) {
+        free(p);
+        return st;
+    }
+    const char *name = p->config->model_name[0] ? p->config->model_name : model_name(p->model);
+    snprintf(p->model_name, sizeof p->model_name, "%s", name);
+    metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS,
+                              (const char *[]){ "map" }),
+               (double)(clock_now_us() - begin) / 1e6);
+    return ST_OK;
+}
+
+static void model_stop(struct daemon *d)
+{
+    struct worker_process *p = worker_process_of(d);
+    model_close(&p->model);
+    free(p);
+}
+
+const struct part part_model = { .name = "model", .start = model_start, .stop = model_stop };
+
+/* ---- KV pool --------------------------------------------------------------------- */
+
+/* Defaults that fit the machine, and a maximum length that fits the pool. */
+static status size_pool(struct worker_process *p, struct error *err)
+{
+    const struct worker_config *c = p->config;
+    const struct model_config *m = model_config(p->model);
+    static const enum dtype dtypes[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32 };
+    model_kv_layout(m, (uint32_t)c->block_tokens, dtypes[c->kv_dtype], &p->layout);
+    uint64_t wanted = c->max_model_len ? (uint64_t)c->max_model_len : m->max_positions;
+    if (wanted > m->max_positions)
+        return error_set(err, ST_INVALID, "--max-model-len %" PRIu64 " is beyond the model's %u positions", wanted,
+                         m->max_positions);
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t longest = (wanted + p->layout.block_tokens) * kv_token_bytes(&p->layout);
+    uint64_t bytes = c->kv_memory ? c->kv_memory : memory / 16 < 16 * longest ? memory / 16 : 16 * longest;
+    uint64_t blocks = bytes / kv_block_bytes(&p->layout), slots = blocks * p->layout.block_tokens;
+    if (blocks < 2 || blocks > UINT32_MAX / 2)
+        return error_set(err, ST_INVALID, "--kv-memory of %" PRIu64 " bytes gives %" PRIu64 " blocks of %zu bytes",
+                         bytes, blocks, kv_block_bytes(&p->layout));
+    if (c->max_model_len && wanted > slots - 1)
+        return error_set(err, ST_INVALID, "--max-model-len %" PRIu64 " does not fit: --kv-memory holds %" PRIu64 " tokens",
+                         wanted, slots - 1);
+    p->n_blocks = (uint32_t)blocks;
+    p->max_model_len = (uint32_t)(wanted < slots ? wanted : slots - 1);
+    return ST_OK;
+}
+
+/* Everything that must be equal for KV to be exchanged. */
+static void name_format(struct worker_process *p)
+{
+    snprintf(p->kv_format, sizeof p->kv_format, "%016" PRIx64 "-%016" PRIx64 "-%s-b%u-l%uh%ud%u-%s",
+             model_fingerprint(p->model), tokenizer_fingerprint(model_tokenizer(p->model)), dtype_name(p->layout.type),
+             p->layout.block_tokens, p->layout.n_layers, p->layout.n_kv_heads, p->layout.head_dim,
+             p->config->f32_math ? "f32" : "portable");
+}
+
+static status pool_start(struct daemon *d, struct error *err)
+{
+    struct worker_process *p = worker_process_of(d);
+    status st = size_pool(p, err);
+    if (st != ST_OK)
+        return st;
+    name_format(p);
+    struct transfer_options options = {
+        .loop = daemon_loop(d),
+        .geometry = { p->layout.n_layers, 2 * p->layout.n_kv_heads, p->layout.block_tokens,
+                      (uint32_t)kv_slot_bytes(&p->layout) },
+        .n_blocks = p->n_blocks,
+        .mode = (enum transfer_mode)p->config->transfer,
+        .network_address = p->config->daemon.advertise[0] ? p->config->daemon.advertise : NULL,
+        .incarnation = daemon_incarnation(d),
+        .busy_poll = p->config->busy_poll,
+    };
+    st = transfer_create(&options, &p->transfer, err);
+    if (st == ST_OK)
+        log_info("kv pool", "blocks=%u tokens=%llu bytes=%llu max_model_len=%u format=%s", p->n_blocks,
+                 (unsigned long long)p->n_blocks * p->layout.block_tokens,
+                 (unsigned long long)p->n_blocks * kv_block_bytes(&p->layout), p->max_model_len, p->kv_format);
+    return st;
+}
+
+static void pool_stop(struct daemon *d)
+{
+    transfer_destroy(&worker_process_of(d)->transfer);
+}
+
+const struct part part_pool = { .name = "pool", .start = pool_start, .stop = pool_stop };
+
+/* ---- engine -------------------------------------------------------------------------- */
+
+static void on_layers(void *ctx, uint32_t layers)
+{
+    worker_layers_done(((struct worker_process *)ctx)->worker, layers);
+}
+
+static void on_step_done(void *ctx)
+{
+    struct worker_process *p = ctx;
+    metric_observe_us(p->step_seconds, clock_now_us() - p->step_started_us);
+    worker_step_done(p->worker);
+}
+
+static uint32_t usable_cores(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+}
+
+static status engine_start(struct daemon *d, struct error *err)
+{
+    struct worker_process *p = worker_process_of(d);
+    const struct worker_config *c = p->config;
+    uint64_t begin = clock_now_us();
+    struct engine_options options = {
+        .model = p->model,
+        .isa = (enum engine_isa)c->isa,
+        .f32_math = c->f32_math,
+        .n_threads = c->threads ? (uint32_t)c->threads : usable_cores(),
+        .pin_threads = c->pin_threads,
+        .kv = p->layout,
+        .kv_pool = transfer_blocks(p->transfer),
+        .kv_blocks = p->n_blocks,
+        .max_rows = (uint32_t)(c->step_tokens > c->max_seqs ? c->step_tokens : c->max_seqs),
+        .max_seqs = (uint32_t)c->max_seqs,
+    };
+    status st = engine_create(&options, &p->engine, err);
+    if (st != ST_OK)
+        return st;
+    struct engine_thread_options thread = { daemon_loop(d), p->engine, on_layers, on_step_done, p };
+    st = engine_thread_create(&thread, &p->thread);
+    if (st != ST_OK) {
+        engine_destroy(&p->engine);
+        return error_set(err, st, "the engine thread could not be started");
+    }
+    p->step_seconds = metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_STEP_SECONDS, NULL);
+    metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ "pack" }),
+               (double)(clock_now_us() - begin) / 1e6);
+    log_info("engine ready", "model=%s isa=%s threads=%u", p->model_name, engine_isa_name(p->engine), options.n_threads);
+    return ST_OK;
+}
+
+static void engine_stop(struct daemon *d)
+{
+    engine_destroy(&worker_process_of(d)->engine);
+}
+
+const struct part part_engine = { .name = "engine", .start = engine_start, .stop = engine_stop };
+
+/* ---- protocol ----------------------------------------------------------------------------- */
+
+static uint64_t io_now(void *ctx)
+{
+    (void)ctx;
+    return clock_now_us();
+}
+
+static status io_send(void *ctx, struct worker_peer *to, const struct message_head *head, const ProtobufCMessage *body,
+                      bool acked)
+{
+    (void)ctx;
+    char name[64];
+    snprintf(name, sizeof name, "worker.send.%s", frame_type_name(head->type));
+    if (FAILPOINT(name) == FAILPOINT_DROP && !acked)
+        return ST_OK;
+    return acked ? link_send_acked(to->link, head, body) : link_send(to->link, head, body);
+}
+
+static void io_forget(void *ctx, struct worker_peer *to, struct request_key key, uint32_t attempt)
+{
+    (void)ctx;
+    link_forget(to->link, key, attempt);
+}
+
+static void io_run(void *ctx, struct step *step)
+{
+    struct worker_process *p = ctx;
+    p->step_started_us = clock_now_us();
+    engine_thread_run(p->thread, step);
+}
+
+static status io_take(void *ctx, struct transfer_take *take)
+{
+    return transfer_take(((struct worker_process *)ctx)->transfer, take);
+}
+
+static void io_cancel_take(void *ctx, struct transfer_take *take)
+{
+    transfer_cancel(((struct worker_process *)ctx)->transfer, take);
+}
+
+static void io_entered(void *ctx, const char *what, const char *state)
+{
+    (void)ctx;
+    char name[64];
+    snprintf(name, sizeof name, "%s.%s", what, state);
+    (void)FAILPOINT(name);
+}
+
+
+
+static status protocol_start(struct daemon *d, struct error *err)
+{
+    struct worker_process *p = worker_process_of(d);
+    const struct worker_config *c = p->config;
+    p->io = (struct worker_io){ p, io_now, io_send, io_forget, peers_find_prefill, io_run, io_take, io_cancel_take,
+                                io_entered };
+    struct worker_options options = {
+        .io = &p->io,
+        .timers = loop_timers(daemon_loop(d)),
+        .role = p->role,
+        .layout = p->layout,
+        .n_blocks = p->n_blocks,
+        .generations = transfer_generations(p->transfer),
+        .n_vocab = model_config(p->model)->n_vocab,
+        .max_model_len = p->max_model_len,
+        .max_requests = (uint32_t)c->max_requests,
+        .limits = { (uint32_t)c->step_tokens, (uint32_t)c->max_seqs, (uint32_t)c->chunk_tokens },
+        .grant_window = (uint32_t)c->grant_window,
+        .chunks_in_flight = (uint32_t)c->chunks_in_flight,
+        .reserve_blocks = (uint32_t)c->reserve_blocks,
+        .local_tokens = (uint32_t)c->local_tokens,
+        .max_legs = (uint32_t)c->max_legs,
+        .aside_us = c->claim_aside,
+        .keep_finished_us = c->keep_finished,
+        .take_timeout_us = c->take_timeout,
+        .incarnation = daemon_incarnation(d),
+    };
+    snprintf(options.id, sizeof options.id, "%s", daemon_id(d));
+    snprintf(options.model, sizeof options.model, "%s", p->model_name);
+    snprintf(options.kv_format, sizeof options.kv_format, "%s", p->kv_format);
+    status st = worker_create(&options, &p->worker);
+    return st == ST_OK ? ST_OK : error_set(err, st, "no memory for %u blocks", p->n_blocks);
+}
+
+static void protocol_drain(struct daemon *d)
+{
+    worker_drain(worker_process_of(d)->worker);
+}
+
+static bool protocol_drained(struct daemon *d)
+{
+    return worker_is_idle(worker_process_of(d)->worker);
+}
+
+/* The engine's and the transfer's threads work on blocks of the requests that
+ * end here, so they are stopped first. */
+static void protocol_stop(struct daemon *d)
+{
+    struct worker_process *p = worker_process_of(d);
+    engine_thread_destroy(&p->thread);
+    transfer_destroy(&p->transfer);
+    worker_destroy(&p->worker);
+}
+
+const struct part part_protocol = {
+    .name = "protocol",
+    .start = protocol_start,
+    .drain = protocol_drain,
+    .drained = protocol_drained,
+    .stop = protocol_stop,
+};
+
+static bool is_ready(struct daemon *d, struct text_buffer *why)
+{
+    if (daemon_draining(d))
+        text_buffer_add(why, "draining");
+    return !daemon_draining(d);
+}
+
+int worker_daemon_run(int argc, char **argv, enum worker_role role)
+{
+    static const struct part *const parts[] = { /* started down, stopped up */
+        &part_model,    /* the model, mapped                       */
+        &part_pool,     /* KV blocks, in memory others can map     */
+        &part_engine,   /* the engine and its thread               */
+        &part_protocol, /* requests, steps, blocks: worker.h       */
+        &part_peers,    /* links to routers and other workers      */
+        &part_members,  /* etcd: who we are and who is there       */
+        &part_report,   /* load figures for routers, metrics       */
+        NULL
+    };
+    process_role = role;
+    return daemon_run(argc, argv,
+                      &(struct daemon_spec){
+                          .role = worker_role_name(role),
+                          .about = role == WORKER_PREFILL ? "computes prompts and lends their KV to decode workers"
+                                                          : "generates tokens, from KV that prefill workers computed",
+                          .config = &worker_config_table,
+                          .metrics = &worker_metric_table,
+                          .parts = parts,
+                          .ready = is_ready,
+                      });
+}

@@ -1,0 +1,100 @@
+/* All claims on a decode worker's blocks stand in one list: preempted sequences
+ * first, then local prompts and Grant asks in the order of their Generate. */
+#include "worker/generation.h"
+
+static bool goes_before(const struct generation *a, const struct generation *b)
+{
+    if (a->preempted != b->preempted)
+        return a->preempted;
+    return a->arrival < b->arrival;
+}
+
+void claim_add(struct generation *g)
+{
+    struct generation_list *claims = &g->worker->claims;
+    struct generation *other;
+    ASSERT(!g->in_claims);
+    g->in_claims = true;
+    g->claim_since_us = g->worker->io->now(g->worker->io->ctx);
+    TAILQ_FOREACH(other, claims, claim)
+        if (goes_before(g, other)) {
+            TAILQ_INSERT_BEFORE(other, g, claim);
+            return;
+        }
+    TAILQ_INSERT_TAIL(claims, g, claim);
+}
+
+void claim_remove(struct generation *g)
+{
+    if (g->in_claims)
+        TAILQ_REMOVE(&g->worker->claims, g, claim);
+    g->in_claims = false;
+}
+
+static void send_grant(struct generation *g)
+{
+    struct worker *worker = g->worker;
+    struct message_head head = { FRAME_GRANT, g->node.key, g->attempt, g->leg, g->deadline_us, &g->trace };
+    Baton__Grant body = BATON__GRANT__INIT;
+    body.from_token = g->committed;
+    if (worker->io->send(worker->io->ctx, g->prefill, &head, &body.base, true) != ST_OK)
+        generation_leg_failed(g, "the Grant could not be sent");
+}
+
+static void answer(struct generation *g)
+{
+    claim_remove(g);
+    if (!g->started_us)
+        g->started_us = g->worker->io->now(g->worker->io->ctx);
+    if (g->state == GENERATION_CLAIMING) {
+        generation_enter(g, GENERATION_RECEIVING);
+        send_grant(g);
+        return;
+    }
+    g->preempted = false;
+    g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
+    g->seq.computed = g->committed;
+    generation_enter(g, GENERATION_COMPUTING);
+    batch_add(g->worker, &g->seq);
+}
+
+/* How many sequences hold blocks, and how many of them will ask for more. */
+static uint32_t count_active(const struct worker *worker, uint32_t *growing)
+{
+    uint32_t n = 0;
+    const struct generation *g;
+    *growing = 0;
+    TAILQ_FOREACH(g, &worker->generation_order, order) {
+        if (g->state == GENERATION_DECODING || g->state == GENERATION_COMPUTING)
+            *growing += 1;
+        else if (g->state != GENERATION_RECEIVING)
+            continue;
+        n++;
+    }
+    return n;
+}
+
+void generations_answer_claims(struct worker *worker)
+{
+    const struct worker_options *o = &worker->options;
+    uint32_t growing, active = count_active(worker, &growing);
+    struct generation *g, *next;
+    for (g = TAILQ_FIRST(&worker->claims); g && active < o->limits.max_seqs; g = next) {
+        next = TAILQ_NEXT(g, claim);
+        if (g->takes_out)
+            continue; /* copies of an older leg still write into its blocks */
+        uint32_t need = blocks_for(g->seq.n_tokens + 1, o->layout.block_tokens);
+        uint32_t kept = growing < o->reserve_blocks ? growing : o->reserve_blocks;
+        need -= need < g->seq.n_blocks ? need : g->seq.n_blocks;
+        enum block_state state = g->state == GENERATION_CLAIMING ? BLOCK_RESERVED : BLOCK_FILLING;
+        if (block_pool_free(worker->pool) >= need + kept &&
+            sequence_reserve(&g->seq, worker->pool, o->layout.block_tokens, g->seq.n_tokens + 1, state) == ST_OK) {
+            growing += g->state != GENERATION_CLAIMING;
+            active++;
+            answer(g);
+            next = TAILQ_FIRST(&worker->claims); /* answering may have moved claims */
+        } else if (worker->io->now(worker->io->ctx) - g->claim_since_us >= o->aside_us) {
+            return; /* what becomes free is set aside for it */
+        }
+    }
+}

@@ -1,0 +1,41 @@
+/* io.h - what the worker's protocol code asks of the world around it.
+ * The daemon answers with links, the engine thread and the transfer thread; the
+ * tests answer with a network, an engine and a clock of their own, on which
+ * every message can be lost and every process killed or frozen. */
+#ifndef BATON_WORKER_IO_H
+#define BATON_WORKER_IO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+#include "proto/link.h"
+#include "transfer/transfer.h"
+
+/* Another daemon, as long as its link lives. Owned by whoever implements worker_io. */
+struct worker_peer {
+    char id[64];
+    struct link *link;              /* NULL in tests */
+    struct transfer_peer *transfer; /* the way to take its blocks; NULL while there is none */
+    void *user;
+};
+
+struct worker_io {
+    void *ctx;
+    uint64_t (*now)(void *ctx); /* microseconds, monotonic */
+    /* acked: repeated until the peer has handled it. */
+    status (*send)(void *ctx, struct worker_peer *to, const struct message_head *head, const ProtobufCMessage *body,
+                   bool acked);
+    /* Stop repeating what is pending for this request. */
+    void (*forget)(void *ctx, struct worker_peer *to, struct request_key key, uint32_t attempt);
+    /* A prefill worker that is up and whose blocks we can take; NULL otherwise. */
+    struct worker_peer *(*find_prefill)(void *ctx, const char *id);
+    /* Starts the step; worker_layers_done and worker_step_done follow on the loop thread. */
+    void (*run)(void *ctx, struct step *step);
+    status (*take)(void *ctx, struct transfer_take *take);
+    void (*cancel_take)(void *ctx, struct transfer_take *take);
+    /* Told of every state that a request ("generation", "prefill") or a block enters: failpoints. */
+    void (*entered)(void *ctx, const char *what, const char *state);
+};
+
+#endif

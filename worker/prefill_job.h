@@ -1,0 +1,80 @@
+/* prefill_job.h - one Prefill on its way through a prefill worker.
+ *
+ *   Prefill -> QUEUED -> ASKING -> COMPUTING -> HANDING -> ENDED
+ *
+ * The job reserves blocks for the whole prompt, asks decode for a Grant, computes
+ * chunk after chunk and lends each until decode has taken it. */
+#ifndef BATON_WORKER_PREFILL_JOB_H
+#define BATON_WORKER_PREFILL_JOB_H
+
+#include "kvbm/lease.h"
+#include "worker/core.h"
+
+#define PREFILL_STATES(X) /* any state may go to ENDED */                                  \
+    X(QUEUED, TO(ASKING))        /* waits for its turn and for blocks                 */   \
+    X(ASKING, TO(COMPUTING))     /* has blocks, waits for decode's Grant              */   \
+    X(COMPUTING, TO(HANDING))    /* in the batch                                      */   \
+    X(HANDING, 0)                /* computed; waits until every chunk is taken        */   \
+    X(ENDED, 0)                  /* waits for a step or a checksum that uses its blocks */
+
+enum prefill_state {
+#define X(name, next) PREFILL_##name,
+    PREFILL_STATES(X)
+#undef X
+        PREFILL_STATE_COUNT
+};
+
+/* A chunk that was computed and is being checksummed, announced and taken. */
+struct outgoing_chunk {
+    TAILQ_ENTRY(outgoing_chunk) link;
+    struct prefill_job *job;
+    uint32_t index, first, n;
+    uint32_t n_blocks, first_block; /* in seq.blocks */
+    uint64_t *generations;          /* [n_blocks] */
+    struct transfer_span *spans;    /* [n_blocks]: our own slots, to checksum */
+    uint64_t *sums;                 /* [n_layers][n_blocks] */
+    uint32_t layers_asked, layers_summed, sums_out;
+    bool computed; /* all layers, and sampled where it is the last */
+    bool last, sent, failed;
+};
+TAILQ_HEAD(outgoing_list, outgoing_chunk);
+
+struct prefill_job {
+    struct request_node node; /* first: found by key */
+    TAILQ_ENTRY(prefill_job) order, queue, dying;
+    struct sequence seq;
+    struct worker *worker;
+    enum prefill_state state;
+    uint32_t attempt, leg;
+    uint64_t deadline_us;
+    struct trace_context trace;
+    struct worker_peer *decode;
+    struct timer timer;
+    struct lease lease;
+    bool in_queue, in_window, no_cache;
+    uint32_t from_token; /* decode needs KV from here on */
+    uint32_t next_index; /* of chunks */
+    uint32_t not_taken;  /* chunks begun and not yet taken */
+    uint32_t sums_out;
+    struct outgoing_list chunks;
+    struct outgoing_chunk *current; /* the one that the running step computes */
+    struct sampled sampled;         /* the first token */
+    uint64_t born_us, started_us, done_us;
+};
+
+/* prefill_job.c */
+void prefill_end(struct prefill_job *job);
+void prefill_fail(struct prefill_job *job, Baton__FailureCode code, bool retry, const char *text);
+void prefill_settle(struct prefill_job *job);
+void prefill_enter(struct prefill_job *job, enum prefill_state state);
+
+/* prefill_send.c */
+/* Layers [0, layers) of rows [first, first + n) are in the blocks. */
+void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32_t layers);
+/* All of them are. */
+void outgoing_computed(struct prefill_job *job, uint32_t first, uint32_t n, bool last);
+/* True when the chunk was known: it is over. */
+bool outgoing_taken(struct prefill_job *job, uint32_t index);
+void outgoing_drop_all(struct prefill_job *job);
+
+#endif

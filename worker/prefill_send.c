@@ -1,0 +1,263 @@
+/* Chunks on their way out of a prefill worker: announced layer by layer,
+ * checksummed on the transfer thread meanwhile, lent until they are taken. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/prefill_job.h"
+
+/* Checksums of some layers of a chunk; owns itself until done. */
+struct layer_sums {
+    struct transfer_take take; /* first */
+    struct outgoing_chunk *chunk;
+    struct prefill_job *job;
+};
+
+static void chunk_free(struct outgoing_chunk *chunk)
+{
+    free(chunk->generations);
+    free(chunk->spans);
+    free(chunk->sums);
+    free(chunk);
+}
+
+void outgoing_drop_all(struct prefill_job *job)
+{
+    struct outgoing_chunk *chunk, *next;
+    for (chunk = TAILQ_FIRST(&job->chunks); chunk; chunk = next) {
+        next = TAILQ_NEXT(chunk, link);
+        TAILQ_REMOVE(&job->chunks, chunk, link);
+        chunk->failed = true; /* freed by its last checksum */
+        if (!chunk->sums_out)
+            chunk_free(chunk);
+    }
+    job->current = NULL;
+}
+
+static void fill_spans(struct prefill_job *job, struct outgoing_chunk *chunk)
+{
+    uint32_t bt = job->worker->options.layout.block_tokens;
+    uint32_t pos = chunk->first, end = chunk->first + chunk->n;
+    for (uint32_t i = 0; i < chunk->n_blocks; i++) {
+        uint32_t upto = (pos / bt + 1) * bt < end ? (pos / bt + 1) * bt : end;
+        block_id block = job->seq.blocks[chunk->first_block + i];
+        chunk->generations[i] = block_pool_generation(job->worker->pool, block);
+        chunk->spans[i] = (struct transfer_span){
+            .local_block = block, .first = (uint16_t)(pos % bt), .n = (uint16_t)(upto - pos)
+        };
+        pos = upto;
+    }
+}
+
+/* The chunk of the running step: what decode does not hold of rows [first, first
+ * + n). NULL: decode holds all of them, or memory ran out (the job has failed). */
+static struct outgoing_chunk *current_chunk(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
+{
+    uint32_t bt = job->worker->options.layout.block_tokens, end = first + n;
+    if (job->current)
+        return job->current;
+    if (end <= job->from_token && !last)
+        return NULL;
+    struct outgoing_chunk *chunk = calloc(1, sizeof *chunk);
+    if (!chunk)
+        goto fail;
+    chunk->job = job;
+    chunk->index = job->next_index;
+    chunk->first = first > job->from_token ? first : job->from_token;
+    chunk->n = end > chunk->first ? end - chunk->first : 0;
+    chunk->first_block = chunk->first / bt;
+    chunk->n_blocks = chunk->n ? (end - 1) / bt - chunk->first_block + 1 : 0;
+    size_t blocks = chunk->n_blocks ? chunk->n_blocks : 1;
+    chunk->generations = calloc(blocks, sizeof *chunk->generations);
+    chunk->spans = calloc(blocks, sizeof *chunk->spans);
+    chunk->sums = calloc(blocks * job->worker->options.layout.n_layers, sizeof *chunk->sums);
+    if (!chunk->generations || !chunk->spans || !chunk->sums) {
+        chunk_free(chunk);
+        goto fail;
+    }
+    fill_spans(job, chunk);
+    job->next_index++;
+    job->not_taken++;
+    job->current = chunk;
+    TAILQ_INSERT_TAIL(&job->chunks, chunk, link);
+    return chunk;
+fail:
+    prefill_fail(job, BATON__FAILURE_CODE__FAILURE_INTERNAL, true, "no memory for a chunk");
+    return NULL;
+}
+
+static void describe(const struct outgoing_chunk *chunk, Baton__Chunk *out)
+{
+    baton__chunk__init(out);
+    out->index = chunk->index;
+    out->first = chunk->first;
+    out->n = chunk->n;
+    out->blocks = chunk->job->seq.blocks + chunk->first_block;
+    out->n_blocks = chunk->n_blocks;
+    out->generations = chunk->generations;
+    out->n_generations = chunk->n_blocks;
+}
+
+static void pack_token(const struct prefill_job *job, Baton__Token *out, uint32_t *ids, float *logprobs, uint8_t *hash)
+{
+    const struct sampled *s = &job->sampled;
+    baton__token__init(out);
+    out->id = s->id;
+    out->logprob = s->logprob;
+    for (uint32_t i = 0; i < s->n_top; i++) {
+        ids[i] = s->top[i].id;
+        logprobs[i] = s->top[i].logprob;
+    }
+    out->top_ids = ids;
+    out->top_logprobs = logprobs;
+    out->n_top_ids = out->n_top_logprobs = s->n_top;
+    if (!job->seq.sampling.want_hash)
+        return;
+    for (int i = 0; i < 8; i++) {
+        hash[i] = (uint8_t)(s->hash[1] >> (56 - 8 * i));
+        hash[8 + i] = (uint8_t)(s->hash[0] >> (56 - 8 * i));
+    }
+    out->hash.data = hash;
+    out->hash.len = 16;
+}
+
+static void send_done(struct outgoing_chunk *chunk)
+{
+    struct prefill_job *job = chunk->job;
+    struct worker *worker = job->worker;
+    uint32_t layers = worker->options.layout.n_layers, top_ids[SAMPLING_MAX_TOP_LOGPROBS];
+    float top_logprobs[SAMPLING_MAX_TOP_LOGPROBS];
+    uint8_t hash[16];
+    uint64_t column[MODEL_MAX_LAYERS], *sums = chunk->sums;
+    for (uint32_t i = 0; i < chunk->n_blocks; i++) {
+        for (uint32_t l = 0; l < layers; l++)
+            column[l] = chunk->sums[(size_t)l * chunk->n_blocks + i];
+        /* The column starts at i in the first row, which is not read again. */
+        sums[i] = transfer_block_checksum(column, layers);
+    }
+    Baton__Chunk where;
+    Baton__Token token;
+    Baton__ChunkDone body = BATON__CHUNK_DONE__INIT;
+    describe(chunk, &where);
+    body.chunk = &where;
+    body.checksums = sums;
+    body.n_checksums = chunk->n_blocks;
+    body.last = chunk->last;
+    if (chunk->last) {
+        pack_token(job, &token, top_ids, top_logprobs, hash);
+        body.token = &token;
+        body.token_stops = job->sampled.is_stop;
+        body.prefill_us = job->done_us - job->started_us;
+        body.queue_us = job->started_us - job->born_us;
+    }
+    struct message_head head = { FRAME_CHUNK_DONE, job->node.key, job->attempt, job->leg, job->deadline_us,
+                                 &job->trace };
+    chunk->sent = true;
+    worker->counters.chunks_sent++;
+    (void)worker->io->send(worker->io->ctx, job->decode, &head, &body.base, true);
+}
+
+static void send_when_ready(struct outgoing_chunk *chunk)
+{
+    bool summed = chunk->n_blocks == 0 || chunk->layers_summed == chunk->job->worker->options.layout.n_layers;
+    if (chunk->computed && summed && !chunk->sent)
+        send_done(chunk);
+}
+
+static void on_summed(struct transfer_take *done)
+{
+    struct layer_sums *sums = (struct layer_sums *)done;
+    struct outgoing_chunk *chunk = sums->chunk;
+    struct prefill_job *job = sums->job;
+    struct worker *worker = job->worker;
+    chunk->sums_out--;
+    job->sums_out--;
+    chunk->layers_summed += sums->take.n_layers;
+    status st = sums->take.st;
+    free(sums);
+    if (chunk->failed) {
+        if (!chunk->sums_out)
+            chunk_free(chunk);
+        prefill_settle(job);
+    } else if (st == ST_OK) {
+        send_when_ready(chunk);
+    } else {
+        prefill_fail(job, BATON__FAILURE_CODE__FAILURE_INTERNAL, true, "no checksum");
+    }
+    worker_pump(worker);
+}
+
+static void sum_layers(struct outgoing_chunk *chunk, uint32_t upto)
+{
+    struct prefill_job *job = chunk->job;
+    struct worker *worker = job->worker;
+    if (upto <= chunk->layers_asked || chunk->n_blocks == 0)
+        return;
+    struct layer_sums *sums = calloc(1, sizeof *sums);
+    if (!sums)
+        goto fail;
+    sums->chunk = chunk;
+    sums->job = job;
+    sums->take.first_layer = chunk->layers_asked;
+    sums->take.n_layers = upto - chunk->layers_asked;
+    sums->take.spans = chunk->spans;
+    sums->take.n_spans = chunk->n_blocks;
+    sums->take.checksums = chunk->sums + (size_t)chunk->layers_asked * chunk->n_blocks;
+    sums->take.deadline_us = worker->io->now(worker->io->ctx) + worker->options.take_timeout_us;
+    sums->take.done = on_summed;
+    if (worker->io->take(worker->io->ctx, &sums->take) != ST_OK)
+        goto fail;
+    chunk->layers_asked = upto;
+    chunk->sums_out++;
+    job->sums_out++;
+    return;
+fail:
+    free(sums);
+    prefill_fail(job, BATON__FAILURE_CODE__FAILURE_INTERNAL, true, "no room for a checksum");
+}
+
+void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32_t layers)
+{
+    bool last = first + n == job->seq.n_tokens;
+    struct outgoing_chunk *chunk = current_chunk(job, first, n, last);
+    if (!chunk || chunk->n == 0)
+        return;
+    Baton__Chunk where;
+    Baton__LayersReady body = BATON__LAYERS_READY__INIT;
+    struct message_head head = { FRAME_LAYERS_READY, job->node.key, job->attempt, job->leg, job->deadline_us,
+                                 &job->trace };
+    describe(chunk, &where);
+    body.chunk = &where;
+    body.layers = layers;
+    (void)job->worker->io->send(job->worker->io->ctx, job->decode, &head, &body.base, false);
+    sum_layers(chunk, layers);
+}
+
+void outgoing_computed(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
+{
+    struct worker *worker = job->worker;
+    struct outgoing_chunk *chunk = current_chunk(job, first, n, last);
+    job->current = NULL;
+    job->seq.paused = job->not_taken >= worker->options.chunks_in_flight;
+    if (!chunk)
+        return;
+    chunk->computed = true;
+    chunk->last = last;
+    sum_layers(chunk, worker->options.layout.n_layers);
+    if (job->state != PREFILL_ENDED)
+        send_when_ready(chunk);
+}
+
+bool outgoing_taken(struct prefill_job *job, uint32_t index)
+{
+    struct outgoing_chunk *chunk;
+    TAILQ_FOREACH(chunk, &job->chunks, link) {
+        if (chunk->index != index || !chunk->sent)
+            continue;
+        TAILQ_REMOVE(&job->chunks, chunk, link);
+        chunk_free(chunk);
+        job->not_taken--;
+        job->seq.paused = job->not_taken >= job->worker->options.chunks_in_flight;
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,72 @@
+/* process.h - the state that the parts of a worker's process share. */
+#ifndef BATON_WORKER_PROCESS_H
+#define BATON_WORKER_PROCESS_H
+
+#include "common/daemon.h"
+#include "common/etcd.h"
+#include "proto/instance.h"
+#include "worker/engine_thread.h"
+#include "worker/worker.h"
+
+struct worker_config {
+    struct daemon_config daemon;
+#define FIELD CONFIG_MEMBER
+#include "worker/config.def"
+#undef FIELD
+};
+extern const struct config_table worker_config_table;
+
+enum worker_metric {
+#define METRIC METRIC_ID
+#include "worker/metrics.def"
+#undef METRIC
+};
+extern const struct metric_table worker_metric_table;
+
+struct process_peer;
+TAILQ_HEAD(process_peer_list, process_peer);
+
+struct worker_process {
+    struct daemon *daemon;
+    const struct worker_config *config;
+    enum worker_role role;
+    struct model *model;
+    char model_name[256];
+    char kv_format[128];
+    struct kv_layout layout;
+    uint32_t n_blocks, max_model_len;
+    struct transfer *transfer;
+    struct engine *engine;
+    struct engine_thread *thread;
+    struct worker_io io;
+    struct worker *worker;
+    struct links *links;
+    struct etcd *etcd;
+    struct etcd_registration *registration;
+    struct etcd_watch *watch;
+    struct instance self;
+    struct process_peer_list peers;
+    struct timer load_timer;
+    struct metric *step_seconds;
+    uint64_t step_started_us;
+};
+
+/* The one of this daemon; made by the first part. */
+struct worker_process *worker_process_of(struct daemon *d);
+
+/* Parts, in the order in which they start. */
+extern const struct part part_model;    /* the model, mapped                  */
+extern const struct part part_pool;     /* KV blocks, in memory others can map */
+extern const struct part part_engine;   /* the engine and its thread          */
+extern const struct part part_protocol; /* requests: worker.h                 */
+extern const struct part part_peers;    /* links to routers and other workers */
+extern const struct part part_members;  /* etcd: who we are, who is there     */
+extern const struct part part_report;   /* load figures and metrics           */
+
+/* peers.c. A prefill worker that is up and whose blocks can be taken, for worker_io; ctx is the process. */
+struct worker_peer *peers_find_prefill(void *ctx, const char *id);
+/* For members.c: a prefill worker appeared or went away. */
+void peers_member(struct worker_process *p, const struct instance *instance);
+void peers_member_gone(struct worker_process *p, const char *id);
+
+#endif

@@ -1,0 +1,86 @@
+/* What a worker says of itself: load figures for routers, metrics for operators. */
+#include "common/clock.h"
+#include "worker/process.h"
+
+static void publish_load(void *arg)
+{
+    struct worker_process *p = arg;
+    Baton__Load load;
+    worker_load(p->worker, &load);
+    links_publish(p->links, "load", &load.base);
+    timer_set(loop_timers(daemon_loop(p->daemon)), &p->load_timer, clock_now_us() + p->config->load_interval,
+              publish_load, p);
+}
+
+static void set(struct worker_process *p, size_t id, const char *label, double value)
+{
+    metric_set(metrics_series(daemon_metrics(p->daemon), &worker_metric_table, id,
+                              label ? (const char *[]){ label } : NULL),
+               value);
+}
+
+static void report_transfer(struct worker_process *p)
+{
+    struct transfer_stats s;
+    transfer_stats(p->transfer, &s);
+    for (int t = TRANSPORT_SHM; t <= TRANSPORT_TCP; t++) {
+        const char *name = transfer_transport_name((enum transfer_transport)t);
+        set(p, WORKER_TRANSFER_BYTES, name, (double)s.bytes_taken[t]);
+        set(p, WORKER_TRANSFER_SECONDS, name, (double)s.busy_us[t] / 1e6);
+        set(p, WORKER_TRANSFERS, name, (double)s.takes[t]);
+    }
+    set(p, WORKER_TRANSFER_FAULTS, "stale", (double)s.stale);
+    set(p, WORKER_TRANSFER_FAULTS, "timeout", (double)s.timeouts);
+    set(p, WORKER_TRANSFER_FAULTS, "lost_peer", (double)s.lost_peers);
+    set(p, WORKER_TRANSFER_FAULTS, "malformed", (double)s.malformed);
+}
+
+static void report_links(struct worker_process *p)
+{
+    struct links_stats s;
+    links_stats(p->links, &s);
+    set(p, WORKER_LINKS, NULL, s.up);
+    set(p, WORKER_LINK_FAULTS, "hostile", (double)s.dropped_hostile);
+    set(p, WORKER_LINK_FAULTS, "unknown", (double)s.dropped_unknown);
+    set(p, WORKER_LINK_FAULTS, "closed", (double)s.lost_closed);
+    set(p, WORKER_LINK_FAULTS, "frozen", (double)s.lost_frozen);
+    set(p, WORKER_LINK_FAULTS, "restarted", (double)s.lost_restarted);
+    set(p, WORKER_LINK_FAULTS, "repeated", (double)s.repeated);
+}
+
+static void report(void *arg)
+{
+    struct worker_process *p = arg;
+    const struct worker_counters *c = worker_counters(p->worker);
+    const struct block_pool *pool = worker_pool(p->worker);
+    Baton__Load load;
+#define X(name, help) set(p, WORKER_EVENTS, #name, (double)c->name);
+    WORKER_COUNTERS(X)
+#undef X
+    for (int state = 0; state < BLOCK_STATE_COUNT; state++)
+        set(p, WORKER_BLOCKS, block_state_name((enum block_state)state),
+            block_pool_in_state(pool, (enum block_state)state));
+    set(p, WORKER_KV_USED, NULL, 1.0 - (double)block_pool_free(pool) / block_pool_size(pool));
+    worker_load(p->worker, &load);
+    set(p, WORKER_REQUESTS, NULL, load.queued_requests);
+    set(p, WORKER_RUNNING, NULL, load.running_sequences);
+    set(p, WORKER_QUEUED_TOKENS, NULL, (double)load.queued_tokens);
+    set(p, WORKER_ETCD_UP, NULL, etcd_healthy(p->etcd));
+    report_transfer(p);
+    report_links(p);
+}
+
+static status report_start(struct daemon *d, struct error *err)
+{
+    (void)err;
+    metrics_on_render(daemon_metrics(d), report, worker_process_of(d));
+    publish_load(worker_process_of(d));
+    return ST_OK;
+}
+
+static void report_stop(struct daemon *d)
+{
+    timer_cancel(loop_timers(daemon_loop(d)), &worker_process_of(d)->load_timer);
+}
+
+const struct part part_report = { .name = "report", .start = report_start, .stop = report_stop };

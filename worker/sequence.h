@@ -1,0 +1,87 @@
+/* sequence.h - a run of tokens whose KV is computed here: what a generation on
+ * the decode side and a job on the prefill side have in common.
+ * Loop thread only, except `cancelled`, which the engine reads between layers. */
+#ifndef BATON_WORKER_SEQUENCE_H
+#define BATON_WORKER_SEQUENCE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "common/status.h"
+#include "engine/sampling.h"
+#include "kvbm/block_pool.h"
+#include "proto/baton.pb-c.h"
+#include "proto/frame.h"
+
+struct sequence;
+
+/* How the owner hears of its sequence's progress. */
+struct sequence_ops {
+    /* Layers [0, layers) of the rows [computed, computed + step_rows) are in the blocks. May be NULL. */
+    void (*on_layers)(struct sequence *seq, uint32_t layers);
+    /* n rows from first on are computed; sampled is NULL unless they reach the last token. */
+    void (*on_rows)(struct sequence *seq, uint32_t first, uint32_t n, const struct sampled *sampled);
+    /* The step that held it has ended after the sequence was cancelled. */
+    void (*on_stopped)(struct sequence *seq);
+};
+
+struct sequence {
+    TAILQ_ENTRY(sequence) running; /* while queued in the batch */
+    bool is_running;
+    const struct sequence_ops *ops;
+
+    uint32_t *tokens; /* prompt, then what was generated */
+    uint32_t n_tokens, tokens_capacity;
+    uint32_t computed; /* KV of [0, computed) is in the blocks */
+
+    block_id *blocks; /* of positions 0 .. n_blocks * block_tokens - 1 */
+    uint32_t n_blocks, blocks_capacity;
+
+    struct sampling sampling;
+    struct logit_bias *bias; /* owned; sampling borrows */
+    uint32_t *stop_ids;
+
+    bool in_step;
+    uint32_t step_rows;
+    bool paused; /* wants no rows for now */
+    atomic_bool cancelled;
+};
+
+/* Copies tokens and sampling. ST_INVALID with a sentence when a value is out of range. On failure nothing is held. */
+MUST_CHECK status sequence_init(struct sequence *seq, const struct sequence_ops *ops, const uint32_t *tokens,
+                                size_t n_tokens, const Baton__Sampling *sampling, uint32_t n_vocab, uint32_t max_tokens,
+                                struct error *err);
+/* Blocks must have been released. */
+void sequence_free(struct sequence *seq);
+
+void sequence_append(struct sequence *seq, uint32_t token);
+static inline uint32_t sequence_generated(const struct sequence *seq)
+{
+    return seq->n_tokens - seq->sampling.prompt_len;
+}
+
+/* Blocks that n tokens need. */
+static inline uint32_t blocks_for(uint32_t tokens, uint32_t block_tokens)
+{
+    return (tokens + block_tokens - 1) / block_tokens;
+}
+
+/* Takes blocks in `state` until n tokens fit: all or none. */
+MUST_CHECK status sequence_reserve(struct sequence *seq, struct block_pool *pool, uint32_t block_tokens, uint32_t n,
+                                   enum block_state state);
+void sequence_release_blocks(struct sequence *seq, struct block_pool *pool);
+/* Tells the pool that slots [first, first + n) were written. */
+void sequence_filled(struct sequence *seq, struct block_pool *pool, uint32_t block_tokens, uint32_t first, uint32_t n);
+
+/* Fills msg, which borrows from seq and from bias. */
+struct wire_sampling {
+    Baton__Sampling msg;
+    Baton__LogitBias bias;
+    uint32_t bias_ids[SAMPLING_MAX_BIAS];
+    float bias_values[SAMPLING_MAX_BIAS];
+};
+void sequence_pack_sampling(const struct sequence *seq, struct wire_sampling *out);
+
+#endif

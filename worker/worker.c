@@ -1,0 +1,255 @@
+#include "worker/worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "worker/core.h"
+
+const char *worker_role_name(enum worker_role role)
+{
+    return role == WORKER_PREFILL ? "prefill" : "decode";
+}
+
+static void block_entered(void *ctx, block_id block, enum block_state state)
+{
+    (void)block;
+    struct worker *worker = ctx;
+    worker->io->entered(worker->io->ctx, "block", block_state_name(state));
+}
+
+status worker_create(const struct worker_options *options, struct worker **out)
+{
+    struct worker *worker = calloc(1, sizeof *worker);
+    if (!worker)
+        return ST_NO_MEMORY;
+    worker->options = *options;
+    worker->io = options->io;
+    worker->timers = options->timers;
+    TAILQ_INIT(&worker->running);
+    TAILQ_INIT(&worker->generation_order);
+    TAILQ_INIT(&worker->claims);
+    TAILQ_INIT(&worker->dying);
+    TAILQ_INIT(&worker->unsent);
+    TAILQ_INIT(&worker->job_order);
+    TAILQ_INIT(&worker->job_queue);
+    TAILQ_INIT(&worker->jobs_dying);
+    struct block_pool_options pool = {
+        .n_blocks = options->n_blocks,
+        .block_tokens = options->layout.block_tokens,
+        .generations = options->generations,
+        .entered = block_entered,
+        .ctx = worker,
+    };
+    status st = block_pool_create(&pool, &worker->pool);
+    if (st == ST_OK)
+        st = batch_init(worker);
+    if (st != ST_OK) {
+        worker_destroy(&worker);
+        return st;
+    }
+    *out = worker;
+    return ST_OK;
+}
+
+void worker_destroy(struct worker **worker)
+{
+    struct worker *w = *worker;
+    if (!w)
+        return;
+    w->batch.is_running = false;
+    generations_destroy(w);
+    prefills_destroy(w);
+    timer_cancel(w->timers, &w->claim_timer);
+    batch_free(w);
+    block_pool_destroy(&w->pool);
+    free(w);
+    *worker = NULL;
+}
+
+void worker_pump(struct worker *worker)
+{
+    if (worker->is_pumping) {
+        worker->pump_again = true;
+        return;
+    }
+    worker->is_pumping = true;
+    do {
+        worker->pump_again = false;
+        generations_answer_claims(worker);
+        prefills_ask_grants(worker);
+        batch_start(worker);
+        generations_send_tokens(worker);
+    } while (worker->pump_again);
+    worker->is_pumping = false;
+}
+
+void worker_answer_stale(struct worker *worker, struct worker_peer *to, const struct frame *frame, uint32_t attempt,
+                         uint32_t leg)
+{
+    Baton__Stale body = BATON__STALE__INIT;
+    struct message_head head = { FRAME_STALE, frame->key, frame->attempt, frame->leg, FRAME_NO_DEADLINE, NULL };
+    body.attempt = attempt;
+    body.leg = leg;
+    worker->counters.stale++;
+    (void)worker->io->send(worker->io->ctx, to, &head, &body.base, false);
+}
+
+bool live_contains(Baton__Live *const *live, size_t n_live, struct request_key key, uint32_t attempt, uint32_t leg)
+{
+    for (size_t i = 0; i < n_live; i++)
+        if (live[i]->router == key.router && live[i]->seq == key.seq && live[i]->attempt == attempt &&
+            live[i]->leg == leg)
+            return true;
+    return false;
+}
+
+/* One case a message: unpack, call, free. A payload that does not unpack is counted and dropped. */
+#define UNPACKED(type, call)                                                                                     \
+    do {                                                                                                         \
+        Baton__##type *msg = NULL;                                                                               \
+        msg = unpack_##type(frame);                                                                              \
+        if (msg) {                                                                                               \
+            call;                                                                                                \
+            protobuf_c_message_free_unpacked(&msg->base, NULL);                                                  \
+        } else {                                                                                                 \
+            worker->counters.malformed++;                                                                        \
+        }                                                                                                        \
+    } while (0)
+
+#define UNPACKER(type, descriptor)                                                                               \
+    static Baton__##type *unpack_##type(const struct frame *frame)                                               \
+    {                                                                                                            \
+        return (Baton__##type *)protobuf_c_message_unpack(&descriptor, NULL, frame->payload_len, frame->payload); \
+    }
+
+UNPACKER(Generate, baton__generate__descriptor)
+UNPACKER(TokensAck, baton__tokens_ack__descriptor)
+UNPACKER(Resume, baton__resume__descriptor)
+UNPACKER(Prefill, baton__prefill__descriptor)
+UNPACKER(Grant, baton__grant__descriptor)
+UNPACKER(LayersReady, baton__layers_ready__descriptor)
+UNPACKER(ChunkDone, baton__chunk_done__descriptor)
+UNPACKER(ChunkTaken, baton__chunk_taken__descriptor)
+UNPACKER(PrefillFailed, baton__prefill_failed__descriptor)
+
+static void on_generation_message(struct worker *worker, struct worker_peer *peer, const struct frame *frame,
+                                  uint64_t deadline_us)
+{
+    switch (frame->type) {
+    case FRAME_GENERATE:
+        UNPACKED(Generate, generation_on_generate(worker, peer, frame, deadline_us, msg));
+        break;
+    case FRAME_TOKENS_ACK:
+        UNPACKED(TokensAck, generation_on_tokens_ack(worker, frame, msg->position));
+        break;
+    case FRAME_RESUME:
+        UNPACKED(Resume, generation_on_resume(worker, frame, msg->position));
+        break;
+    case FRAME_GRANT_ASK:
+        generation_on_grant_ask(worker, peer, frame);
+        break;
+    case FRAME_LAYERS_READY:
+        UNPACKED(LayersReady, generation_on_layers(worker, peer, frame, msg));
+        break;
+    case FRAME_CHUNK_DONE:
+        UNPACKED(ChunkDone, generation_on_chunk_done(worker, peer, frame, msg));
+        break;
+    case FRAME_PREFILL_FAILED:
+        UNPACKED(PrefillFailed, generation_on_prefill_failed(worker, frame, msg));
+        break;
+    default:
+        worker->counters.malformed++;
+        break;
+    }
+}
+
+void worker_on_message(struct worker *worker, struct worker_peer *peer, const struct frame *frame, uint64_t deadline_us)
+{
+    switch (frame->type) {
+    case FRAME_PREFILL:
+        UNPACKED(Prefill, prefill_on_prefill(worker, peer, frame, deadline_us, msg));
+        break;
+    case FRAME_GRANT:
+        UNPACKED(Grant, prefill_on_grant(worker, peer, frame, msg->from_token));
+        break;
+    case FRAME_CHUNK_TAKEN:
+        UNPACKED(ChunkTaken, prefill_on_chunk_taken(worker, frame, msg->index));
+        break;
+    case FRAME_CANCEL:
+        if (!prefill_on_cancel(worker, peer, frame))
+            (void)generation_on_cancel(worker, frame);
+        break;
+    case FRAME_STALE:
+        prefill_on_stale(worker, peer, frame);
+        generation_on_stale(worker, peer, frame);
+        break;
+    default:
+        on_generation_message(worker, peer, frame, deadline_us);
+        break;
+    }
+    worker_pump(worker);
+}
+
+void worker_on_peer_lost(struct worker *worker, struct worker_peer *peer)
+{
+    generations_on_peer_lost(worker, peer);
+    prefills_on_peer_lost(worker, peer);
+    worker_pump(worker);
+}
+
+void worker_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live, size_t n_live)
+{
+    generations_on_peer_again(worker, peer, live, n_live);
+    prefills_on_peer_again(worker, peer, live, n_live);
+    worker_pump(worker);
+}
+
+size_t worker_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max)
+{
+    size_t n = generations_live(worker, peer, out, max);
+    return n + prefills_live(worker, peer, out + n, max - n);
+}
+
+void worker_drain(struct worker *worker)
+{
+    worker->draining = true;
+}
+
+bool worker_is_idle(const struct worker *worker)
+{
+    return !worker->batch.is_running && TAILQ_EMPTY(&worker->generation_order) && TAILQ_EMPTY(&worker->dying) &&
+           TAILQ_EMPTY(&worker->job_order) && TAILQ_EMPTY(&worker->jobs_dying);
+}
+
+void worker_load(const struct worker *worker, Baton__Load *out)
+{
+    baton__load__init(out);
+    out->id = (char *)worker->options.id;
+    out->role = (char *)worker_role_name(worker->options.role);
+    out->incarnation = worker->options.incarnation;
+    out->draining = worker->draining;
+    out->kv_blocks = block_pool_size(worker->pool);
+    out->kv_free = block_pool_free(worker->pool);
+    out->queued_requests = worker->generations.n + worker->jobs.n;
+    out->prefill_tokens_per_s = worker->prefill_tokens_per_s;
+    out->step_ms = worker->step_ms;
+    const struct sequence *seq;
+    TAILQ_FOREACH(seq, &worker->running, running) {
+        out->running_sequences++;
+        out->running_tokens += seq->computed;
+        if (seq->n_tokens - seq->computed > 1)
+            out->queued_tokens += seq->n_tokens - seq->computed;
+    }
+    out->queued_tokens += prefills_queued_tokens(worker);
+}
+
+const struct worker_counters *worker_counters(const struct worker *worker)
+{
+    return &worker->counters;
+}
+
+struct block_pool *worker_pool(struct worker *worker)
+{
+    return worker->pool;
+}
