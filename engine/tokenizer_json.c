@@ -2,21 +2,21 @@
 
 #include <string.h>
 
-status json_refuse(const struct json_source *src, const char *where, const char *construct)
+status source_refuse(const struct json_source *src, const char *where, const char *construct)
 {
     return error_set(src->err, ST_UNSUPPORTED, "%s: %s: %.100s is not supported", src->name, where, construct);
 }
 
-status json_invalid(const struct json_source *src, const char *where, const char *what)
+status source_invalid(const struct json_source *src, const char *where, const char *what)
 {
     return error_set(src->err, ST_INVALID, "%s: %s: %s", src->name, where, what);
 }
 
-status json_known_members(const struct json_source *src, const char *where, const json_t *object,
+status source_members(const struct json_source *src, const char *where, const json_t *object,
                           const char *const known[])
 {
     if (!json_is_object(object))
-        return json_invalid(src, where, "not an object");
+        return source_invalid(src, where, "not an object");
     const char *key;
     json_t *value;
     json_object_foreach ((json_t *)object, key, value) {
@@ -24,18 +24,18 @@ status json_known_members(const struct json_source *src, const char *where, cons
         while (known[i] && strcmp(known[i], key) != 0)
             i++;
         if (!known[i])
-            return json_refuse(src, where, key);
+            return source_refuse(src, where, key);
     }
     return ST_OK;
 }
 
-const char *json_type(const json_t *component)
+const char *component_type(const json_t *component)
 {
     const char *type = json_string_value(json_object_get(component, "type"));
     return type ? type : "";
 }
 
-status json_flag(const struct json_source *src, const char *where, const json_t *object, const char *key,
+status source_flag(const struct json_source *src, const char *where, const json_t *object, const char *key,
                  bool otherwise, bool *out)
 {
     const json_t *value = json_object_get(object, key);
@@ -55,7 +55,7 @@ static status read_added_flags(const struct json_source *src, const json_t *row,
         { "rstrip", &token->rstrip },   { "single_word", &token->single_word },
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
-        status st = json_flag(src, "added_tokens", row, flags[i].key, false, flags[i].value);
+        status st = source_flag(src, "added_tokens", row, flags[i].key, false, flags[i].value);
         if (st != ST_OK)
             return st;
     }
@@ -66,13 +66,13 @@ static status read_added_token(const struct json_source *src, const json_t *row,
 {
     static const char *const known[] = { "id",     "content", "single_word", "lstrip", "rstrip", "normalized",
                                          "special", NULL };
-    status st = json_known_members(src, "added_tokens", row, known);
+    status st = source_members(src, "added_tokens", row, known);
     if (st != ST_OK)
         return st;
     const json_t *content = json_object_get(row, "content"), *id = json_object_get(row, "id");
     if (!json_is_string(content) || !json_is_integer(id) || json_integer_value(id) < 0 ||
         json_integer_value(id) >= TOKENIZER_MAX_VOCAB)
-        return json_invalid(src, "added_tokens", "a token without content, or with an id out of range");
+        return source_invalid(src, "added_tokens", "a token without content, or with an id out of range");
     const char *text = json_string_value(content);
     struct added_token token = { .text = (char *)text, .len = json_string_length(content),
                                  .id = (uint32_t)json_integer_value(id) };
@@ -80,7 +80,7 @@ static status read_added_token(const struct json_source *src, const json_t *row,
     if (st != ST_OK)
         return st;
     if (token.len > TOKENIZER_MAX_TOKEN_BYTES)
-        return json_invalid(src, "added_tokens", "a token is too long");
+        return source_invalid(src, "added_tokens", "a token is too long");
     size_t len;
     const char *there = tokenizer_bytes(tok, token.id, &len);
     uint32_t plain = tokenizer_plain_id(tok, text, token.len);
@@ -96,7 +96,7 @@ static status read_added_tokens(const struct json_source *src, const json_t *row
     if (!rows || json_is_null(rows))
         return ST_OK;
     if (!json_is_array(rows))
-        return json_invalid(src, "added_tokens", "not a list");
+        return source_invalid(src, "added_tokens", "not a list");
     for (size_t i = 0; i < json_array_size(rows); i++) {
         status st = read_added_token(src, json_array_get(rows, i), tok);
         if (st != ST_OK)
@@ -112,7 +112,7 @@ static status refuse_shaping(const struct json_source *src, const json_t *root)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *value = json_object_get(root, keys[i]);
         if (value && !json_is_null(value))
-            return json_refuse(src, "top level", keys[i]);
+            return source_refuse(src, "top level", keys[i]);
     }
     return ST_OK;
 }
@@ -121,21 +121,21 @@ static status read_root(const struct json_source *src, const json_t *root, struc
 {
     static const char *const known[] = { "version",       "truncation",     "padding", "added_tokens", "normalizer",
                                          "pre_tokenizer", "post_processor", "decoder", "model",        NULL };
-    status st = json_known_members(src, "top level", root, known);
+    status st = source_members(src, "top level", root, known);
     if (st == ST_OK)
         st = refuse_shaping(src, root);
     if (st == ST_OK)
-        st = json_read_normalizer(src, json_object_get(root, "normalizer"), tok);
+        st = tokenizer_read_normalizer(src, json_object_get(root, "normalizer"), tok);
     if (st == ST_OK)
-        st = json_read_pretokenizer(src, json_object_get(root, "pre_tokenizer"), tok);
+        st = tokenizer_read_pretokenizer(src, json_object_get(root, "pre_tokenizer"), tok);
     if (st == ST_OK)
-        st = json_read_decoder(src, json_object_get(root, "decoder"));
+        st = tokenizer_read_decoder(src, json_object_get(root, "decoder"));
     if (st == ST_OK)
-        st = json_read_model(src, json_object_get(root, "model"), tok);
+        st = tokenizer_read_model(src, json_object_get(root, "model"), tok);
     if (st == ST_OK)
         st = read_added_tokens(src, json_object_get(root, "added_tokens"), tok);
     if (st == ST_OK)
-        st = json_read_post_processor(src, json_object_get(root, "post_processor"), tok);
+        st = tokenizer_read_post_processor(src, json_object_get(root, "post_processor"), tok);
     return st == ST_OK ? tokenizer_finish(tok) : st;
 }
 

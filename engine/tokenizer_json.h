@@ -14,27 +14,27 @@ struct json_source {
 };
 
 /* "NAME: WHERE: CONSTRUCT is not supported"; returns ST_UNSUPPORTED. */
-status json_refuse(const struct json_source *src, const char *where, const char *construct);
+status source_refuse(const struct json_source *src, const char *where, const char *construct);
 /* The same for a file that contradicts itself; returns ST_INVALID. */
-status json_invalid(const struct json_source *src, const char *where, const char *what);
+status source_invalid(const struct json_source *src, const char *where, const char *what);
 
 /* Refuses members that are not in known (NULL-terminated). */
-MUST_CHECK status json_known_members(const struct json_source *src, const char *where, const json_t *object,
+MUST_CHECK status source_members(const struct json_source *src, const char *where, const json_t *object,
                                      const char *const known[]);
 /* The "type" of a component; "" when it has none. */
-const char *json_type(const json_t *component);
+const char *component_type(const json_t *component);
 /* An optional boolean; ST_INVALID when it is something else. */
-MUST_CHECK status json_flag(const struct json_source *src, const char *where, const json_t *object, const char *key,
+MUST_CHECK status source_flag(const struct json_source *src, const char *where, const json_t *object, const char *key,
                             bool otherwise, bool *out);
 
 /* The components; each may be absent or null. */
-MUST_CHECK status json_read_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok);
-MUST_CHECK status json_read_pretokenizer(const struct json_source *src, const json_t *component,
+MUST_CHECK status tokenizer_read_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok);
+MUST_CHECK status tokenizer_read_pretokenizer(const struct json_source *src, const json_t *component,
                                          struct tokenizer *tok);
 /* After the added tokens. */
-MUST_CHECK status json_read_post_processor(const struct json_source *src, const json_t *component,
+MUST_CHECK status tokenizer_read_post_processor(const struct json_source *src, const json_t *component,
                                            struct tokenizer *tok);
-MUST_CHECK status json_read_decoder(const struct json_source *src, const json_t *component);
-MUST_CHECK status json_read_model(const struct json_source *src, const json_t *model, struct tokenizer *tok);
+MUST_CHECK status tokenizer_read_decoder(const struct json_source *src, const json_t *component);
+MUST_CHECK status tokenizer_read_model(const struct json_source *src, const json_t *model, struct tokenizer *tok);
 
 #endif

@@ -5,7 +5,7 @@
 static status read_vocab(const struct json_source *src, const json_t *vocab, struct tokenizer *tok)
 {
     if (!json_is_object(vocab) || json_object_size(vocab) > TOKENIZER_MAX_VOCAB)
-        return json_invalid(src, "model", "vocab is not an object, or too large");
+        return source_invalid(src, "model", "vocab is not an object, or too large");
     const char *text;
     json_t *id;
     json_object_foreach ((json_t *)vocab, text, id) {
@@ -44,7 +44,7 @@ static bool split_merge(const json_t *merge, const char **left, size_t *left_len
 static status read_merges(const struct json_source *src, const json_t *merges, struct tokenizer *tok)
 {
     if (!json_is_array(merges) || json_array_size(merges) > UINT32_MAX / 2)
-        return json_invalid(src, "model", "merges is not a list");
+        return source_invalid(src, "model", "merges is not a list");
     for (size_t i = 0; i < json_array_size(merges); i++) {
         const char *left, *right;
         size_t left_len;
@@ -72,7 +72,7 @@ static status refuse_variants(const struct json_source *src, const json_t *model
                                        "byte_fallback" };
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
         if (!is_empty(json_object_get(model, off[i])))
-            return json_refuse(src, "model", off[i]);
+            return source_refuse(src, "model", off[i]);
     return ST_OK;
 }
 
@@ -82,32 +82,32 @@ static status read_unknown(const struct json_source *src, const json_t *model, s
     if (!unknown || json_is_null(unknown))
         return ST_OK;
     if (!json_is_string(unknown))
-        return json_invalid(src, "model", "unk_token is not a text");
+        return source_invalid(src, "model", "unk_token is not a text");
     const json_t *id = json_object_get(json_object_get(model, "vocab"), json_string_value(unknown));
     /* Hugging Face fails at the first unknown byte then; we say so at once. */
     if (!json_is_integer(id))
-        return json_refuse(src, "model", "an unk_token outside the vocabulary");
+        return source_refuse(src, "model", "an unk_token outside the vocabulary");
     tok->bpe.unknown = (uint32_t)json_integer_value(id);
     return ST_OK;
 }
 
-status json_read_model(const struct json_source *src, const json_t *model, struct tokenizer *tok)
+status tokenizer_read_model(const struct json_source *src, const json_t *model, struct tokenizer *tok)
 {
     static const char *const known[] = { "type",       "dropout",       "unk_token",     "continuing_subword_prefix",
                                          "fuse_unk",   "byte_fallback", "ignore_merges", "end_of_word_suffix",
                                          "vocab",      "merges",        NULL };
     if (!json_is_object(model))
-        return json_invalid(src, "model", "not an object");
+        return source_invalid(src, "model", "not an object");
     /* Files of 2020 name no type; only BPE has merges. */
-    if (strcmp(json_type(model), "BPE") != 0 && (json_object_get(model, "type") || !json_object_get(model, "merges")))
-        return json_refuse(src, "model", *json_type(model) ? json_type(model) : "a model without type");
-    status st = json_known_members(src, "model", model, known);
+    if (strcmp(component_type(model), "BPE") != 0 && (json_object_get(model, "type") || !json_object_get(model, "merges")))
+        return source_refuse(src, "model", *component_type(model) ? component_type(model) : "a model without type");
+    status st = source_members(src, "model", model, known);
     if (st == ST_OK)
         st = refuse_variants(src, model);
     if (st == ST_OK)
-        st = json_flag(src, "model", model, "ignore_merges", false, &tok->bpe.ignore_merges);
+        st = source_flag(src, "model", model, "ignore_merges", false, &tok->bpe.ignore_merges);
     if (st == ST_OK)
-        st = json_flag(src, "model", model, "fuse_unk", false, &tok->bpe.fuse_unknown);
+        st = source_flag(src, "model", model, "fuse_unk", false, &tok->bpe.fuse_unknown);
     if (st == ST_OK)
         st = read_vocab(src, json_object_get(model, "vocab"), tok);
     if (st == ST_OK)

@@ -12,12 +12,12 @@ static bool is_absent(const json_t *component)
 
 static bool is_type(const json_t *component, const char *type)
 {
-    return strcmp(json_type(component), type) == 0;
+    return strcmp(component_type(component), type) == 0;
 }
 
 static status refuse_type(const struct json_source *src, const char *where, const json_t *component)
 {
-    return json_refuse(src, where, *json_type(component) ? json_type(component) : "a component without type");
+    return source_refuse(src, where, *component_type(component) ? component_type(component) : "a component without type");
 }
 
 /* Calls each for every component of a Sequence, or for the one that is there. */
@@ -30,12 +30,12 @@ static status read_sequence(const struct json_source *src, const char *where, co
     if (!is_type(component, "Sequence"))
         return each(src, component, tok);
     const char *const known[] = { "type", member, NULL };
-    status st = json_known_members(src, where, component, known);
+    status st = source_members(src, where, component, known);
     const json_t *list = json_object_get(component, member);
     if (st != ST_OK)
         return st;
     if (!json_is_array(list) || depth == MAX_DEPTH)
-        return json_invalid(src, where, "a Sequence without its list, or too deep");
+        return source_invalid(src, where, "a Sequence without its list, or too deep");
     for (size_t i = 0; st == ST_OK && i < json_array_size(list); i++)
         st = read_sequence(src, where, member, json_array_get(list, i), depth + 1, each, tok);
     return st;
@@ -47,10 +47,10 @@ static status read_one_normalizer(const struct json_source *src, const json_t *c
     if (!is_type(component, "NFC"))
         return refuse_type(src, "normalizer", component);
     tok->nfc = true;
-    return json_known_members(src, "normalizer", component, known);
+    return source_members(src, "normalizer", component, known);
 }
 
-status json_read_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+status tokenizer_read_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     return read_sequence(src, "normalizer", "normalizers", component, 0, read_one_normalizer, tok);
 }
@@ -75,7 +75,7 @@ static status read_behavior(const struct json_source *src, const json_t *compone
             return ST_OK;
         }
     }
-    return json_refuse(src, "pre_tokenizer: Split: behavior", name ? name : "something that is no text");
+    return source_refuse(src, "pre_tokenizer: Split: behavior", name ? name : "something that is no text");
 }
 
 static status read_split(const struct json_source *src, const json_t *component, struct tokenizer *tok)
@@ -85,19 +85,19 @@ static status read_split(const struct json_source *src, const json_t *component,
     const json_t *pattern = json_object_get(component, "pattern");
     enum split_behavior behavior;
     bool invert;
-    status st = json_known_members(src, "pre_tokenizer: Split", component, known);
+    status st = source_members(src, "pre_tokenizer: Split", component, known);
     if (st == ST_OK)
-        st = json_known_members(src, "pre_tokenizer: Split: pattern", pattern, kinds);
+        st = source_members(src, "pre_tokenizer: Split: pattern", pattern, kinds);
     if (st == ST_OK)
         st = read_behavior(src, component, &behavior);
     if (st == ST_OK)
-        st = json_flag(src, "pre_tokenizer: Split", component, "invert", false, &invert);
+        st = source_flag(src, "pre_tokenizer: Split", component, "invert", false, &invert);
     if (st != ST_OK)
         return st;
     const json_t *literal = json_object_get(pattern, "String");
     const json_t *text = literal ? literal : json_object_get(pattern, "Regex");
     if (json_object_size(pattern) != 1 || !json_is_string(text))
-        return json_invalid(src, "pre_tokenizer: Split", "the pattern is not one Regex or one String");
+        return source_invalid(src, "pre_tokenizer: Split", "the pattern is not one Regex or one String");
     struct error why = { "" };
     st = pretokenizer_add_split(&tok->pre, json_string_value(text), json_string_length(text), literal != NULL,
                                 behavior, invert, &why);
@@ -108,9 +108,9 @@ static status read_digits(const struct json_source *src, const json_t *component
 {
     static const char *const known[] = { "type", "individual_digits", NULL };
     bool individual;
-    status st = json_known_members(src, "pre_tokenizer: Digits", component, known);
+    status st = source_members(src, "pre_tokenizer: Digits", component, known);
     if (st == ST_OK)
-        st = json_flag(src, "pre_tokenizer: Digits", component, "individual_digits", false, &individual);
+        st = source_flag(src, "pre_tokenizer: Digits", component, "individual_digits", false, &individual);
     if (st != ST_OK)
         return st;
     struct error why = { "" };
@@ -124,11 +124,11 @@ static const char *const byte_level_members[] = { "type", "add_prefix_space", "t
 static status read_byte_level(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     bool space, regex;
-    status st = json_known_members(src, "pre_tokenizer: ByteLevel", component, byte_level_members);
+    status st = source_members(src, "pre_tokenizer: ByteLevel", component, byte_level_members);
     if (st == ST_OK)
-        st = json_flag(src, "pre_tokenizer: ByteLevel", component, "add_prefix_space", true, &space);
+        st = source_flag(src, "pre_tokenizer: ByteLevel", component, "add_prefix_space", true, &space);
     if (st == ST_OK)
-        st = json_flag(src, "pre_tokenizer: ByteLevel", component, "use_regex", true, &regex);
+        st = source_flag(src, "pre_tokenizer: ByteLevel", component, "use_regex", true, &regex);
     if (st != ST_OK)
         return st;
     struct error why = { "" };
@@ -144,7 +144,7 @@ static status read_one_pretokenizer(const struct json_source *src, const json_t 
 {
     /* ByteLevel hands on its own alphabet, in which no later pattern means what it says. */
     if (tok->byte_level)
-        return json_refuse(src, "pre_tokenizer", "a step behind ByteLevel");
+        return source_refuse(src, "pre_tokenizer", "a step behind ByteLevel");
     if (is_type(component, "Split"))
         return read_split(src, component, tok);
     if (is_type(component, "Digits"))
@@ -155,11 +155,11 @@ static status read_one_pretokenizer(const struct json_source *src, const json_t 
     return read_byte_level(src, component, tok);
 }
 
-status json_read_pretokenizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+status tokenizer_read_pretokenizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     status st = read_sequence(src, "pre_tokenizer", "pretokenizers", component, 0, read_one_pretokenizer, tok);
     if (st == ST_OK && !tok->byte_level)
-        st = json_refuse(src, "pre_tokenizer", "a vocabulary that is not ByteLevel");
+        st = source_refuse(src, "pre_tokenizer", "a vocabulary that is not ByteLevel");
     return st;
 }
 
@@ -168,13 +168,13 @@ static status read_template(const struct json_source *src, const json_t *compone
 {
     static const char *const known[] = { "type", "single", "pair", "special_tokens", NULL };
     const char *where = "post_processor: TemplateProcessing";
-    status st = json_known_members(src, where, component, known);
+    status st = source_members(src, where, component, known);
     if (st != ST_OK)
         return st;
     const json_t *single = json_object_get(component, "single");
     size_t n = json_array_size(single);
     if (n < 1 || n > 2 || !json_object_get(json_array_get(single, n - 1), "Sequence") || (n == 2 && tok->adds_bos))
-        return json_refuse(src, where, "anything but one token before the text");
+        return source_refuse(src, where, "anything but one token before the text");
     if (n == 1)
         return ST_OK;
     const json_t *name = json_object_get(json_object_get(json_array_get(single, 0), "SpecialToken"), "id");
@@ -183,9 +183,9 @@ static status read_template(const struct json_source *src, const json_t *compone
                                         "ids");
     const json_t *id = json_array_get(ids, 0);
     if (json_array_size(ids) != 1 || !json_is_integer(id))
-        return json_refuse(src, where, "a token that is not one id");
+        return source_refuse(src, where, "a token that is not one id");
     if (json_integer_value(id) < 0 || json_integer_value(id) >= (json_int_t)tokenizer_vocab_size(tok))
-        return json_invalid(src, where, "an id outside the vocabulary");
+        return source_invalid(src, where, "an id outside the vocabulary");
     tok->bos = (uint32_t)json_integer_value(id);
     tok->adds_bos = true;
     return ST_OK;
@@ -197,11 +197,11 @@ static status read_one_post_processor(const struct json_source *src, const json_
         return read_template(src, component, tok);
     /* ByteLevel trims offsets here, which we do not have. */
     if (is_type(component, "ByteLevel"))
-        return json_known_members(src, "post_processor: ByteLevel", component, byte_level_members);
+        return source_members(src, "post_processor: ByteLevel", component, byte_level_members);
     return refuse_type(src, "post_processor", component);
 }
 
-status json_read_post_processor(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+status tokenizer_read_post_processor(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     return read_sequence(src, "post_processor", "processors", component, 0, read_one_post_processor, tok);
 }
@@ -211,12 +211,12 @@ static status read_one_decoder(const struct json_source *src, const json_t *comp
     (void)tok;
     if (!is_type(component, "ByteLevel"))
         return refuse_type(src, "decoder", component);
-    return json_known_members(src, "decoder: ByteLevel", component, byte_level_members);
+    return source_members(src, "decoder: ByteLevel", component, byte_level_members);
 }
 
-status json_read_decoder(const struct json_source *src, const json_t *component)
+status tokenizer_read_decoder(const struct json_source *src, const json_t *component)
 {
     if (is_absent(component))
-        return json_refuse(src, "decoder", "a file without one");
+        return source_refuse(src, "decoder", "a file without one");
     return read_sequence(src, "decoder", "decoders", component, 0, read_one_decoder, NULL);
 }

@@ -2,6 +2,8 @@
 #ifndef BATON_WORKER_PROCESS_H
 #define BATON_WORKER_PROCESS_H
 
+#include <sys/queue.h>
+
 #include "common/daemon.h"
 #include "common/etcd.h"
 #include "proto/instance.h"
