@@ -89,6 +89,7 @@ static void close_socket(struct http_connection *c)
         server->n_refused--;
     else
         server->stats.open_connections--;
+    c->write_deadline_us = 0;
     enter(c, CONNECTION_CLOSED);
 }
 
@@ -429,8 +430,8 @@ static void settle(struct http_connection *c)
 static void finish_running(struct http_connection *c)
 {
     flush(c);
-    c->running = false;
     settle(c);
+    c->running = false;
     if (c->state == CONNECTION_CLOSED)
         free(c);
     else if (c->in.len && may_parse(c)) /* what a callback or a flush has made possible */

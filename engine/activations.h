@@ -12,12 +12,14 @@
 
 #define ACT_TILE 12u
 
-enum product_rule { RULE_F32 = 1, RULE_INT8 = 2 }; /* used as a set */
+/* Used as a set; INT8 and INT16 share their buffers and are not prepared together. */
+enum product_rule { RULE_F32 = 1, RULE_INT8 = 2, RULE_INT16 = 4 };
 
 struct activations {
     uint32_t n_rows, n_in;
     float *f32;    /* [n_rows * n_in]                                            */
-    int8_t *q;     /* [n_rows * n_in]                                            */
+    int8_t *q;     /* [n_rows * n_in]; INT16: the high bytes                     */
+    int8_t *q_low; /* [n_rows * n_in], INT16 only: q = 256 * high + low          */
     float *scale;  /* [n_rows * n_in / 32 * 2]: dx and dx * sum(q) of each group */
     int32_t *bias; /* [n_rows * n_in / 32 * 2]: -8 sum(q) and -128 sum(q)        */
 };

@@ -12,6 +12,10 @@
  *   per output, groups ascending: acc = fma((float)dot, dw * dx, acc), dot being the
  *   exact int32 dot of the group (Q4_0: weights q - 8; Q4_1: weights q), then for
  *   Q4_1 acc = fma(m, dx * (float)sum(q), acc).
+ * The output head, where its weights are quantised (rule INT16): the same with
+ *   dx = amax / 32512, inv = 32512 / amax and q clamped to +-32512. Measured on
+ *   SmolLM2's reference answers: 8 bits before the head flip the top token in 9
+ *   of 293 positions, 16 bits in 6; decode reads the same bytes either way.
  * Products, weights in F32, F16, BF16, or any type under f32_math (rule F32):
  *   weights widened exactly; acc = fma(w, x, acc), k ascending.
  * Every accumulator starts at +0.
@@ -41,5 +45,7 @@
 #define CONTRACT_SPLIT 64u         /* positions of one attention split       */
 #define CONTRACT_NORM_LANES 16u
 #define CONTRACT_TINY 0x1p-100f
+#define CONTRACT_INT8_MAX 127.0f
+#define CONTRACT_INT16_MAX 32512.0f /* 256 * 127: a high and a low byte, both signed */
 
 #endif

@@ -12,17 +12,17 @@ static void avx512_prepare(struct activations *a, unsigned rules, uint32_t row0,
 {
     if (rules & RULE_F32)
         avx512_prepare_f32(a, row0, n, x);
-    if (rules & RULE_INT8)
-        avx512_prepare_int8(a, row0, n, x);
+    if (rules & (RULE_INT8 | RULE_INT16))
+        avx512_prepare_int(a, rules & RULE_INT16, row0, n, x);
 }
 
 static void avx512_product(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
                            uint32_t panel0, uint32_t panel1, float *out, size_t stride)
 {
-    if (m->rule == RULE_INT8)
-        avx512_product_int8(m, a, row0, row1, panel0, panel1, out, stride);
-    else
+    if (m->rule == RULE_F32)
         avx512_product_f32(m, a, row0, row1, panel0, panel1, out, stride);
+    else
+        avx512_product_int(m, a, row0, row1, panel0, panel1, out, stride);
 }
 
 /* lane l += lane l + w for w = 8, 4, 2, 1. */

@@ -93,8 +93,7 @@ void avx512_product_f32(const struct matrix *m, const struct activations *a, uin
                         uint32_t panel0, uint32_t panel1, float *out, size_t stride)
 {
     for (uint32_t panel = panel0; panel < panel1;) {
-        bool wide = row1 - row0 == 1 && panel1 - panel >= 4;
-        uint32_t n_panels = wide ? 4 : 1;
+        uint32_t n_panels = row1 - row0 == 1 && panel1 - panel >= 4 ? 4 : 1;
         for (uint32_t row = row0; row < row1;) {
             uint32_t rows = act_tile_rows(a->n_rows - row);
             struct tile t = {

@@ -41,41 +41,58 @@ static void reference_pack_panel(const struct tensor *t, const struct matrix *m,
     (void)row;
 }
 
-/* One group: q[32], scale[0] = dx, scale[1] = dx * sum(q). */
-static void quantise_group(const float *x, int8_t *q, float *scale)
+/* One group: q[32] within +-most, scale[0] = dx, scale[1] = dx * sum(q). */
+static void quantise_group(const float *x, float most, int32_t *q, float *scale)
 {
     float amax = 0.0f;
     for (uint32_t i = 0; i < CONTRACT_GROUP; i++)
         amax = max_f32(fabsf(x[i]), amax);
     if (amax < CONTRACT_TINY) {
-        memset(q, 0, CONTRACT_GROUP);
+        memset(q, 0, CONTRACT_GROUP * sizeof *q);
         scale[0] = scale[1] = 0.0f;
         return;
     }
-    float inv = 127.0f / amax;
+    float inv = most / amax;
     int32_t sum = 0;
     for (uint32_t i = 0; i < CONTRACT_GROUP; i++) {
         float v = x[i] * inv;
-        v = v < 127.0f ? v : 127.0f;
-        v = max_f32(v, -127.0f);
-        q[i] = (int8_t)math_round(v);
+        v = v < most ? v : most;
+        v = max_f32(v, -most);
+        q[i] = (int32_t)math_round(v);
         sum += q[i];
     }
-    scale[0] = amax / 127.0f;
+    scale[0] = amax / most;
     scale[1] = scale[0] * (float)sum;
 }
 
-/* Row-major: q and f32 [row][n_in], scale [row][group][2]; bias is not used. */
+static void split_bytes(const int32_t *q, int8_t *high, int8_t *low)
+{
+    for (uint32_t i = 0; i < CONTRACT_GROUP; i++) {
+        high[i] = (int8_t)((q[i] + 128) >> 8);
+        low[i] = (int8_t)(q[i] - high[i] * 256);
+    }
+}
+
+/* Row-major: q, q_low and f32 [row][n_in], scale [row][group][2]; bias is not used. */
 static void reference_prepare(struct activations *a, unsigned rules, uint32_t row0, uint32_t n, const float *x)
 {
     size_t n_in = a->n_in;
     if (rules & RULE_F32)
         memcpy(a->f32 + row0 * n_in, x, n * n_in * sizeof *x);
-    if (!(rules & RULE_INT8))
+    if (!(rules & (RULE_INT8 | RULE_INT16)))
         return;
+    float most = rules & RULE_INT16 ? CONTRACT_INT16_MAX : CONTRACT_INT8_MAX;
     size_t first = row0 * n_in / CONTRACT_GROUP;
-    for (size_t g = 0; g < n * n_in / CONTRACT_GROUP; g++)
-        quantise_group(x + g * CONTRACT_GROUP, a->q + (first + g) * CONTRACT_GROUP, a->scale + (first + g) * 2);
+    for (size_t g = 0; g < n * n_in / CONTRACT_GROUP; g++) {
+        int32_t q[CONTRACT_GROUP];
+        int8_t *dst = a->q + (first + g) * CONTRACT_GROUP;
+        quantise_group(x + g * CONTRACT_GROUP, most, q, a->scale + (first + g) * 2);
+        if (rules & RULE_INT16)
+            split_bytes(q, dst, a->q_low + (first + g) * CONTRACT_GROUP);
+        else
+            for (uint32_t i = 0; i < CONTRACT_GROUP; i++)
+                dst[i] = (int8_t)q[i];
+    }
 }
 
 /* One weight group as integers, and its scale and minimum. */
@@ -106,7 +123,7 @@ static int32_t dot_group(const int8_t *w, const int8_t *q)
 }
 
 /* n <= ROW_STEP rows of one output. */
-static void product_int8(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t o,
+static void product_int(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t o,
                          float acc[ROW_STEP])
 {
     size_t block_bytes = dtype_block_bytes(m->type);
@@ -121,6 +138,8 @@ static void product_int8(const struct matrix *m, const struct activations *a, ui
         for (uint32_t r = 0; r < n; r++) {
             size_t at = (row + r) * groups + g;
             int32_t dot = dot_group(w, a->q + at * CONTRACT_GROUP);
+            if (m->rule == RULE_INT16)
+                dot = dot * 256 + dot_group(w, a->q_low + at * CONTRACT_GROUP);
             acc[r] = fmaf((float)dot, dw * a->scale[at * 2], acc[r]);
             if (m->type == DTYPE_Q4_1)
                 acc[r] = fmaf(min, a->scale[at * 2 + 1], acc[r]);
@@ -158,10 +177,10 @@ static void reference_product(const struct matrix *m, const struct activations *
         for (uint32_t row = row0; row < row1; row += ROW_STEP) {
             uint32_t n = row1 - row < ROW_STEP ? row1 - row : ROW_STEP;
             float acc[ROW_STEP];
-            if (m->rule == RULE_INT8)
-                product_int8(m, a, row, n, o, acc);
-            else
+            if (m->rule == RULE_F32)
                 product_f32(m, a, row, n, o, acc);
+            else
+                product_int(m, a, row, n, o, acc);
             for (uint32_t r = 0; r < n; r++)
                 out[(row + r) * stride + o] = acc[r];
         }

@@ -11,8 +11,18 @@
 /* Types of metadata values, numbered as in the file. */
 #define GGUF_TYPES(X) /* name, bytes (0: varies) */                                                                    \
     X(U8, 1)                                                                                                           \
-    X(I8, 1) X(U16, 2) X(I16, 2) X(U32, 4) X(I32, 4) X(F32, 4) X(BOOL, 1) X(STRING, 0) X(ARRAY, 0) X(U64, 8) X(I64, 8) \
-        X(F64, 8)
+    X(I8, 1)                                                                                                           \
+    X(U16, 2)                                                                                                          \
+    X(I16, 2)                                                                                                          \
+    X(U32, 4)                                                                                                          \
+    X(I32, 4)                                                                                                          \
+    X(F32, 4)                                                                                                          \
+    X(BOOL, 1)                                                                                                         \
+    X(STRING, 0)                                                                                                       \
+    X(ARRAY, 0)                                                                                                        \
+    X(U64, 8)                                                                                                          \
+    X(I64, 8)                                                                                                          \
+    X(F64, 8)
 enum gguf_type {
 #define X(name, bytes) GGUF_##name,
     GGUF_TYPES(X)

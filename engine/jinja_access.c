@@ -29,7 +29,7 @@ static struct jinja_value own_attr(struct jinja_heap *heap, struct jinja_value o
     if (builtin)
         return method(heap, obj, builtin);
     if (obj.kind == JINJA_LOOP)
-        return jinja_loop_attr(heap, obj.loop, name);
+        return jinja_loop_attr(obj.loop, name);
     if (obj.kind == JINJA_CYCLER && jinja_str_is(name, "current"))
         return obj.cycler->items->items[obj.cycler->pos];
     if (jinja_method_unsafe(obj.kind, name))
@@ -173,7 +173,7 @@ struct jinja_value jinja_slice(struct jinja_heap *heap, struct jinja_value obj, 
                jinja_type_name(obj));
 }
 
-struct jinja_value jinja_loop_attr(struct jinja_heap *heap, struct jinja_loop *loop, const struct jinja_str *name)
+struct jinja_value jinja_loop_attr(const struct jinja_loop *loop, const struct jinja_str *name)
 {
     int64_t at = (int64_t)loop->index0, n = (int64_t)loop->items.n;
     const struct {
@@ -192,7 +192,6 @@ struct jinja_value jinja_loop_attr(struct jinja_heap *heap, struct jinja_loop *l
         { "previtem", at > 0 ? loop->items.at[at - 1] : jinja_undefined(ABSENT_ITEM, NULL) },
         { "nextitem", at + 1 < n ? loop->items.at[at + 1] : jinja_undefined(ABSENT_ITEM, NULL) },
     };
-    (void)heap;
     for (size_t i = 0; i < sizeof attrs / sizeof *attrs; i++)
         if (jinja_str_is(name, attrs[i].name))
             return attrs[i].value;

@@ -3,7 +3,7 @@
 #include "engine/jinja_print.h"
 #include "engine/jinja_run.h"
 
-static struct jinja_value eval_name(struct jinja_run *run, struct jinja_scope *scope, const struct jinja_node *node)
+static struct jinja_value eval_name(const struct jinja_scope *scope, const struct jinja_node *node)
 {
     const struct jinja_value *value = jinja_scope_find(scope, node->name);
     /* A parameter is missing until its default is worked out. */
@@ -13,7 +13,6 @@ static struct jinja_value eval_name(struct jinja_run *run, struct jinja_scope *s
     const struct jinja_builtin *function = jinja_function_find(name->bytes, name->len);
     if (function)
         return (struct jinja_value){ .kind = JINJA_FUNCTION, .function = function };
-    (void)run;
     return jinja_undefined(ABSENT_NAME, name);
 }
 
@@ -169,7 +168,7 @@ static struct jinja_value eval(struct jinja_run *run, struct jinja_scope *scope,
     case NODE_CONST:
         return node->value;
     case NODE_NAME:
-        return eval_name(run, scope, node);
+        return eval_name(scope, node);
     case NODE_TUPLE:
     case NODE_LIST:
         return eval_items(run, scope, node);

@@ -4,7 +4,7 @@
 #ifndef BATON_ENGINE_JINJA_LEXER_H
 #define BATON_ENGINE_JINJA_LEXER_H
 
-#include "engine/jinja_heap.h"
+#include "engine/jinja_value.h"
 
 enum jinja_token_type {
     TOKEN_END, /* of the template */
@@ -19,9 +19,6 @@ enum jinja_token_type {
     TOKEN_FLOAT,
     TOKEN_OPERATOR,
 };
-
-/* An operator of two characters as one number. */
-#define JINJA_OP2(a, b) ((a) << 8 | (b))
 
 struct jinja_token {
     enum jinja_token_type type;

@@ -10,6 +10,9 @@
 
 #include "engine/jinja_heap.h"
 
+/* An operator of two characters as one number. */
+#define JINJA_OP2(a, b) ((a) << 8 | (b))
+
 /* Lists within lists that printing and comparing go into. */
 enum { JINJA_MAX_NESTING = 400 };
 

@@ -73,7 +73,7 @@ static void pack_lane(const struct tensor *t, const struct matrix *m, uint32_t o
 {
     const uint8_t *src = (const uint8_t *)t->data + output * dtype_row_bytes(t->type, m->n_in);
     uint32_t lane = output % PANEL;
-    if (m->rule == RULE_INT8) {
+    if (m->rule != RULE_F32) {
         pack_quantised(m, src, lane, panel);
         return;
     }

@@ -169,7 +169,9 @@ static status read_ends(const struct gguf *file, struct tokenizer *tok, struct e
             return st;
     }
     status st = read_id(file, KEY("bos_token_id"), tok, &tok->bos, err);
-    bool adds_bos = tok->adds_bos;
+    bool adds_bos = tok->adds_bos, adds_eos = false;
+    if (st == ST_OK && gguf_get_bool(file, KEY("add_eos_token"), &adds_eos) == ST_OK && adds_eos)
+        st = error_set(err, ST_UNSUPPORTED, "%s: a token behind the text is not supported", KEY("add_eos_token"));
     if (st == ST_OK && gguf_get_bool(file, KEY("add_bos_token"), &adds_bos) == ST_INVALID)
         st = error_set(err, ST_INVALID, "%s: not a boolean", KEY("add_bos_token"));
     if (st == ST_OK && adds_bos && tok->bos == TOKENIZER_NONE)

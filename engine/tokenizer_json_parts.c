@@ -83,7 +83,7 @@ static status read_split(const struct json_source *src, const json_t *component,
     static const char *const known[] = { "type", "pattern", "behavior", "invert", NULL };
     static const char *const kinds[] = { "Regex", "String", NULL };
     const json_t *pattern = json_object_get(component, "pattern");
-    enum split_behavior behavior;
+    enum split_behavior behavior = SPLIT_ISOLATED;
     bool invert;
     status st = source_members(src, "pre_tokenizer: Split", component, known);
     if (st == ST_OK)

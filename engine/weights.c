@@ -77,6 +77,8 @@ static status pack_all(struct weights *w, const struct model_weights *source, co
             pack_one(&p, t[i], f32_math, team, &at, m[i]);
     }
     pack_one(&p, source->head, f32_math, team, &at, &w->head);
+    if (w->head.rule == RULE_INT8)
+        w->head.rule = RULE_INT16; /* contract.h says why */
     free(p.rows);
     return ST_OK;
 }

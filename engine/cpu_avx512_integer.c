@@ -1,5 +1,6 @@
-/* Int8 products with VNNI: quantised weights as unsigned bytes in registers,
- * activation bytes broadcast. */
+/* Integer products with VNNI: quantised weights as unsigned bytes in registers,
+ * activation bytes broadcast. 16-bit activations are two bytes: the high ones are
+ * multiplied first and the sum shifted. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -13,7 +14,7 @@
 struct tile {
     const uint8_t *panels;
     size_t panel_bytes, groups;
-    const int8_t *q;
+    const int8_t *q, *q_low;
     const float *scale;
     const int32_t *bias;
     float *out;
@@ -21,63 +22,85 @@ struct tile {
     uint16_t last_mask; /* outputs of the last panel */
 };
 
-/* x * inv as bytes, and their sum. */
-static __m128i quantise_half(__m512 x, __m512 inv)
+static __m512i quantise_half(__m512 x, float most, __m512 inv)
 {
-    __m512 v = _mm512_min_ps(_mm512_mul_ps(x, inv), _mm512_set1_ps(127.0f));
-    v = _mm512_max_ps(v, _mm512_set1_ps(-127.0f));
-    return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+    __m512 v = _mm512_min_ps(_mm512_mul_ps(x, inv), _mm512_set1_ps(most));
+    v = _mm512_max_ps(v, _mm512_set1_ps(-most));
+    return _mm512_cvtps_epi32(v);
 }
 
-static int32_t sum_bytes(__m256i q)
+/* 32 values as bytes, the low eight bits of each. */
+static __m256i narrow_bytes(__m512i lo, __m512i hi)
 {
-    __m256i s = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
-    __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
-    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
-    return _mm_cvtsi128_si32(t);
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(hi), _mm512_cvtepi32_epi8(lo));
 }
 
-/* One group of one row; scale and bias are of the row in the tile. */
-static void quantise_group(const float *x, uint32_t tile_rows, int32_t *q, float *scale, int32_t *bias)
+static __m512i high_bytes(__m512i q)
 {
+    return _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+}
+
+static void store_slices(__m256i bytes, uint32_t tile_rows, int32_t *q)
+{
+    int32_t slices[SLICES];
+    _mm256_storeu_si256((__m256i *)slices, bytes);
+    for (uint32_t j = 0; j < SLICES; j++)
+        q[j * tile_rows] = slices[j];
+}
+
+/* Where a group of one row goes, in its tile. */
+struct group_place {
+    int32_t *q, *q_low; /* q_low NULL: 8 bits */
+    float *scale;
+    int32_t *bias;
+};
+
+static void quantise_group(const float *x, uint32_t tile_rows, const struct group_place *to)
+{
+    float most = to->q_low != NULL ? CONTRACT_INT16_MAX : CONTRACT_INT8_MAX;
     __m512 lo = _mm512_loadu_ps(x);
     __m512 hi = _mm512_loadu_ps(x + 16);
     __m512 max = _mm512_max_ps(_mm512_abs_ps(lo), _mm512_setzero_ps());
     max = _mm512_max_ps(_mm512_abs_ps(hi), max);
     float amax = _mm512_reduce_max_ps(max);
-    __m256i bytes = _mm256_setzero_si256();
+    __m512i q_lo = _mm512_setzero_si512();
+    __m512i q_hi = _mm512_setzero_si512();
     float dx = 0.0f;
     if (!(amax < CONTRACT_TINY)) {
-        __m512 inv = _mm512_set1_ps(127.0f / amax);
-        bytes = _mm256_set_m128i(quantise_half(hi, inv), quantise_half(lo, inv));
-        dx = amax / 127.0f;
+        __m512 inv = _mm512_set1_ps(most / amax);
+        q_lo = quantise_half(lo, most, inv);
+        q_hi = quantise_half(hi, most, inv);
+        dx = amax / most;
     }
-    int32_t sum = sum_bytes(bytes);
-    int32_t slices[SLICES];
-    _mm256_storeu_si256((__m256i *)slices, bytes);
-    for (uint32_t j = 0; j < SLICES; j++)
-        q[j * tile_rows] = slices[j];
-    scale[0] = dx;
-    scale[tile_rows] = dx * (float)sum;
-    bias[0] = -8 * sum;
-    bias[tile_rows] = -128 * sum;
+    int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q_lo, q_hi));
+    to->scale[0] = dx;
+    to->scale[tile_rows] = dx * (float)sum;
+    to->bias[0] = -8 * sum;
+    to->bias[tile_rows] = -128 * sum;
+    if (to->q_low != NULL) {
+        store_slices(narrow_bytes(q_lo, q_hi), tile_rows, to->q_low);
+        q_lo = high_bytes(q_lo);
+        q_hi = high_bytes(q_hi);
+    }
+    store_slices(narrow_bytes(q_lo, q_hi), tile_rows, to->q);
 }
 
-void avx512_prepare_int8(struct activations *a, uint32_t row0, uint32_t n, const float *x)
+void avx512_prepare_int(struct activations *a, bool wide, uint32_t row0, uint32_t n, const float *x)
 {
     size_t groups = a->n_in / CONTRACT_GROUP;
     for (uint32_t done = 0; done < n;) {
         uint32_t row = row0 + done;
         uint32_t tile_rows = act_tile_rows(a->n_rows - row);
         int32_t *q = (int32_t *)(void *)(a->q + (size_t)row * a->n_in);
+        int32_t *q_low = wide ? (int32_t *)(void *)(a->q_low + (size_t)row * a->n_in) : NULL;
         float *scale = a->scale + row * groups * 2;
         int32_t *bias = a->bias + row * groups * 2;
         for (size_t g = 0; g < groups; g++)
             for (uint32_t r = 0; r < tile_rows; r++) {
                 size_t at = g * 2 * tile_rows + r;
-                quantise_group(x + (size_t)(done + r) * a->n_in + g * CONTRACT_GROUP, tile_rows,
-                               q + g * SLICES * tile_rows + r, scale + at, bias + at);
+                size_t q_at = g * SLICES * tile_rows + r;
+                struct group_place to = { q + q_at, wide ? q_low + q_at : NULL, scale + at, bias + at };
+                quantise_group(x + (size_t)(done + r) * a->n_in + g * CONTRACT_GROUP, tile_rows, &to);
             }
         done += tile_rows;
     }
@@ -105,10 +128,9 @@ ALWAYS_INLINE void multiply_slice(const uint32_t R, const uint32_t P, const int8
 }
 
 ALWAYS_INLINE void multiply_group(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t,
-                                  size_t g, __m512i *dot)
+                                  size_t g, const int8_t *q, __m512i *dot)
 {
     const size_t group_bytes = type == DTYPE_Q8_0 ? 512 : 256;
-    const int8_t *q = t->q + g * CONTRACT_GROUP * R;
     const __m512i nibble = _mm512_set1_epi8(15);
     UNROLL
     for (uint32_t j = 0; j < group_bytes / 64; j++) {
@@ -135,7 +157,7 @@ ALWAYS_INLINE __m512 load_halves(const uint8_t *src)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)src));
 }
 
-ALWAYS_INLINE void run_tile(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t)
+ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const uint32_t P, const struct tile *t)
 {
     const size_t scale_bytes = PANEL * sizeof(uint16_t);
     const size_t scales_at = t->groups * (type == DTYPE_Q8_0 ? 512 : 256);
@@ -150,8 +172,17 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const uint32_t R, const uint3
         __m512i dot[12];
         UNROLL
         for (uint32_t i = 0; i < R * P; i++)
-            dot[i] = type == DTYPE_Q4_1 ? _mm512_setzero_si512() : _mm512_set1_epi32(bias[i / P]);
-        multiply_group(type, R, P, t, g, dot);
+            dot[i] = wide || type == DTYPE_Q4_1 ? _mm512_setzero_si512() : _mm512_set1_epi32(bias[i / P]);
+        multiply_group(type, R, P, t, g, t->q + g * CONTRACT_GROUP * R, dot);
+        if (wide) {
+            UNROLL
+            for (uint32_t i = 0; i < R * P; i++) {
+                dot[i] = _mm512_slli_epi32(dot[i], 8);
+                if (type != DTYPE_Q4_1)
+                    dot[i] = _mm512_add_epi32(dot[i], _mm512_set1_epi32(bias[i / P]));
+            }
+            multiply_group(type, R, P, t, g, t->q_low + g * CONTRACT_GROUP * R, dot);
+        }
         UNROLL
         for (uint32_t p = 0; p < P; p++) {
             const uint8_t *panel = t->panels + p * t->panel_bytes;
@@ -176,12 +207,16 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const uint32_t R, const uint3
                                   acc[r * P + p]);
 }
 
-/* One function for each type and shape of tile. */
+/* One function for each type, width of activations and shape of tile. */
 #define TILE_SHAPES(X, type) X(type, 12, 1) X(type, 8, 1) X(type, 4, 1) X(type, 2, 1) X(type, 1, 1) X(type, 1, 4)
 #define DEFINE_TILE(type, R, P)                                                   \
     static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t) \
     {                                                                             \
-        run_tile(DTYPE_##type, R, P, t);                                          \
+        run_tile(DTYPE_##type, false, R, P, t);                                   \
+    }                                                                             \
+    static __attribute__((noinline)) void wide_##type##_##R##_##P(const struct tile *t) \
+    {                                                                             \
+        run_tile(DTYPE_##type, true, R, P, t);                                    \
     }
 TILE_SHAPES(DEFINE_TILE, Q8_0)
 TILE_SHAPES(DEFINE_TILE, Q4_0)
@@ -189,11 +224,11 @@ TILE_SHAPES(DEFINE_TILE, Q4_1)
 
 typedef void (*tile_fn)(const struct tile *);
 
-static tile_fn find_tile(enum dtype type, uint32_t rows, uint32_t panels)
+static tile_fn find_tile(enum dtype type, bool wide, uint32_t rows, uint32_t panels)
 {
 #define FIND_TILE(name, R, P)                                        \
     if (type == DTYPE_##name && rows == (R) && panels == (P))        \
-        return tile_##name##_##R##_##P;
+        return wide ? wide_##name##_##R##_##P : tile_##name##_##R##_##P;
     TILE_SHAPES(FIND_TILE, Q8_0)
     TILE_SHAPES(FIND_TILE, Q4_0)
     TILE_SHAPES(FIND_TILE, Q4_1)
@@ -202,13 +237,12 @@ static tile_fn find_tile(enum dtype type, uint32_t rows, uint32_t panels)
     return NULL;
 }
 
-void avx512_product_int8(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
+void avx512_product_int(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
                          uint32_t panel0, uint32_t panel1, float *out, size_t stride)
 {
     size_t groups = m->n_in / CONTRACT_GROUP;
     for (uint32_t panel = panel0; panel < panel1;) {
-        bool wide = row1 - row0 == 1 && panel1 - panel >= 4;
-        uint32_t n_panels = wide ? 4 : 1;
+        uint32_t n_panels = row1 - row0 == 1 && panel1 - panel >= 4 ? 4 : 1;
         for (uint32_t row = row0; row < row1;) {
             uint32_t rows = act_tile_rows(a->n_rows - row);
             struct tile t = {
@@ -216,13 +250,14 @@ void avx512_product_int8(const struct matrix *m, const struct activations *a, ui
                 .panel_bytes = m->panel_bytes,
                 .groups = groups,
                 .q = a->q + (size_t)row * a->n_in,
+                .q_low = m->rule == RULE_INT16 ? a->q_low + (size_t)row * a->n_in : NULL,
                 .scale = a->scale + row * groups * 2,
                 .bias = a->bias + row * groups * 2,
                 .out = out + row * stride + panel * PANEL,
                 .stride = stride,
                 .last_mask = panel_mask(m, panel + n_panels - 1),
             };
-            find_tile(m->type, rows, n_panels)(&t);
+            find_tile(m->type, m->rule == RULE_INT16, rows, n_panels)(&t);
             row += rows;
         }
         panel += n_panels;

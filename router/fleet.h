@@ -1,0 +1,101 @@
+/* fleet.h - the workers a router knows: from etcd, their links and their
+ * published load. Decode workers are linked to; of prefill workers load
+ * and life are followed through their published figures and their record. Loop thread only. */
+#ifndef BATON_ROUTER_FLEET_H
+#define BATON_ROUTER_FLEET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "proto/instance.h"
+#include "proto/link.h"
+#include "router/pick.h"
+
+#define FLEET_MAX_WORKERS 4096
+
+struct fleet_worker {
+    TAILQ_ENTRY(fleet_worker) entry;
+    struct fleet *fleet;
+    struct instance instance;
+    bool is_member; /* etcd knows it */
+    bool is_decode;
+    struct link *link; /* NULL in tests */
+    bool up;           /* link up */
+    struct subscription *loads;
+    uint64_t load_us;  /* when load was heard; 0: never */
+    bool draining;
+    uint64_t queued_tokens, running_tokens;
+    uint32_t requests, kv_blocks, kv_free;
+    /* dispatched by us and not yet over: counted at once, so that bursts spread */
+    uint32_t ours;
+    uint64_t our_tokens;
+    uint32_t faults; /* consecutive losses; a worker that keeps failing is chosen last */
+};
+TAILQ_HEAD(fleet_list, fleet_worker);
+
+struct fleet;
+
+/* What the fleet tells its owner. */
+struct fleet_callbacks {
+    void (*on_message)(void *ctx, struct fleet_worker *worker, const struct frame *frame);
+    void (*on_ready)(void *ctx, struct fleet_worker *worker);
+    /* The same process is back on its link; live is what it still holds of ours. */
+    void (*on_again)(void *ctx, struct fleet_worker *worker, Baton__Live *const *live, size_t n_live);
+    void (*on_lost)(void *ctx, struct fleet_worker *worker);
+    size_t (*live)(void *ctx, struct fleet_worker *worker, Baton__Live *out, size_t max);
+    void *ctx;
+};
+
+struct fleet_options {
+    struct links *links; /* set later by fleet_set_links, as links call back into the fleet */
+    enum pick_policy policy;
+    uint64_t (*now)(void *ctx);
+    void *now_ctx;
+    uint64_t silent_us; /* a prefill worker that published nothing for so long is taken for dead */
+    /* Sends through the worker's link; replaced in tests. */
+    status (*send)(void *ctx, struct fleet_worker *worker, const struct message_head *head,
+                   const ProtobufCMessage *body, bool acked);
+    void (*forget)(void *ctx, struct fleet_worker *worker, struct request_key key, uint32_t attempt);
+    void *io_ctx;
+    struct fleet_callbacks callbacks;
+};
+
+MUST_CHECK status fleet_create(const struct fleet_options *options, struct fleet **out);
+void fleet_destroy(struct fleet **fleet);
+void fleet_set_links(struct fleet *fleet, struct links *links);
+void fleet_set_callbacks(struct fleet *fleet, const struct fleet_callbacks *callbacks);
+
+/* From etcd. */
+void fleet_member(struct fleet *fleet, const struct instance *instance);
+void fleet_member_gone(struct fleet *fleet, const char *id);
+/* From the links; ctx of links_options is the fleet. */
+void fleet_on_up(void *fleet, struct link *link, const Baton__Hello *hello, bool first);
+void fleet_on_lost(void *fleet, struct link *link, const char *reason);
+void fleet_on_message(void *fleet, struct link *link, const struct frame *frame, uint64_t deadline_us);
+size_t fleet_live(void *fleet, struct link *link, Baton__Live *out, size_t max);
+void fleet_on_load(struct fleet *fleet, const Baton__Load *load);
+
+/* The decode worker for a prompt of n_tokens, not one of the `avoid` ids unless
+ * there is no other. NULL: none is up for this model. */
+struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, uint32_t n_tokens,
+                                       const char (*avoid)[64], uint32_t n_avoid);
+/* Prefill workers whose KV the decode worker can use, best first. Returns how many. */
+uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, struct fleet_worker **out,
+                             uint32_t max);
+/* Load is counted at dispatch and given back on every exit path. */
+void fleet_count(struct fleet_worker *worker, uint32_t n_tokens);
+void fleet_uncount(struct fleet_worker *worker, uint32_t n_tokens);
+
+status fleet_send(struct fleet_worker *worker, const struct message_head *head, const ProtobufCMessage *body,
+                  bool acked);
+void fleet_forget(struct fleet_worker *worker, struct request_key key, uint32_t attempt);
+
+/* True when a decode worker for the model is up (any model: NULL). */
+bool fleet_has_decode(const struct fleet *fleet, const char *model);
+/* The longest prompt and answer that a decode worker of the model takes; 0: none is known. */
+uint32_t fleet_max_model_len(const struct fleet *fleet, const char *model);
+const struct fleet_list *fleet_workers(const struct fleet *fleet);
+uint32_t fleet_ours(const struct fleet *fleet); /* dispatched and not over, of all workers */
+
+#endif

@@ -1,0 +1,292 @@
+#include "transfer/ucx_link.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucs/debug/log_def.h>
+
+#include "common/log.h"
+
+/* A message on its way: UCX wants the head to stay until it is sent. */
+struct ucx_send {
+    struct ucx_link *link;
+    struct ucx_send *next;
+    void (*done)(void *arg, bool ok);
+    void *arg;
+    struct wire_head head;
+    uint8_t copy[UCX_LINK_COPY_BYTES];
+};
+
+/* What UCX calls an error is a peer's end as often as not; whoever decides that logs it. */
+static ucs_log_func_rc_t forward_log(const char *file, unsigned line, const char *function, ucs_log_level_t level,
+                                     const ucs_log_component_config_t *component, const char *message, va_list ap)
+{
+    (void)file, (void)line, (void)component;
+    if (level > UCS_LOG_LEVEL_WARN)
+        return UCS_LOG_FUNC_RC_CONTINUE;
+    char text[256], quoted[512];
+    (void)vsnprintf(text, sizeof text, message, ap);
+    const char *q = log_quote(quoted, sizeof quoted, text);
+    if (level == UCS_LOG_LEVEL_FATAL)
+        log_error("ucx", "where=%s text=%s", function, q);
+    else
+        log_debug("ucx", "where=%s text=%s", function, q);
+    return UCS_LOG_FUNC_RC_STOP;
+}
+
+static void take_over_logging(void)
+{
+    ucs_log_push_handler(forward_log);
+}
+
+struct setting {
+    const char *name, *value;
+};
+
+/* Names of a transport's own settings stand without its prefix, as ucp_config_modify wants them. */
+static const struct setting shared_settings[] = {
+    { "RNDV_THRESH", "inf" },      /* data goes where the receiver copies it, never by a remote put */
+    { "ZCOPY_THRESH", "auto" },    { "PROTO_ENABLE", "n" },
+    { "UNIFIED_MODE", "n" },       { "ADDRESS_DEBUG_INFO", "n" },
+    { "MAX_EAGER_LANES", "1" },    { "ALLOC_PRIO", "md:posix" }, /* nothing that cannot be mapped by others */
+    { "KEEPALIVE_INTERVAL", "1s" },
+};
+static const struct setting mapped_settings[] = { { "TLS", "posix,tcp" }, { "SHM_DEVICES", "memory" } };
+/* One DATA message with its heads is one segment; larger ones would be gathered by a copy. */
+static const struct setting network_settings[] = { { "TLS", "tcp" }, { "TX_SEG_SIZE", "140k" }, { "RX_SEG_SIZE", "140k" } };
+
+static bool apply(ucp_config_t *config, const struct setting *settings, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ucp_config_modify(config, settings[i].name, settings[i].value) != UCS_OK)
+            return false;
+    return true;
+}
+#define APPLY(config, table) apply(config, table, sizeof table / sizeof table[0])
+
+static status ucx_error(struct error *err, const char *what, ucs_status_t st)
+{
+    return error_set(err, st == UCS_ERR_NO_MEMORY ? ST_NO_MEMORY : ST_IO, "UCX: %s: %s", what, ucs_status_string(st));
+}
+
+static status open_context(struct ucx_link *link, const char *device, struct error *err)
+{
+    ucp_config_t *config;
+    ucs_status_t st = ucp_config_read(NULL, NULL, &config);
+    if (st != UCS_OK)
+        return ucx_error(err, "cannot read its configuration (a UCX_ variable may be wrong)", st);
+    bool ok = APPLY(config, shared_settings) &&
+              (link->mapped ? APPLY(config, mapped_settings) : APPLY(config, network_settings)) &&
+              ucp_config_modify(config, "NET_DEVICES", device) == UCS_OK;
+    ucp_params_t params = { .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
+                            .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP | (link->mapped ? UCP_FEATURE_RMA : 0u),
+                            .name = link->mapped ? "baton-same-host" : "baton-network" };
+    st = ok ? ucp_init(&params, config, &link->context) : UCS_ERR_INVALID_PARAM;
+    ucp_config_release(config);
+    if (st != UCS_OK) {
+        link->context = NULL;
+        return ucx_error(err, "cannot open a context", st);
+    }
+    return ST_OK;
+}
+
+static ucs_status_t on_message(void *arg, const void *head, size_t head_len, void *data, size_t len,
+                               const ucp_am_recv_param_t *param)
+{
+    struct ucx_link *link = arg;
+    bool whole = !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
+    link->receive(link->arg, link, head, head_len, data, len, whole);
+    return UCS_OK;
+}
+
+static ucs_status_t open_worker(struct ucx_link *link)
+{
+    ucp_worker_params_t params = { .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
+                                   .thread_mode = UCS_THREAD_MODE_SINGLE };
+    ucs_status_t st = ucp_worker_create(link->context, &params, &link->worker);
+    if (st != UCS_OK) {
+        link->worker = NULL;
+        return st;
+    }
+    ucp_am_handler_param_t handler = { .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                                                     UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
+                                       .id = WIRE_AM_ID,
+                                       .flags = UCP_AM_FLAG_WHOLE_MSG,
+                                       .cb = on_message,
+                                       .arg = link };
+    st = ucp_worker_set_am_recv_handler(link->worker, &handler);
+    return st == UCS_OK ? ucp_worker_get_efd(link->worker, &link->fd) : st;
+}
+
+status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx_link_receive receive, void *arg,
+                     struct error *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, take_over_logging);
+    *link = (struct ucx_link){ .fd = -1, .mapped = mapped, .receive = receive, .arg = arg };
+    status st = open_context(link, device, err);
+    if (st)
+        return st;
+    ucs_status_t ust = open_worker(link);
+    if (ust == UCS_OK)
+        return ST_OK;
+    ucx_link_close(link);
+    return ucx_error(err, "cannot open a worker", ust);
+}
+
+void ucx_link_close(struct ucx_link *link)
+{
+    if (link->worker)
+        ucp_worker_destroy(link->worker);
+    if (link->context)
+        ucp_cleanup(link->context);
+    while (link->free_sends) {
+        struct ucx_send *send = link->free_sends;
+        link->free_sends = send->next;
+        free(send);
+    }
+    *link = (struct ucx_link){ .fd = -1 };
+}
+
+status ucx_link_address(const struct ucx_link *link, uint8_t *out, size_t size, size_t *len, struct error *err)
+{
+    ucp_address_t *address;
+    size_t n;
+    ucs_status_t st = ucp_worker_get_address(link->worker, &address, &n);
+    if (st != UCS_OK)
+        return ucx_error(err, "no worker address", st);
+    status result = ST_OK;
+    if (n > size)
+        result = error_set(err, ST_LIMIT, "UCX worker address of %zu bytes is above %zu", n, size);
+    else
+        memcpy(out, address, *len = n);
+    ucp_worker_release_address(link->worker, address);
+    return result;
+}
+
+/* UCX falls back to another transport without a word. Its report of the lanes is the only place that tells. */
+static bool lanes_as_wanted(const struct ucx_link *link, ucp_ep_h ep)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *f = open_memstream(&text, &len);
+    if (!f)
+        return false;
+    ucp_ep_print_info(ep, f);
+    bool ok = fclose(f) == 0 && strstr(text, ":tcp/") && !strstr(text, ":posix/") == !link->mapped;
+    free(text);
+    return ok;
+}
+
+status ucx_link_connect(struct ucx_link *link, const uint8_t *address, ucp_err_handler_cb_t failed, void *arg,
+                        ucp_ep_h *out, struct error *err)
+{
+    ucp_ep_params_t params = { .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                                             UCP_EP_PARAM_FIELD_ERR_HANDLER,
+                               .address = (const ucp_address_t *)(const void *)address,
+                               .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+                               .err_handler = { failed, arg } };
+    ucp_ep_h ep;
+    ucs_status_t st = ucp_ep_create(link->worker, &params, &ep);
+    if (st != UCS_OK)
+        return ucx_error(err, "cannot make an endpoint", st);
+    if (!lanes_as_wanted(link, ep)) {
+        ucx_link_disconnect(link, &ep);
+        return error_set(err, ST_LIMIT, "UCX chose other transports than %s", link->mapped ? "posix and tcp" : "tcp");
+    }
+    *out = ep;
+    return ST_OK;
+}
+
+static void on_closed(void *request, ucs_status_t st, void *arg)
+{
+    (void)st;
+    struct ucx_link *link = arg;
+    link->closing--;
+    ucp_request_free(request);
+}
+
+void ucx_link_disconnect(struct ucx_link *link, ucp_ep_h *ep)
+{
+    ucp_request_param_t param = { .op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
+                                                  UCP_OP_ATTR_FIELD_USER_DATA,
+                                  .flags = UCP_EP_CLOSE_FLAG_FORCE,
+                                  .cb.send = on_closed,
+                                  .user_data = link };
+    ucs_status_ptr_t request = ucp_ep_close_nbx(*ep, &param);
+    *ep = NULL;
+    if (UCS_PTR_IS_PTR(request))
+        link->closing++;
+}
+
+static struct ucx_send *send_new(struct ucx_link *link)
+{
+    struct ucx_send *send = link->free_sends;
+    if (send)
+        link->free_sends = send->next;
+    else
+        send = malloc(sizeof *send);
+    return send;
+}
+
+static void send_ended(struct ucx_send *send, bool ok)
+{
+    void (*done)(void *arg, bool ok) = send->done;
+    void *arg = send->arg;
+    send->next = send->link->free_sends;
+    send->link->free_sends = send;
+    if (done)
+        done(arg, ok);
+}
+
+static void on_sent(void *request, ucs_status_t st, void *arg)
+{
+    ucp_request_free(request);
+    send_ended(arg, st == UCS_OK);
+}
+
+status ucx_link_send(struct ucx_link *link, ucp_ep_h ep, const struct wire_head *head, const void *payload, size_t len,
+                     void (*done)(void *arg, bool ok), void *arg)
+{
+    struct ucx_send *send = send_new(link);
+    if (!send)
+        return ST_NO_MEMORY;
+    send->link = link;
+    send->done = done;
+    send->arg = arg;
+    send->head = *head;
+    if (!done && len) {
+        ASSERT(len <= sizeof send->copy);
+        payload = memcpy(send->copy, payload, len);
+    }
+    ucp_request_param_t param = { .op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
+                                                  UCP_OP_ATTR_FIELD_USER_DATA,
+                                  .flags = UCP_AM_SEND_FLAG_EAGER,
+                                  .cb.send = on_sent,
+                                  .user_data = send };
+    ucs_status_ptr_t request = ucp_am_send_nbx(ep, WIRE_AM_ID, &send->head, sizeof send->head, payload, len, &param);
+    if (UCS_PTR_IS_ERR(request)) {
+        send->done = NULL;
+        send_ended(send, false);
+        return ST_CLOSED;
+    }
+    if (!request)
+        send_ended(send, true);
+    return ST_OK;
+}
+
+#define PROGRESS_PER_TURN 64
+
+bool ucx_link_progress(struct ucx_link *link)
+{
+    bool any = false;
+    for (int i = 0; i < PROGRESS_PER_TURN && ucp_worker_progress(link->worker); i++)
+        any = true;
+    return any;
+}
+
+bool ucx_link_arm(struct ucx_link *link)
+{
+    return ucp_worker_arm(link->worker) == UCS_OK;
+}

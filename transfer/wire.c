@@ -1,0 +1,82 @@
+#include "transfer/wire.h"
+
+#include <string.h>
+
+/* Payload lengths a kind may have. */
+static const struct {
+    size_t least, most;
+} bounds[] = {
+    [WIRE_HELLO] = { 1, WIRE_MAX_ADDRESS },
+    [WIRE_WELCOME] = { WIRE_HEADER_PAGE, WIRE_HEADER_PAGE },
+    [WIRE_REQUEST] = { 16 + WIRE_SPAN_BYTES, WIRE_REQUEST_BYTES },
+    [WIRE_DATA] = { 1, WIRE_DATA_BYTES },
+    [WIRE_END] = { 0, 0 },
+    [WIRE_CANCEL] = { 0, 0 },
+    [WIRE_BYE] = { 0, 0 },
+};
+
+status wire_head_decode(const void *head, size_t head_len, size_t payload_len, struct wire_head *out)
+{
+    if (head_len != sizeof *out)
+        return ST_CORRUPT;
+    memcpy(out, head, sizeof *out);
+    if (out->magic != WIRE_MAGIC || out->kind < WIRE_HELLO || out->kind > WIRE_BYE || out->zero || out->st >= ST_COUNT)
+        return ST_CORRUPT;
+    if (payload_len < bounds[out->kind].least || payload_len > bounds[out->kind].most)
+        return ST_CORRUPT;
+    return ST_OK;
+}
+
+struct wire_span {
+    uint64_t generation;
+    uint32_t block;
+    uint16_t first, n;
+};
+_Static_assert(sizeof(struct wire_span) == WIRE_SPAN_BYTES, "wire_span is a wire format");
+
+size_t wire_request_encode(uint32_t first_layer, uint32_t n_layers, const struct transfer_span *spans, uint32_t n_spans,
+                           uint8_t out[WIRE_REQUEST_BYTES])
+{
+    ASSERT(n_spans <= WIRE_MAX_SPANS);
+    const uint32_t head[4] = { first_layer, n_layers, n_spans, 0 };
+    memcpy(out, head, sizeof head);
+    uint8_t *p = out + sizeof head;
+    for (uint32_t i = 0; i < n_spans; i++, p += WIRE_SPAN_BYTES) {
+        const struct transfer_span *s = &spans[i];
+        const struct wire_span w = { s->remote_generation, s->remote_block, s->first, s->n };
+        memcpy(p, &w, sizeof w);
+    }
+    return (size_t)(p - out);
+}
+
+static bool inside(const struct wire_span *w, const struct transfer_geometry *g, uint32_t n_blocks)
+{
+    return w->block < n_blocks && w->n && (uint32_t)w->first + w->n <= g->block_tokens;
+}
+
+status wire_request_decode(const uint8_t *payload, size_t len, const struct transfer_geometry *geometry,
+                           uint32_t n_blocks, struct wire_request *out)
+{
+    uint32_t head[4];
+    if (len < sizeof head)
+        return ST_CORRUPT;
+    memcpy(head, payload, sizeof head);
+    uint32_t first_layer = head[0], n_layers = head[1], n_spans = head[2];
+    if (!n_layers || n_layers > geometry->n_layers || first_layer > geometry->n_layers - n_layers || head[3])
+        return ST_CORRUPT;
+    if (!n_spans || n_spans > WIRE_MAX_SPANS || len != sizeof head + (size_t)n_spans * WIRE_SPAN_BYTES)
+        return ST_CORRUPT;
+    for (uint32_t i = 0; i < n_spans; i++) {
+        struct wire_span w;
+        memcpy(&w, payload + sizeof head + (size_t)i * WIRE_SPAN_BYTES, sizeof w);
+        if (!inside(&w, geometry, n_blocks))
+            return ST_CORRUPT;
+        out->spans[i] = (struct transfer_span){
+            .local_block = w.block, .remote_generation = w.generation, .first = w.first, .n = w.n
+        };
+    }
+    out->first_layer = first_layer;
+    out->n_layers = n_layers;
+    out->n_spans = n_spans;
+    return ST_OK;
+}

@@ -1,0 +1,58 @@
+/* wire.h - the active messages between a borrower and a lender.
+ *
+ *   borrower                              lender
+ *   HELLO  (its worker address)     ->
+ *                                   <-    WELCOME (the header page of the pool)
+ *   REQUEST (spans of some layers)  ->
+ *                                   <-    DATA ... DATA, END
+ *   CANCEL, BYE                     ->
+ *
+ * Each is one wire_head and at most one eager fragment of payload. All fields
+ * are little-endian. Decoders take outside bytes: they check every bound. */
+#ifndef BATON_TRANSFER_WIRE_H
+#define BATON_TRANSFER_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "transfer/transfer.h"
+
+#define WIRE_MAGIC 0x31585442u /* "BTX1" */
+#define WIRE_AM_ID 11
+#define WIRE_DATA_BYTES (128u << 10) /* payload of a DATA message at most */
+#define WIRE_MAX_SPANS 512u          /* of a REQUEST */
+#define WIRE_MAX_ADDRESS 2048u
+#define WIRE_HEADER_PAGE 4096u
+
+enum wire_kind { WIRE_HELLO = 1, WIRE_WELCOME, WIRE_REQUEST, WIRE_DATA, WIRE_END, WIRE_CANCEL, WIRE_BYE };
+
+struct wire_head {
+    uint32_t magic;
+    uint8_t kind;
+    uint8_t st; /* END: a status */
+    uint16_t zero;
+    uint64_t session; /* drawn by the borrower; its low 16 bits are its own index */
+    uint64_t request; /* HELLO: the nonce of the pool that is meant */
+    uint64_t value;   /* REQUEST: microseconds left; DATA: offset of the bytes; END: bytes in all */
+};
+_Static_assert(sizeof(struct wire_head) == 32, "wire_head is a wire format");
+
+/* CORRUPT when the head or the length of the payload is not what the kind allows. */
+MUST_CHECK status wire_head_decode(const void *head, size_t head_len, size_t payload_len, struct wire_head *out);
+
+struct wire_request {
+    uint32_t first_layer, n_layers, n_spans;
+    struct transfer_span spans[WIRE_MAX_SPANS]; /* local_block: the lender's; remote_block: 0 */
+};
+
+#define WIRE_SPAN_BYTES 16u
+#define WIRE_REQUEST_BYTES (16u + WIRE_SPAN_BYTES * WIRE_MAX_SPANS)
+/* Returns the length. The lender's block is remote_block of the borrower's span. */
+size_t wire_request_encode(uint32_t first_layer, uint32_t n_layers, const struct transfer_span *spans, uint32_t n_spans,
+                           uint8_t out[WIRE_REQUEST_BYTES]);
+/* CORRUPT when anything lies outside the pool or a span is empty. out may be half written then. */
+MUST_CHECK status wire_request_decode(const uint8_t *payload, size_t len, const struct transfer_geometry *geometry,
+                                      uint32_t n_blocks, struct wire_request *out);
+
+#endif
