@@ -121,7 +121,8 @@ static void page_arm_failpoints(void *arg, struct http_exchange *x)
         answer_line(x, 413, "too long\n");
         return;
     }
-    memcpy(text, body, len);
+    if (len)
+        memcpy(text, body, len);
     text[len] = '\0';
     if (failpoint_arm(text, &err) != ST_OK) {
         answer_line(x, 400, err.text);

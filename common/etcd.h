@@ -35,7 +35,8 @@ void etcd_stats(const struct etcd *etcd, struct etcd_stats *out);
 /* Keeps key = value alive under a lease: granted, put, renewed; after a lost
  * lease or an outage registered again. on_state (may be NULL) hears of changes. */
 MUST_CHECK status etcd_register(struct etcd *etcd, const char *key, const char *value,
-                                void (*on_state)(void *arg, bool registered), void *arg, struct etcd_registration **out);
+                                void (*on_state)(void *arg, bool registered), void *arg,
+                                struct etcd_registration **out);
 /* New value under the same key, at once or when etcd is back. */
 void etcd_registration_update(struct etcd_registration *reg, const char *value);
 /* Revokes the lease (best effort, at most one request_timeout) and frees. done (may be NULL) is

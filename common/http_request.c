@@ -41,7 +41,7 @@ static int on_field(llhttp_t *parser, const char *at, size_t len)
 {
     struct http_request *r = request_of(parser);
     if (r->head_complete)
-        return count_extra(r, len + 1);
+        return count_extra(r, len);
     struct http_field *last = r->n_fields ? &r->fields[r->n_fields - 1] : NULL;
     if (last && !last->value) { /* the name goes on */
         last->name_len = (size_t)(at - last->name) + len;
@@ -58,7 +58,7 @@ static int on_value(llhttp_t *parser, const char *at, size_t len)
 {
     struct http_request *r = request_of(parser);
     if (r->head_complete)
-        return count_extra(r, len + 1);
+        return count_extra(r, len);
     ASSERT(r->n_fields > 0);
     struct http_field *last = &r->fields[r->n_fields - 1];
     if (!last->value)
@@ -86,7 +86,7 @@ static int on_head_complete(llhttp_t *parser)
 static int on_extension(llhttp_t *parser, const char *at, size_t len)
 {
     (void)at;
-    return count_extra(request_of(parser), len + 1);
+    return count_extra(request_of(parser), len);
 }
 
 static int on_chunk_header(llhttp_t *parser)

@@ -6,7 +6,9 @@
  * is complete and answers now or later, exactly once: http_respond, or
  * http_stream_begin .. http_stream_end. When the client goes away first,
  * on_gone is called once (end of input after a complete request counts as
- * gone) and the exchange must not be touched after that callback. */
+ * gone) and the exchange must not be touched after that callback. It comes from
+ * the loop, never from inside a call made here, and also when admit has seen
+ * the exchange but its body never comes. */
 #ifndef BATON_COMMON_HTTP_SERVER_H
 #define BATON_COMMON_HTTP_SERVER_H
 
@@ -47,6 +49,7 @@ struct http_server_stats {
 
 MUST_CHECK status http_server_create(const struct http_server_options *options, struct http_server **out,
                                      struct error *err);
+/* on_gone is called for each open exchange. Not from inside a callback of the server. */
 void http_server_destroy(struct http_server **server);
 uint16_t http_server_port(const struct http_server *server);
 void http_server_stats(const struct http_server *server, struct http_server_stats *out);
@@ -70,7 +73,8 @@ void http_header_add(struct http_exchange *x, const char *name, const char *valu
 void http_respond(struct http_exchange *x, int status, const char *content_type, const void *body, size_t len);
 void http_stream_begin(struct http_exchange *x, int status, const char *content_type);
 /* Queues data and sends what the socket takes at once. ST_AGAIN (data was taken all the same): the
- * backlog is above max_backlog_bytes; write no more until on_writable. */
+ * backlog is above max_backlog_bytes; write no more until on_writable. Who writes on to four times that
+ * loses the client. ST_CLOSED: the client is lost, on_gone follows. */
 MUST_CHECK status http_stream_write(struct http_exchange *x, const void *data, size_t len);
 void http_on_writable(struct http_exchange *x, void (*fn)(void *arg), void *arg);
 void http_stream_end(struct http_exchange *x);

@@ -111,6 +111,8 @@ static void escape_control(struct text_buffer *out, unsigned char c)
 
 void json_escape(struct text_buffer *out, const char *text, size_t len)
 {
+    if (len == 0)
+        return; /* text may be NULL then */
     const unsigned char *p = (const unsigned char *)text, *end = p + len, *plain = p;
     while (p < end) {
         size_t n = sequence_length(p, (size_t)(end - p));

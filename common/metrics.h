@@ -53,11 +53,11 @@ struct metric_table {
 #define METRICS_MAX_COLLECTORS  32
 
 /* Upper bounds of all histograms, in seconds; +Inf follows. */
-#define METRIC_BUCKETS(X)                                                                                              \
-    X(0.0001)                                                                                                          \
-    X(0.00025)                                                                                                         \
-    X(0.0005) X(0.001) X(0.0025) X(0.005) X(0.01) X(0.025) X(0.05) X(0.1) X(0.25) X(0.5) X(1) X(2.5) X(5) X(10) X(20)  \
-        X(30) X(60)
+/* clang-format off */
+#define METRIC_BUCKETS(X) \
+    X(0.0001) X(0.00025) X(0.0005) X(0.001) X(0.0025) X(0.005) X(0.01) X(0.025) X(0.05) X(0.1) \
+    X(0.25) X(0.5) X(1) X(2.5) X(5) X(10) X(20) X(30) X(60)
+/* clang-format on */
 
 struct metrics;
 struct metric;

@@ -8,7 +8,7 @@
 #define FIRST_MERGE_SLOTS 1024
 #define FREE_PAIR         UINT64_MAX
 /* Up to this many symbols a scan for the best pair beats a heap. */
-#define SMALL_PIECE 40
+#define SMALL_PIECE       40
 
 void bpe_init(struct bpe *bpe)
 {

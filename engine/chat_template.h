@@ -15,10 +15,10 @@
 
 #include "common/status.h"
 
-#define CHAT_TEMPLATE_MAX_SOURCE (1024 * 1024)        /* bytes */
-#define CHAT_TEMPLATE_MAX_OUTPUT (32 * 1024 * 1024)   /* bytes */
-#define CHAT_TEMPLATE_MAX_MEMORY (256 * 1024 * 1024)  /* bytes while rendering */
-#define CHAT_TEMPLATE_MAX_STEPS (20 * 1000 * 1000)    /* nodes evaluated, and work in builtins */
+#define CHAT_TEMPLATE_MAX_SOURCE (1024 * 1024)       /* bytes */
+#define CHAT_TEMPLATE_MAX_OUTPUT (32 * 1024 * 1024)  /* bytes */
+#define CHAT_TEMPLATE_MAX_MEMORY (256 * 1024 * 1024) /* bytes while rendering */
+#define CHAT_TEMPLATE_MAX_STEPS  (20 * 1000 * 1000)  /* nodes evaluated, and work in builtins */
 
 struct chat_template;
 
@@ -28,14 +28,14 @@ MUST_CHECK status chat_template_compile(const char *source, size_t len, struct c
 void chat_template_destroy(struct chat_template **tpl);
 
 struct chat_template_input {
-    const json_t *messages;    /* array of objects; content as text or null                      */
-    const json_t *tools;       /* array or NULL (then none, as in transformers)                   */
-    const json_t *variables;   /* object of further variables (chat_template_kwargs), or NULL;    */
-                               /* they win over the ones here                                     */
-    const char *bos_token;     /* NULL or "" when there is none: then undefined */
+    const json_t *messages;  /* array of objects; content as text or null                      */
+    const json_t *tools;     /* array or NULL (then none, as in transformers)                   */
+    const json_t *variables; /* object of further variables (chat_template_kwargs), or NULL;    */
+                             /* they win over the ones here                                     */
+    const char *bos_token;   /* NULL or "" when there is none: then undefined */
     const char *eos_token;
     bool add_generation_prompt;
-    time_t now;                /* for strftime_now, in local time */
+    time_t now; /* for strftime_now, in local time */
 };
 
 /* *out is malloc'ed, NUL-terminated, len bytes long. ST_INVALID with the text

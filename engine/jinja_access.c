@@ -64,8 +64,8 @@ static struct jinja_value char_of(struct jinja_heap *heap, const struct jinja_st
 static struct jinja_value element(struct jinja_heap *heap, struct jinja_value obj, int64_t at)
 {
     struct jinja_value missing = { .kind = JINJA_MISSING };
-    bool indexed = obj.kind == JINJA_STR || obj.kind == JINJA_RANGE ||
-                   (obj.kind == JINJA_LIST && obj.list->form <= FORM_TUPLE);
+    bool indexed =
+        obj.kind == JINJA_STR || obj.kind == JINJA_RANGE || (obj.kind == JINJA_LIST && obj.list->form <= FORM_TUPLE);
     if (!indexed)
         return missing;
     int64_t n = (int64_t)jinja_length(heap, obj);

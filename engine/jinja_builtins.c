@@ -118,17 +118,18 @@ static bool listed(const char *const *names, const char *name, size_t len)
 
 bool jinja_filter_unbuilt(const char *name, size_t len)
 {
-    static const char *const names[] = { "attr",   "e",        "escape",  "filesizeformat", "forceescape", "format",
-                                         "groupby", "pprint",  "random",  "safe",           "striptags",   "truncate",
-                                         "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr",      NULL };
+    static const char *const names[] = { "attr",      "e",        "escape",    "filesizeformat", "forceescape",
+                                         "format",    "groupby",  "pprint",    "random",         "safe",
+                                         "striptags", "truncate", "urlencode", "urlize",         "wordcount",
+                                         "wordwrap",  "xmlattr",  NULL };
     return listed(names, name, len);
 }
 
 bool jinja_method_unbuilt(const char *name, size_t len)
 {
-    static const char *const names[] = { "casefold",  "swapcase", "encode",    "expandtabs",   "format",    "format_map",
-                                         "isdecimal", "isidentifier", "isnumeric", "isprintable",
-                                         "istitle",   "maketrans",    "translate", NULL };
+    static const char *const names[] = { "casefold",   "swapcase",  "encode",       "expandtabs", "format",
+                                         "format_map", "isdecimal", "isidentifier", "isnumeric",  "isprintable",
+                                         "istitle",    "maketrans", "translate",    NULL };
     return listed(names, name, len);
 }
 

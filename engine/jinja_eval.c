@@ -107,8 +107,7 @@ struct jinja_args jinja_eval_args(struct jinja_run *run, struct jinja_scope *sco
     struct jinja_args out = { .at = at, .keywords = keywords };
     for (; nodes; nodes = nodes->next) {
         if (nodes->kind == NODE_KEYWORD)
-            keywords[out.n_keywords++] =
-                (struct jinja_keyword){ nodes->value.str, jinja_eval(run, scope, nodes->a) };
+            keywords[out.n_keywords++] = (struct jinja_keyword){ nodes->value.str, jinja_eval(run, scope, nodes->a) };
         else
             at[out.n++] = jinja_eval(run, scope, nodes);
     }

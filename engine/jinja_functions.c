@@ -86,8 +86,8 @@ static struct jinja_value call_cycler(const struct jinja_call *call)
 static struct jinja_value call_joiner(const struct jinja_call *call)
 {
     struct jinja_joiner *joiner = jinja_alloc(call->heap, sizeof *joiner);
-    *joiner = (struct jinja_joiner){ jinja_given(call->arg[0]) ? jinja_arg_str(call, call->arg[0]) :
-                                                                  jinja_str_new(call->heap, ", ", 2),
+    *joiner = (struct jinja_joiner){ jinja_given(call->arg[0]) ? jinja_arg_str(call, call->arg[0])
+                                                               : jinja_str_new(call->heap, ", ", 2),
                                      false };
     return (struct jinja_value){ .kind = JINJA_JOINER, .joiner = joiner };
 }

@@ -135,7 +135,10 @@ static void lex_unknown_escape(struct lexer *lx, struct jinja_buf *out, const ch
         jinja_buf_add(lx->heap, out, *at, len);
     } else {
         char text[16];
-        int n = snprintf(text, sizeof text, code < 0x100 ? "x%02x" : code < 0x10000 ? "u%04x" : "U%08x",
+        int n = snprintf(text, sizeof text,
+                         code < 0x100     ? "x%02x"
+                         : code < 0x10000 ? "u%04x"
+                                          : "U%08x",
                          (unsigned)code);
         jinja_buf_add(lx->heap, out, text, (size_t)n);
     }
@@ -231,13 +234,17 @@ static void lex_number(struct lexer *lx)
     size_t end = digits_end(lx, from, base), whole = end;
     if (base == 10)
         end = fraction_end(lx, end);
+    /* As in Python, nothing but zeros follows a leading zero. */
+    if (base == 10 && end == whole && lx->src[from] == '0')
+        end = whole = digits_end(lx, from, 1);
     char text[MAX_NUMBER_BYTES];
     size_t n = 0;
     for (size_t i = from; i < end && n < sizeof text - 1; i++)
         if (lx->src[i] != '_')
             text[n++] = lx->src[i];
     text[n] = 0;
-    struct jinja_token *token = token_add(lx, end > whole ? TOKEN_FLOAT : TOKEN_INTEGER, lx->src + lx->pos, end - lx->pos);
+    struct jinja_token *token =
+        token_add(lx, end > whole ? TOKEN_FLOAT : TOKEN_INTEGER, lx->src + lx->pos, end - lx->pos);
     errno = 0;
     if (end > whole)
         token->real = strtod(text, NULL);
@@ -360,7 +367,9 @@ static void lex_comment(struct lexer *lx)
             return;
         }
     }
-    jinja_fail(lx->heap, ST_INVALID, "a comment is not closed");
+    /* Jinja lets one pass that opens at the very end; so with raw below. */
+    if (lx->pos < lx->len)
+        jinja_fail(lx->heap, ST_INVALID, "a comment is not closed");
 }
 
 /* The end of a "{% word" tag's word at pos, else 0. */
@@ -397,7 +406,8 @@ static void lex_raw(struct lexer *lx)
             return;
         }
     }
-    jinja_fail(lx->heap, ST_INVALID, "a raw block is not closed");
+    if (lx->pos < lx->len)
+        jinja_fail(lx->heap, ST_INVALID, "a raw block is not closed");
 }
 
 static size_t next_tag(const struct lexer *lx)

@@ -75,12 +75,8 @@ static struct jinja_value dict_values(const struct jinja_call *call)
 }
 
 const struct jinja_builtin jinja_dict_methods[] = {
-    { "get", dict_get, 1, { "key", "default" } },
-    { "items", dict_items, 0, { 0 } },
-    { "keys", dict_keys, 0, { 0 } },
-    { "values", dict_values, 0, { 0 } },
-    { "copy", itself, 0, { 0 } },
-    { 0 },
+    { "get", dict_get, 1, { "key", "default" } }, { "items", dict_items, 0, { 0 } }, { "keys", dict_keys, 0, { 0 } },
+    { "values", dict_values, 0, { 0 } },          { "copy", itself, 0, { 0 } },      { 0 },
 };
 
 static struct jinja_value loop_cycle(const struct jinja_call *call)

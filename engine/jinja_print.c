@@ -122,8 +122,10 @@ static void add_repr_list(struct jinja_heap *heap, struct jinja_buf *out, const 
     static const struct {
         const char *open, *close;
     } marks[] = {
-        [FORM_LIST] = { "[", "]" },           [FORM_TUPLE] = { "(", ")" },
-        [FORM_KEYS] = { "dict_keys([", "])" }, [FORM_VALUES] = { "dict_values([", "])" },
+        [FORM_LIST] = { "[", "]" },
+        [FORM_TUPLE] = { "(", ")" },
+        [FORM_KEYS] = { "dict_keys([", "])" },
+        [FORM_VALUES] = { "dict_values([", "])" },
         [FORM_ITEMS] = { "dict_items([", "])" },
     };
     if (list->form == FORM_GENERATOR)

@@ -122,7 +122,8 @@ static struct jinja_value filter_join(const struct jinja_call *call)
 static struct jinja_args args_after(const struct jinja_args *args, size_t n)
 {
     struct jinja_args out = *args;
-    out.at += n;
+    if (n)
+        out.at += n;
     out.n -= n;
     return out;
 }
@@ -234,8 +235,8 @@ static void merge_sort(const struct jinja_call *call, struct keyed *at, struct k
         jinja_charge(call->heap, 1);
         bool take_right = left == half;
         if (left < half && right < n)
-            take_right = reverse ? jinja_ordered(call->heap, '<', at[left].key, at[right].key) :
-                                   jinja_ordered(call->heap, '<', at[right].key, at[left].key);
+            take_right = reverse ? jinja_ordered(call->heap, '<', at[left].key, at[right].key)
+                                 : jinja_ordered(call->heap, '<', at[right].key, at[left].key);
         spare[i] = take_right ? at[right++] : at[left++];
     }
     memcpy(at, spare, n * sizeof *at);

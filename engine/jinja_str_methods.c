@@ -125,8 +125,8 @@ static struct jinja_value found_at(const struct jinja_call *call, bool last, boo
     struct window w = window_of(call);
     size_t at = SIZE_MAX;
     if (!w.empty)
-        at = last ? jinja_find_last(call->heap, s, needle, w.from, w.to) :
-                    jinja_find(call->heap, s, needle, w.from, w.to);
+        at = last ? jinja_find_last(call->heap, s, needle, w.from, w.to)
+                  : jinja_find(call->heap, s, needle, w.from, w.to);
     if (at == SIZE_MAX && must)
         jinja_fail(call->heap, ST_INVALID, "substring not found");
     return jinja_int(at == SIZE_MAX ? -1 : (int64_t)jinja_count_chars(s->bytes, at));
@@ -294,12 +294,20 @@ static bool is_alpha(int32_t code)
     return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
 }
 
-/* Decimal digits; superscripts and the like, which Python counts too, are few
- * and have no category of their own. */
-static bool is_digit(int32_t c)
+/* Decimal digits, and the superscripts, circled and so on that Unicode counts
+ * as digits without a category of their own. */
+static bool is_digit(int32_t code)
 {
-    return utf8proc_category(c) == UTF8PROC_CATEGORY_ND || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 ||
-           (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089);
+    static const int32_t runs[][2] = {
+        { 0xB2, 0xB3 },     { 0xB9, 0xB9 },       { 0x1369, 0x1371 },   { 0x19DA, 0x19DA },   { 0x2070, 0x2070 },
+        { 0x2074, 0x2079 }, { 0x2080, 0x2089 },   { 0x2460, 0x2468 },   { 0x2474, 0x247C },   { 0x2488, 0x2490 },
+        { 0x24EA, 0x24EA }, { 0x24F5, 0x24FD },   { 0x24FF, 0x24FF },   { 0x2776, 0x277E },   { 0x2780, 0x2788 },
+        { 0x278A, 0x2792 }, { 0x10A40, 0x10A43 }, { 0x10E60, 0x10E68 }, { 0x11052, 0x1105A }, { 0x1F100, 0x1F10A }
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++)
+        if (code >= runs[i][0] && code <= runs[i][1])
+            return true;
+    return utf8proc_category(code) == UTF8PROC_CATEGORY_ND;
 }
 
 static bool is_alnum(int32_t code)

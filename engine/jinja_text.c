@@ -30,8 +30,7 @@ bool jinja_valid_utf8(const char *text, size_t len)
 {
     for (size_t at = 0; at < len;) {
         utf8proc_int32_t code;
-        utf8proc_ssize_t n =
-            utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(len - at), &code);
+        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(len - at), &code);
         if (n <= 0)
             return false;
         at += (size_t)n;

@@ -68,8 +68,7 @@ static struct jinja_value filter_trim(const struct jinja_call *call)
 {
     struct jinja_value chars = call->arg[0];
     bool plain = !jinja_given(chars) || chars.kind == JINJA_NONE;
-    return jinja_of_str(
-        jinja_strip(call->heap, input(call), plain ? NULL : jinja_arg_str(call, chars), true, true));
+    return jinja_of_str(jinja_strip(call->heap, input(call), plain ? NULL : jinja_arg_str(call, chars), true, true));
 }
 
 static struct jinja_value filter_replace(const struct jinja_call *call)

@@ -127,9 +127,8 @@ static struct jinja_value of_json_object(struct jinja_heap *heap, const json_t *
     json_t *object = (json_t *)(uintptr_t)json;
     for (void *at = json_object_iter(object); at; at = json_object_iter_next(object, at)) {
         const char *key = json_object_iter_key(at);
-        dict->pairs[dict->n++] = (struct jinja_pair){
-            jinja_of_str(jinja_str_new(heap, key, strlen(key))), of_json(heap, json_object_iter_value(at), depth + 1)
-        };
+        dict->pairs[dict->n++] = (struct jinja_pair){ jinja_of_str(jinja_str_new(heap, key, strlen(key))),
+                                                      of_json(heap, json_object_iter_value(at), depth + 1) };
     }
     return (struct jinja_value){ .kind = JINJA_DICT, .dict = dict };
 }
@@ -166,14 +165,22 @@ struct jinja_value jinja_of_json(struct jinja_heap *heap, const json_t *json)
 const char *jinja_type_name(struct jinja_value v)
 {
     static const char *const names[] = {
-        [JINJA_MISSING] = "nothing", [JINJA_UNDEFINED] = "Undefined",
-        [JINJA_NONE] = "NoneType",   [JINJA_BOOL] = "bool",
-        [JINJA_INT] = "int",         [JINJA_FLOAT] = "float",
-        [JINJA_STR] = "str",         [JINJA_LIST] = "list",
-        [JINJA_DICT] = "dict",       [JINJA_RANGE] = "range",
-        [JINJA_NAMESPACE] = "Namespace", [JINJA_LOOP] = "LoopContext",
-        [JINJA_CYCLER] = "Cycler",   [JINJA_JOINER] = "Joiner",
-        [JINJA_MACRO] = "Macro",     [JINJA_METHOD] = "builtin_function_or_method",
+        [JINJA_MISSING] = "nothing",
+        [JINJA_UNDEFINED] = "Undefined",
+        [JINJA_NONE] = "NoneType",
+        [JINJA_BOOL] = "bool",
+        [JINJA_INT] = "int",
+        [JINJA_FLOAT] = "float",
+        [JINJA_STR] = "str",
+        [JINJA_LIST] = "list",
+        [JINJA_DICT] = "dict",
+        [JINJA_RANGE] = "range",
+        [JINJA_NAMESPACE] = "Namespace",
+        [JINJA_LOOP] = "LoopContext",
+        [JINJA_CYCLER] = "Cycler",
+        [JINJA_JOINER] = "Joiner",
+        [JINJA_MACRO] = "Macro",
+        [JINJA_METHOD] = "builtin_function_or_method",
         [JINJA_FUNCTION] = "function",
     };
     static const char *const forms[] = {
@@ -187,7 +194,8 @@ _Noreturn void jinja_fail_undefined(struct jinja_heap *heap, struct jinja_value 
 {
     const struct jinja_str none = { "", 0, 0 }, *name = v.str ? v.str : &none;
     int len = (int)(name->len > 100 ? 100 : name->len);
-    const char *owner = v.owner_kind == JINJA_LIST ? "list" : jinja_type_name((struct jinja_value){ .kind = v.owner_kind });
+    const char *owner =
+        v.owner_kind == JINJA_LIST ? "list" : jinja_type_name((struct jinja_value){ .kind = v.owner_kind });
     switch ((enum jinja_absence)v.absence) {
     case ABSENT_ATTRIBUTE:
         if (v.str)
@@ -315,8 +323,8 @@ static bool equal(struct jinja_heap *heap, struct jinja_value a, struct jinja_va
     case JINJA_DICT:
         return equal_dicts(heap, a.dict, b.dict, depth);
     case JINJA_RANGE:
-        return a.range->n == b.range->n &&
-               (!a.range->n || (a.range->start == b.range->start && (a.range->n == 1 || a.range->step == b.range->step)));
+        return a.range->n == b.range->n && (!a.range->n || (a.range->start == b.range->start &&
+                                                            (a.range->n == 1 || a.range->step == b.range->step)));
     case JINJA_METHOD:
         return a.method->builtin == b.method->builtin && equal(heap, a.method->self, b.method->self, depth + 1);
     default:
@@ -359,8 +367,11 @@ static bool ordered(struct jinja_heap *heap, int op, struct jinja_value a, struc
         return holds(op, compare_strs(a.str, b.str));
     if (a.kind != JINJA_LIST || b.kind != JINJA_LIST || a.list->form != b.list->form || a.list->form > FORM_TUPLE)
         jinja_fail(heap, ST_INVALID, "'%.2s' not supported between instances of '%s' and '%s'",
-                   op == '<' ? "<" : op == '>' ? ">" : op == JINJA_OP2('<', '=') ? "<=" : ">=", jinja_type_name(a),
-                   jinja_type_name(b));
+                   op == '<'                   ? "<"
+                   : op == '>'                 ? ">"
+                   : op == JINJA_OP2('<', '=') ? "<="
+                                               : ">=",
+                   jinja_type_name(a), jinja_type_name(b));
     for (size_t i = 0; i < a.list->n && i < b.list->n; i++)
         if (!equal(heap, a.list->items[i], b.list->items[i], depth + 1))
             return ordered(heap, op, a.list->items[i], b.list->items[i], depth + 1);
@@ -390,7 +401,8 @@ bool jinja_contains(struct jinja_heap *heap, struct jinja_value container, struc
     switch ((enum jinja_kind)container.kind) {
     case JINJA_STR:
         if (item.kind != JINJA_STR)
-            jinja_fail(heap, ST_INVALID, "'in <string>' requires string as left operand, not %s", jinja_type_name(item));
+            jinja_fail(heap, ST_INVALID, "'in <string>' requires string as left operand, not %s",
+                       jinja_type_name(item));
         return jinja_find(heap, container.str, item.str, 0, container.str->len) != SIZE_MAX;
     case JINJA_DICT:
         return jinja_dict_find(heap, container.dict, item) != NULL;

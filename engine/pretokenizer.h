@@ -14,11 +14,11 @@
 #define PRETOKENIZER_MAX_STEPS 16
 
 /* What becomes of a match and of what stands between matches. */
-#define SPLIT_BEHAVIORS(X)                                                       \
-    X(ISOLATED, "Isolated")                      /* each is a piece           */ \
-    X(REMOVED, "Removed")                        /* matches are dropped       */ \
-    X(CONTIGUOUS, "Contiguous")                  /* neighbours of a kind join */ \
-    X(MERGED_WITH_PREVIOUS, "MergedWithPrevious")                                \
+#define SPLIT_BEHAVIORS(X)                                                                                             \
+    X(ISOLATED, "Isolated")     /* each is a piece           */                                                        \
+    X(REMOVED, "Removed")       /* matches are dropped       */                                                        \
+    X(CONTIGUOUS, "Contiguous") /* neighbours of a kind join */                                                        \
+    X(MERGED_WITH_PREVIOUS, "MergedWithPrevious")                                                                      \
     X(MERGED_WITH_NEXT, "MergedWithNext")
 
 enum split_behavior {
@@ -27,14 +27,14 @@ enum split_behavior {
 #undef X
 };
 
-#define PATTERN_GPT2 "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define PATTERN_GPT2  "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 /* What std's char::is_numeric takes for a digit: one Unicode version ahead. */
 #define PATTERN_DIGIT "[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]"
 
 struct pretokenizer_step {
     struct regex *regex; /* NULL: put a space before pieces that have none */
     enum split_behavior behavior;
-    bool invert;         /* what stands between the matches counts as match */
+    bool invert; /* what stands between the matches counts as match */
 };
 
 struct pretokenizer {

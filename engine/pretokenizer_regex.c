@@ -47,7 +47,8 @@ static pcre2_code *compile(const char *pattern, struct error *err)
 status regex_create(const char *pattern, size_t len, bool literal, struct regex **out, struct error *err)
 {
     char *translated = NULL;
-    status st = literal ? pattern_quote(pattern, len, &translated, err) : pattern_translate(pattern, len, &translated, err);
+    status st =
+        literal ? pattern_quote(pattern, len, &translated, err) : pattern_translate(pattern, len, &translated, err);
     if (st != ST_OK)
         return st;
     struct regex *regex = calloc(1, sizeof *regex);

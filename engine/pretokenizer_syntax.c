@@ -77,8 +77,8 @@ static status put_newer(struct translation *t, const char *category, size_t len,
 
 static bool known_category(const char *name, size_t len)
 {
-    static const char *const known[] = { "L", "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "N",  "Nd", "Nl", "No",
-                                         "P", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp" };
+    static const char *const known[] = { "L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "N",  "Nd", "Nl", "No",
+                                         "P", "S",  "Sm", "Sc", "Sk", "So", "Z", "Zs", "Zl", "Zp" };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strlen(known[i]) == len && memcmp(known[i], name, len) == 0)
             return true;

@@ -177,9 +177,10 @@ static status take_fingerprint(struct tokenizer *tok)
     if (!state)
         return ST_NO_MEMORY;
     XXH3_64bits_reset(state);
-    uint64_t rest[] = { hash_tokens(&tok->bpe.vocab), hash_merges(&tok->bpe), tok->pre.fingerprint,
-                        tok->nfc,                     tok->adds_bos,          tok->bos,
-                        tok->bpe.ignore_merges,       tok->bpe.unknown,       tok->bpe.fuse_unknown };
+    uint64_t rest[] = {
+        hash_tokens(&tok->bpe.vocab), hash_merges(&tok->bpe), tok->pre.fingerprint, tok->nfc, tok->adds_bos, tok->bos,
+        tok->bpe.ignore_merges,       tok->bpe.unknown,       tok->bpe.fuse_unknown
+    };
     XXH3_64bits_update(state, rest, sizeof rest);
     hash_added(state, &tok->as_given);
     hash_added(state, &tok->normalized);

@@ -14,10 +14,10 @@
 struct gguf;
 struct tokenizer;
 
-#define TOKENIZER_MAX_VOCAB       (1u << 20) /* tokens                          */
-#define TOKENIZER_MAX_TOKEN_BYTES 4096       /* bytes of one token              */
+#define TOKENIZER_MAX_VOCAB       (1u << 20)  /* tokens                          */
+#define TOKENIZER_MAX_TOKEN_BYTES 4096        /* bytes of one token              */
 #define TOKENIZER_MAX_TEXT_BYTES  (32u << 20) /* bytes of one tokenizer_encode() */
-#define TOKENIZER_MAX_EOS         16         /* ids that end an answer          */
+#define TOKENIZER_MAX_EOS         16          /* ids that end an answer          */
 
 /* dir holds tokenizer.json (and perhaps tokenizer_config.json, config.json,
  * generation_config.json, read for BOS and EOS). A file that asks for something

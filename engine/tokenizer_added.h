@@ -44,7 +44,7 @@ struct added_walk {
     size_t at, done;
 };
 struct added_span {
-    size_t start, end;              /* text before the token; may be empty */
+    size_t start, end;               /* text before the token; may be empty */
     const struct added_token *token; /* NULL at the end of the text */
 };
 /* Afterwards span->token is NULL when the walk is over. */

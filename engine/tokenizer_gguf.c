@@ -10,11 +10,11 @@ enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 
 #define KEY(name) "tokenizer.ggml." name
 
 /* The published patterns. A family may go by several names. */
-#define PATTERN_LLAMA3                                                                                         \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" \
+#define PATTERN_LLAMA3                                                                                                 \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"           \
     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define PATTERN_QWEN2                                                                                      \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" \
+#define PATTERN_QWEN2                                                                                                  \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"                \
     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define MAX_PATTERNS 4
 
@@ -59,8 +59,8 @@ static status find_family(const struct gguf *file, const struct family **out, st
         *out = &families[i];
         return ST_OK;
     }
-    return error_set(err, ST_UNSUPPORTED, "%s: %.*s is not supported", KEY("pre"),
-                     (int)(pre.len < 60 ? pre.len : 60), pre.data);
+    return error_set(err, ST_UNSUPPORTED, "%s: %.*s is not supported", KEY("pre"), (int)(pre.len < 60 ? pre.len : 60),
+                     pre.data);
 }
 
 static status apply_family(const struct family *family, struct tokenizer *tok, struct error *err)
@@ -82,8 +82,7 @@ static status array_len(const struct gguf *file, const char *key, uint64_t most,
     status st = gguf_array_len(file, key, out);
     if (st != ST_OK)
         return error_set(err, st, "%s: %s", key, status_text(st));
-    return *out <= most ? ST_OK
-                        : error_set(err, ST_LIMIT, "%s: %llu elements", key, (unsigned long long)*out);
+    return *out <= most ? ST_OK : error_set(err, ST_LIMIT, "%s: %llu elements", key, (unsigned long long)*out);
 }
 
 static status read_token(const struct gguf *file, uint32_t id, struct tokenizer *tok, struct error *err)
@@ -101,8 +100,9 @@ static status read_token(const struct gguf *file, uint32_t id, struct tokenizer 
         return error_set(err, st, "%s: element %u is too long, or stands there twice", KEY("tokens"), id);
     if (plain || type == TYPE_UNUSED || text.len == 0)
         return ST_OK;
-    struct added_token added = { .text = (char *)text.data, .len = text.len, .id = id,
-                                 .special = type != TYPE_USER_DEFINED };
+    struct added_token added = {
+        .text = (char *)text.data, .len = text.len, .id = id, .special = type != TYPE_USER_DEFINED
+    };
     return tokenizer_add_added(tok, &added);
 }
 

@@ -12,14 +12,14 @@ status source_invalid(const struct json_source *src, const char *where, const ch
     return error_set(src->err, ST_INVALID, "%s: %s: %s", src->name, where, what);
 }
 
-status source_members(const struct json_source *src, const char *where, const json_t *object,
-                          const char *const known[])
+status source_members(const struct json_source *src, const char *where, const json_t *object, const char *const known[])
 {
     if (!json_is_object(object))
         return source_invalid(src, where, "not an object");
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)object, key, value) {
+    json_object_foreach((json_t *)object, key, value)
+    {
         size_t i = 0;
         while (known[i] && strcmp(known[i], key) != 0)
             i++;
@@ -36,7 +36,7 @@ const char *component_type(const json_t *component)
 }
 
 status source_flag(const struct json_source *src, const char *where, const json_t *object, const char *key,
-                 bool otherwise, bool *out)
+                   bool otherwise, bool *out)
 {
     const json_t *value = json_object_get(object, key);
     if (value && !json_is_boolean(value))
@@ -64,8 +64,8 @@ static status read_added_flags(const struct json_source *src, const json_t *row,
 
 static status read_added_token(const struct json_source *src, const json_t *row, struct tokenizer *tok)
 {
-    static const char *const known[] = { "id",     "content", "single_word", "lstrip", "rstrip", "normalized",
-                                         "special", NULL };
+    static const char *const known[] = { "id",     "content",    "single_word", "lstrip",
+                                         "rstrip", "normalized", "special",     NULL };
     status st = source_members(src, "added_tokens", row, known);
     if (st != ST_OK)
         return st;
@@ -74,7 +74,8 @@ static status read_added_token(const struct json_source *src, const json_t *row,
         json_integer_value(id) >= TOKENIZER_MAX_VOCAB)
         return source_invalid(src, "added_tokens", "a token without content, or with an id out of range");
     const char *text = json_string_value(content);
-    struct added_token token = { .text = (char *)text, .len = json_string_length(content),
+    struct added_token token = { .text = (char *)text,
+                                 .len = json_string_length(content),
                                  .id = (uint32_t)json_integer_value(id) };
     st = read_added_flags(src, row, &token);
     if (st != ST_OK)

@@ -20,20 +20,21 @@ status source_invalid(const struct json_source *src, const char *where, const ch
 
 /* Refuses members that are not in known (NULL-terminated). */
 MUST_CHECK status source_members(const struct json_source *src, const char *where, const json_t *object,
-                                     const char *const known[]);
+                                 const char *const known[]);
 /* The "type" of a component; "" when it has none. */
 const char *component_type(const json_t *component);
 /* An optional boolean; ST_INVALID when it is something else. */
 MUST_CHECK status source_flag(const struct json_source *src, const char *where, const json_t *object, const char *key,
-                            bool otherwise, bool *out);
+                              bool otherwise, bool *out);
 
 /* The components; each may be absent or null. */
-MUST_CHECK status tokenizer_read_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok);
+MUST_CHECK status tokenizer_read_normalizer(const struct json_source *src, const json_t *component,
+                                            struct tokenizer *tok);
 MUST_CHECK status tokenizer_read_pretokenizer(const struct json_source *src, const json_t *component,
-                                         struct tokenizer *tok);
+                                              struct tokenizer *tok);
 /* After the added tokens. */
 MUST_CHECK status tokenizer_read_post_processor(const struct json_source *src, const json_t *component,
-                                           struct tokenizer *tok);
+                                                struct tokenizer *tok);
 MUST_CHECK status tokenizer_read_decoder(const struct json_source *src, const json_t *component);
 MUST_CHECK status tokenizer_read_model(const struct json_source *src, const json_t *model, struct tokenizer *tok);
 

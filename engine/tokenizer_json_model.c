@@ -8,7 +8,8 @@ static status read_vocab(const struct json_source *src, const json_t *vocab, str
         return source_invalid(src, "model", "vocab is not an object, or too large");
     const char *text;
     json_t *id;
-    json_object_foreach ((json_t *)vocab, text, id) {
+    json_object_foreach((json_t *)vocab, text, id)
+    {
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= TOKENIZER_MAX_VOCAB)
             return error_set(src->err, ST_INVALID, "%s: model: the id of %.60s is out of range", src->name, text);
         status st = tokenizer_add_token(tok, (uint32_t)json_integer_value(id), text, strlen(text), true);
@@ -52,8 +53,8 @@ static status read_merges(const struct json_source *src, const json_t *merges, s
             return error_set(src->err, ST_INVALID, "%s: model: merge %zu is not a pair", src->name, i);
         status st = tokenizer_add_merge(tok, left, left_len, right, strlen(right), (uint32_t)i);
         if (st == ST_NOT_FOUND)
-            return error_set(src->err, ST_INVALID, "%s: model: merge %zu is not of tokens in the vocabulary",
-                             src->name, i);
+            return error_set(src->err, ST_INVALID, "%s: model: merge %zu is not of tokens in the vocabulary", src->name,
+                             i);
         if (st != ST_OK)
             return st;
     }
@@ -68,8 +69,7 @@ static bool is_empty(const json_t *value)
 
 static status refuse_variants(const struct json_source *src, const json_t *model)
 {
-    static const char *const off[] = { "dropout", "continuing_subword_prefix", "end_of_word_suffix",
-                                       "byte_fallback" };
+    static const char *const off[] = { "dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback" };
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
         if (!is_empty(json_object_get(model, off[i])))
             return source_refuse(src, "model", off[i]);
@@ -93,13 +93,22 @@ static status read_unknown(const struct json_source *src, const json_t *model, s
 
 status tokenizer_read_model(const struct json_source *src, const json_t *model, struct tokenizer *tok)
 {
-    static const char *const known[] = { "type",       "dropout",       "unk_token",     "continuing_subword_prefix",
-                                         "fuse_unk",   "byte_fallback", "ignore_merges", "end_of_word_suffix",
-                                         "vocab",      "merges",        NULL };
+    static const char *const known[] = { "type",
+                                         "dropout",
+                                         "unk_token",
+                                         "continuing_subword_prefix",
+                                         "fuse_unk",
+                                         "byte_fallback",
+                                         "ignore_merges",
+                                         "end_of_word_suffix",
+                                         "vocab",
+                                         "merges",
+                                         NULL };
     if (!json_is_object(model))
         return source_invalid(src, "model", "not an object");
     /* Files of 2020 name no type; only BPE has merges. */
-    if (strcmp(component_type(model), "BPE") != 0 && (json_object_get(model, "type") || !json_object_get(model, "merges")))
+    if (strcmp(component_type(model), "BPE") != 0 &&
+        (json_object_get(model, "type") || !json_object_get(model, "merges")))
         return source_refuse(src, "model", *component_type(model) ? component_type(model) : "a model without type");
     status st = source_members(src, "model", model, known);
     if (st == ST_OK)

@@ -17,7 +17,8 @@ static bool is_type(const json_t *component, const char *type)
 
 static status refuse_type(const struct json_source *src, const char *where, const json_t *component)
 {
-    return source_refuse(src, where, *component_type(component) ? component_type(component) : "a component without type");
+    return source_refuse(src, where,
+                         *component_type(component) ? component_type(component) : "a component without type");
 }
 
 /* Calls each for every component of a Sequence, or for the one that is there. */
@@ -99,8 +100,8 @@ static status read_split(const struct json_source *src, const json_t *component,
     if (json_object_size(pattern) != 1 || !json_is_string(text))
         return source_invalid(src, "pre_tokenizer: Split", "the pattern is not one Regex or one String");
     struct error why = { "" };
-    st = pretokenizer_add_split(&tok->pre, json_string_value(text), json_string_length(text), literal != NULL,
-                                behavior, invert, &why);
+    st = pretokenizer_add_split(&tok->pre, json_string_value(text), json_string_length(text), literal != NULL, behavior,
+                                invert, &why);
     return blame_pattern(src, st, &why);
 }
 
@@ -135,8 +136,7 @@ static status read_byte_level(const struct json_source *src, const json_t *compo
     if (space)
         st = pretokenizer_add_space(&tok->pre, &why);
     if (st == ST_OK && regex)
-        st = pretokenizer_add_split(&tok->pre, PATTERN_GPT2, strlen(PATTERN_GPT2), false, SPLIT_ISOLATED, false,
-                                    &why);
+        st = pretokenizer_add_split(&tok->pre, PATTERN_GPT2, strlen(PATTERN_GPT2), false, SPLIT_ISOLATED, false, &why);
     return blame_pattern(src, st, &why);
 }
 
@@ -179,8 +179,8 @@ static status read_template(const struct json_source *src, const json_t *compone
         return ST_OK;
     const json_t *name = json_object_get(json_object_get(json_array_get(single, 0), "SpecialToken"), "id");
     const json_t *tokens = json_object_get(component, "special_tokens");
-    const json_t *ids = json_object_get(json_is_string(name) ? json_object_get(tokens, json_string_value(name)) : NULL,
-                                        "ids");
+    const json_t *ids =
+        json_object_get(json_is_string(name) ? json_object_get(tokens, json_string_value(name)) : NULL, "ids");
     const json_t *id = json_array_get(ids, 0);
     if (json_array_size(ids) != 1 || !json_is_integer(id))
         return source_refuse(src, where, "a token that is not one id");

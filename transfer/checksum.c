@@ -1,4 +1,5 @@
 /* The checksums of transfer.h. */
+#define XXH_STATIC_LINKING_ONLY /* a state on the stack */
 #include <xxhash.h>
 
 #include "transfer/transfer.h"

@@ -22,10 +22,10 @@ struct description {
     uint64_t region;                /* address of the region in the lender */
     struct bytes_view same_address; /* worker of the same-host context */
     struct bytes_view rkey;
-    struct bytes_view net_address;  /* worker of the network context */
+    struct bytes_view net_address; /* worker of the network context */
 };
 
-#define DESCRIPTION_MAX_PART 2048u
+#define DESCRIPTION_MAX_PART  2048u
 #define DESCRIPTION_MAX_BYTES (256u + 3 * DESCRIPTION_MAX_PART)
 
 /* Returns the length. */

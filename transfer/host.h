@@ -8,8 +8,8 @@
 #include "common/status.h"
 
 struct host_identity {
-    uint8_t boot[16];    /* of the kernel's boot id */
-    uint64_t ipc_space;  /* inode of the name space */
+    uint8_t boot[16];   /* of the kernel's boot id */
+    uint64_t ipc_space; /* inode of the name space */
     uint64_t net_space;
 };
 

@@ -25,8 +25,9 @@ status pool_check_geometry(const struct transfer_geometry *g, uint64_t n_blocks,
         return error_set(err, ST_INVALID, "a KV pool needs layers, segments, tokens, slot bytes and blocks");
     if (g->n_layers > 4096 || g->n_segments > 8192 || g->block_tokens > 4096 || g->slot_bytes > 65536 ||
         n_blocks > POOL_MAX_BLOCKS)
-        return error_set(err, ST_INVALID, "KV pool of %u layers, %u segments, %u tokens, %u bytes, %llu blocks is too big",
-                         g->n_layers, g->n_segments, g->block_tokens, g->slot_bytes, (unsigned long long)n_blocks);
+        return error_set(err, ST_INVALID,
+                         "KV pool of %u layers, %u segments, %u tokens, %u bytes, %llu blocks is too big", g->n_layers,
+                         g->n_segments, g->block_tokens, g->slot_bytes, (unsigned long long)n_blocks);
     if (transfer_block_bytes(g) > (1ull << 46) / n_blocks)
         return error_set(err, ST_INVALID, "a KV pool of %llu blocks of %zu bytes fits no address space",
                          (unsigned long long)n_blocks, transfer_block_bytes(g));

@@ -11,7 +11,7 @@
 #include "transfer/transfer.h"
 #include "transfer/wire.h"
 
-#define POOL_PAGE WIRE_HEADER_PAGE
+#define POOL_PAGE       WIRE_HEADER_PAGE
 #define POOL_MAX_BLOCKS (1u << 26)
 
 /* What the owner publishes of a pool, and what its header page repeats. */

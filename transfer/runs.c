@@ -3,11 +3,9 @@
 void run_cursor_init(struct run_cursor *c, const struct transfer_geometry *geometry, const struct transfer_span *spans,
                      uint32_t n_spans, uint32_t first_layer, uint32_t n_layers)
 {
-    *c = (struct run_cursor){ .geometry = geometry,
-                              .spans = spans,
-                              .n_spans = n_spans,
-                              .first_layer = first_layer,
-                              .n_layers = n_layers };
+    *c = (struct run_cursor){
+        .geometry = geometry, .spans = spans, .n_spans = n_spans, .first_layer = first_layer, .n_layers = n_layers
+    };
 }
 
 /* The piece at the cursor ended: on to the next segment, layer and span. */

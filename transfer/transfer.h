@@ -70,6 +70,7 @@ struct transfer_options {
 };
 
 MUST_CHECK status transfer_create(const struct transfer_options *options, struct transfer **out, struct error *err);
+/* Takes under way end CLOSED (their done is called in here), peers are freed; not from a callback. */
 void transfer_destroy(struct transfer **transfer);
 
 /* The pool: allocated so that it can be mapped by others, pre-faulted. */
@@ -92,6 +93,8 @@ struct transfer_peer_options {
     void (*on_lost)(void *arg);
     void *arg;
 };
+#define TRANSFER_MAX_PEERS 1024
+/* CORRUPT: the description is damaged; INVALID: its geometry is not ours; LIMIT: TRANSFER_MAX_PEERS. */
 MUST_CHECK status transfer_connect(struct transfer *transfer, const struct transfer_peer_options *options,
                                    struct transfer_peer **out, struct error *err);
 /* Takes under way end ST_CLOSED (their done is still called); no callback of this peer after that. */
@@ -108,25 +111,27 @@ struct transfer_span {
 
 /* One layer of a run of spans. Owned by the caller and left alone until done. */
 struct transfer_take {
-    struct transfer_peer *peer; /* NULL: no copy, only the checksums of our own blocks (remote fields unused) */
+    struct transfer_peer *peer;     /* NULL: no copy, only the checksums of our own blocks (remote fields unused) */
     uint32_t first_layer, n_layers; /* consecutive layers */
     uint32_t n_spans;
     const struct transfer_span *spans; /* borrowed until done */
-    uint64_t *checksums;        /* out [n_layers][n_spans], or NULL: not wanted */
-    uint64_t deadline_us;       /* on clock_now_us */
+    uint64_t *checksums;               /* out [n_layers][n_spans], or NULL: not wanted */
+    uint64_t deadline_us;              /* on clock_now_us */
     void (*done)(struct transfer_take *take);
     void *arg;
     /* results */
-    status st;                  /* OK, STALE, CLOSED, TIMEOUT, CANCELLED, CORRUPT (malformed answer) */
+    status st; /* OK, STALE, CLOSED, TIMEOUT, CANCELLED, CORRUPT (malformed answer) */
     uint64_t bytes;
-    uint64_t busy_us;           /* spent copying or waiting for the peer */
+    uint64_t busy_us; /* spent copying or waiting for the peer */
     /* internal */
     atomic_bool cancelled;
     void *internal[8];
 };
 
 #define TRANSFER_MAX_TAKES 4096
-/* ST_LIMIT when TRANSFER_MAX_TAKES are under way. Takes to one peer are worked on in order. */
+#define TRANSFER_MAX_SPANS 65536 /* of a take */
+/* LIMIT: TRANSFER_MAX_TAKES are under way, or too many spans; INVALID: layers, local blocks or slots outside the
+ * geometry. Takes to one peer are worked on in order; those of a peer that is not ready wait for it. */
 MUST_CHECK status transfer_take(struct transfer *transfer, struct transfer_take *take);
 /* done comes soon with ST_CANCELLED (or with what it had become by then); after it
  * nothing writes into the local blocks any more. */

@@ -46,15 +46,17 @@ struct setting {
 
 /* Names of a transport's own settings stand without its prefix, as ucp_config_modify wants them. */
 static const struct setting shared_settings[] = {
-    { "RNDV_THRESH", "inf" },      /* data goes where the receiver copies it, never by a remote put */
-    { "ZCOPY_THRESH", "auto" },    { "PROTO_ENABLE", "n" },
-    { "UNIFIED_MODE", "n" },       { "ADDRESS_DEBUG_INFO", "n" },
-    { "MAX_EAGER_LANES", "1" },    { "ALLOC_PRIO", "md:posix" }, /* nothing that cannot be mapped by others */
+    { "RNDV_THRESH", "inf" }, /* data goes where the receiver copies it, never by a remote put */
+    { "ZCOPY_THRESH", "auto" },     { "PROTO_ENABLE", "n" },
+    { "UNIFIED_MODE", "n" },        { "ADDRESS_DEBUG_INFO", "n" },
+    { "MAX_EAGER_LANES", "1" },     { "ALLOC_PRIO", "md:posix" }, /* nothing that cannot be mapped by others */
     { "KEEPALIVE_INTERVAL", "1s" },
 };
 static const struct setting mapped_settings[] = { { "TLS", "posix,tcp" }, { "SHM_DEVICES", "memory" } };
 /* One DATA message with its heads is one segment; larger ones would be gathered by a copy. */
-static const struct setting network_settings[] = { { "TLS", "tcp" }, { "TX_SEG_SIZE", "140k" }, { "RX_SEG_SIZE", "140k" } };
+static const struct setting network_settings[] = { { "TLS", "tcp" },
+                                                   { "TX_SEG_SIZE", "140k" },
+                                                   { "RX_SEG_SIZE", "140k" } };
 
 static bool apply(ucp_config_t *config, const struct setting *settings, size_t n)
 {

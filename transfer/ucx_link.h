@@ -19,7 +19,8 @@
 struct ucx_link;
 struct ucx_send;
 
-/* head is sizeof(struct wire_head) or not: both are outside bytes. whole is false when the payload did not come along. */
+/* head is sizeof(struct wire_head) or not: both are outside bytes. whole is false when the payload did not come along.
+ */
 typedef void (*ucx_link_receive)(void *arg, struct ucx_link *link, const void *head, size_t head_len,
                                  const uint8_t *payload, size_t len, bool whole);
 
@@ -44,7 +45,8 @@ void ucx_link_close(struct ucx_link *link);
 MUST_CHECK status ucx_link_address(const struct ucx_link *link, uint8_t *out, size_t size, size_t *len,
                                    struct error *err);
 
-/* Endpoint with failure detection; failed is called during progress. LIMIT: the lanes are not those that were asked for. */
+/* Endpoint with failure detection; failed is called during progress. LIMIT: the lanes are not those that were asked
+ * for. */
 MUST_CHECK status ucx_link_connect(struct ucx_link *link, const uint8_t *address, ucp_err_handler_cb_t failed,
                                    void *arg, ucp_ep_h *out, struct error *err);
 /* Forced: returns at once, whatever the peer does. Nulls the handle. */

@@ -18,10 +18,10 @@
 
 #include "transfer/transfer.h"
 
-#define WIRE_MAGIC 0x31585442u /* "BTX1" */
-#define WIRE_AM_ID 11
-#define WIRE_DATA_BYTES (128u << 10) /* payload of a DATA message at most */
-#define WIRE_MAX_SPANS 512u          /* of a REQUEST */
+#define WIRE_MAGIC       0x31585442u /* "BTX1" */
+#define WIRE_AM_ID       11
+#define WIRE_DATA_BYTES  (128u << 10) /* payload of a DATA message at most */
+#define WIRE_MAX_SPANS   512u         /* of a REQUEST */
 #define WIRE_MAX_ADDRESS 2048u
 #define WIRE_HEADER_PAGE 4096u
 
@@ -46,7 +46,7 @@ struct wire_request {
     struct transfer_span spans[WIRE_MAX_SPANS]; /* local_block: the lender's; remote_block: 0 */
 };
 
-#define WIRE_SPAN_BYTES 16u
+#define WIRE_SPAN_BYTES    16u
 #define WIRE_REQUEST_BYTES (16u + WIRE_SPAN_BYTES * WIRE_MAX_SPANS)
 /* Returns the length. The lender's block is remote_block of the borrower's span. */
 size_t wire_request_encode(uint32_t first_layer, uint32_t n_layers, const struct transfer_span *spans, uint32_t n_spans,

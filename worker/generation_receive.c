@@ -155,7 +155,7 @@ static void take_layers(struct generation *g, struct incoming_chunk *chunk, uint
     take->take.checksums = chunk->sums + (size_t)chunk->layers_asked * chunk->n_spans;
     take->take.deadline_us = now_of(g) + worker->options.take_timeout_us;
     take->take.done = on_take_done;
-    g->transport = transfer_transport_name(transfer_peer_transport(g->prefill->transfer));
+    g->transport = g->prefill->transport;
     chunk->layers_asked = upto;
     TAILQ_INSERT_TAIL(&chunk->takes, take, link);
     g->takes_out++;

@@ -62,6 +62,7 @@ static void on_way_ready(void *arg, status st, enum transfer_transport transport
              transfer_transport_name(transport));
     peer->way_ready = true;
     peer->peer.transfer = peer->way;
+    peer->peer.transport = transfer_transport_name(transport);
 }
 
 /* Takes under way have ended by themselves; the peer is asked again when the way is back. */

@@ -53,7 +53,12 @@ int main(void)
     char *line = NULL;
     size_t cap = 0;
     for (ssize_t n; (n = getline(&line, &cap, stdin)) > 0;) {
-        json_t *request = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, NULL);
+        json_error_t where;
+        json_t *request = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, &where);
+        if (!request) {
+            fprintf(stderr, "render_main: not JSON: %s\n", where.text);
+            return 1;
+        }
         json_t *reply = answer(request);
         json_dumpf(reply, stdout, JSON_COMPACT);
         putchar('\n');

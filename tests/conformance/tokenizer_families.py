@@ -49,13 +49,14 @@ def added(content, **flags):
 
 
 PLAIN_ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# Tokens of white space and tokens that strip it stand apart: `tokenizers` panics where they overlap.
 ODD_ADDED = [
     added("<|im|>", special=True), added("<|im|>s", special=False), added("<left>", lstrip=True),
     added("<right>", rstrip=True), added("<both>", lstrip=True, rstrip=True), added("word", single_word=True),
-    added("caf\u00e9", normalized=True), added("e\u0301t\u00e9", normalized=True), added("  "), added("   "),
-    added("\n", lstrip=True), added("\u65e5\u672c"), added("<", special=True, rstrip=True),
-    added("<<", special=True, single_word=True, lstrip=True),
+    added("caf\u00e9", normalized=True), added("e\u0301t\u00e9", normalized=True), added("\u65e5\u672c"),
+    added("<", special=True, rstrip=True), added("<<", special=True, single_word=True, lstrip=True),
 ]
+SPACE_ADDED = [added("  "), added("   "), added("\n", lstrip=True), added("\t", special=True), added("<|im|>", special=True)]
 BEHAVIORS = ["removed", "isolated", "contiguous", "merged_with_previous", "merged_with_next"]
 
 # name: pre-tokeniser and options
@@ -74,6 +75,7 @@ FAMILIES = {
     "empty_matches": dict(pre=sequence(split("b*", "merged_with_next"), byte_level())),
     "added": dict(pre=sequence(split(QWEN2), byte_level()), nfc=True, tokens=ODD_ADDED),
     "added_gpt2": dict(pre=byte_level(use_regex=True), tokens=ODD_ADDED),
+    "added_spaces": dict(pre=sequence(split(LLAMA3), byte_level()), tokens=SPACE_ADDED),
     "unknown": dict(pre=byte_level(use_regex=True), drop=True),
     "unknown_fused": dict(pre=byte_level(use_regex=True), drop=True, unk="!", fuse=True),
     "unknown_token": dict(pre=byte_level(use_regex=True), drop=True, unk="!"),

@@ -324,6 +324,7 @@ static void test_written_files_read_back(void **state)
 {
     (void)state;
     assert_int_equal(set("name", " a \"quoted\" # \\ name "), ST_OK);
+    assert_int_equal(set("note", "a # b"), ST_OK);
     assert_int_equal(set("ratio", "0.3333333333333333"), ST_OK);
     assert_int_equal(set("delay", "1500us"), ST_OK);
     assert_int_equal(set("memory", "1048577"), ST_OK);

@@ -204,6 +204,7 @@ static int wait_for(struct child *child)
     read_all(child->trace, child->letters, sizeof child->letters);
     close(child->ready);
     assert_int_equal(waitpid(child->pid, &how, 0), child->pid);
+    child->pid = 0;
     return WIFEXITED(how) ? WEXITSTATUS(how) : 128 + WTERMSIG(how);
 }
 
@@ -249,6 +250,19 @@ static int get(const struct child *child, const char *path, char *answer, size_t
 }
 
 static struct child child;
+
+/* After a failed assertion nothing is left over. */
+static int end_child(void **state)
+{
+    (void)state;
+    if (child.pid > 0) {
+        kill(child.pid, SIGKILL);
+        waitpid(child.pid, NULL, 0);
+    }
+    child.pid = 0;
+    return 0;
+}
+
 static char answer[65536];
 #define OPTIONS(...) ((const char *const[]){ __VA_ARGS__, NULL })
 
@@ -411,6 +425,7 @@ static void test_failpoints_page(void **state)
     assert_int_equal(ask(&child, "POST", "/failpoints", "x=drop,after=2", answer, sizeof answer), 200);
     assert_int_equal(get(&child, "/failpoints", answer, sizeof answer), 200);
     assert_non_null(strstr(answer, "[{\"name\":\"x\",\"hits\":0,\"acted\":0,\"armed\":\"drop,after=2\"}]"));
+    assert_int_equal(ask(&child, "POST", "/failpoints", "", answer, sizeof answer), 200);
     assert_int_equal(ask(&child, "PUT", "/failpoints", "", answer, sizeof answer), 405);
 #else
     assert_int_equal(get(&child, "/failpoints", answer, sizeof answer), 404);
@@ -422,17 +437,17 @@ static void test_failpoints_page(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_printing_options),
-        cmocka_unit_test(test_wrong_usage),
-        cmocka_unit_test(test_pages),
-        cmocka_unit_test(test_an_unready_daemon_says_why),
-        cmocka_unit_test(test_a_drain_waits_for_work),
-        cmocka_unit_test(test_a_drain_has_an_end),
-        cmocka_unit_test(test_a_second_signal_ends_at_once),
-        cmocka_unit_test(test_a_part_that_does_not_start),
-        cmocka_unit_test(test_a_port_that_is_taken),
-        cmocka_unit_test(test_a_daemon_may_end_itself),
-        cmocka_unit_test(test_failpoints_page),
+        cmocka_unit_test_teardown(test_printing_options, end_child),
+        cmocka_unit_test_teardown(test_wrong_usage, end_child),
+        cmocka_unit_test_teardown(test_pages, end_child),
+        cmocka_unit_test_teardown(test_an_unready_daemon_says_why, end_child),
+        cmocka_unit_test_teardown(test_a_drain_waits_for_work, end_child),
+        cmocka_unit_test_teardown(test_a_drain_has_an_end, end_child),
+        cmocka_unit_test_teardown(test_a_second_signal_ends_at_once, end_child),
+        cmocka_unit_test_teardown(test_a_part_that_does_not_start, end_child),
+        cmocka_unit_test_teardown(test_a_port_that_is_taken, end_child),
+        cmocka_unit_test_teardown(test_a_daemon_may_end_itself, end_child),
+        cmocka_unit_test_teardown(test_failpoints_page, end_child),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

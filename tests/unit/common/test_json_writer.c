@@ -43,6 +43,10 @@ static void test_nesting_and_commas(void **state)
     json_write_object(&w);
     json_write_end(&w);
     json_write_array(&w);
+    json_write_int(&w, 1);
+    json_write_end(&w);
+    json_write_array(&w);
+    json_write_int(&w, 2);
     json_write_end(&w);
     json_write_null(&w);
     assert_false(json_writer_complete(&w));
@@ -54,7 +58,7 @@ static void test_nesting_and_commas(void **state)
     json_field_real(&w, "f", 0.1);
     json_write_end(&w);
     assert_string_equal(text_buffer_text(&out),
-                        "{\"a\":-1,\"b\":[18446744073709551615,{},[],null],\"c\":true,\"d\\\"\":\"x\",\"e\":[1,2],"
+                        "{\"a\":-1,\"b\":[18446744073709551615,{},[1],[2],null],\"c\":true,\"d\\\"\":\"x\",\"e\":[1,2],"
                         "\"f\":0.1}");
     assert_true(json_writer_complete(&w));
 }

@@ -163,6 +163,28 @@ static void test_a_deadline_in_the_past_fires(void **state)
     loop_destroy(&t.counter.loop);
 }
 
+static void again(void *arg)
+{
+    struct timed *t = arg;
+    if (t->counter.n < t->counter.stop_at)
+        timer_set(loop_timers(t->counter.loop), &t->timer, 0, again, t);
+    tick(&t->counter);
+}
+
+/* More firings than timers_run does in one call, and the earliest deadline stays the same all the time. */
+static void test_a_deadline_left_over_fires_in_the_next_turn(void **state)
+{
+    (void)state;
+    struct timed t = { .counter = { .stop_at = 3000 } }, u;
+    assert_int_equal(loop_create(&t.counter.loop), ST_OK);
+    u = t;
+    timer_set(loop_timers(t.counter.loop), &t.timer, 0, again, &t);
+    timer_set(loop_timers(u.counter.loop), &u.timer, 0, again, &u);
+    loop_run(t.counter.loop);
+    assert_true(t.counter.n >= 3000 || u.counter.n >= 3000);
+    loop_destroy(&t.counter.loop);
+}
+
 static void *stop_from_thread(void *arg)
 {
     usleep(10000);
@@ -237,6 +259,7 @@ int main(void)
         cmocka_unit_test(test_timers_fire_not_before_their_time),
         cmocka_unit_test(test_a_sooner_deadline_is_noticed),
         cmocka_unit_test(test_a_deadline_in_the_past_fires),
+        cmocka_unit_test(test_a_deadline_left_over_fires_in_the_next_turn),
         cmocka_unit_test(test_stop_from_another_thread_and_run_again),
         cmocka_unit_test(test_a_waiting_sender_is_let_go_by_stop),
     };

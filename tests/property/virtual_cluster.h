@@ -1,0 +1,68 @@
+/* virtual_cluster.h - a router, decode workers and prefill workers in one process,
+ * on one virtual clock: the real protocol code of router/flow, router/fleet and
+ * worker/, around a network that delays, loses and repeats, an engine whose KV
+ * is a hash chain over the tokens, and blocks that are copied as transfer/ does.
+ * A token depends on every slot of KV before it, so whatever goes wrong with a
+ * block, a chunk or a replay shows as a wrong token. */
+#ifndef BATON_TESTS_VIRTUAL_CLUSTER_H
+#define BATON_TESTS_VIRTUAL_CLUSTER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "router/flow.h"
+#include "worker/worker.h"
+
+#define VC_VOCAB     1000
+#define VC_MAX_NODES 8
+
+enum fault { FAULT_NONE, FAULT_KILL, FAULT_FREEZE };
+
+struct vc_options {
+    uint64_t seed;
+    uint32_t n_decodes, n_prefills;
+    uint32_t n_blocks;      /* of each worker */
+    uint32_t chunk_tokens;
+    double drop, repeat;    /* probability for each message */
+    double flip;            /* probability that a copied layer has one wrong bit */
+    /* What happens to the first worker that enters this state ("generation.RECEIVING", "block.FILLING") for the nth
+     * time; "" for nothing. */
+    const char *fault_at;
+    uint32_t fault_nth;
+    enum fault fault;
+    bool restart; /* what was killed comes back after two seconds */
+};
+
+struct vc_request {
+    uint32_t n_prompt, max_tokens;
+    Baton__Route route;
+    uint64_t at_us;        /* submitted */
+    uint64_t cancel_at_us; /* 0: never */
+    /* results */
+    struct flow *flow;
+    uint32_t *tokens;      /* prompt, then what came */
+    uint32_t n_tokens;
+    bool ended, failed, cancelled;
+    uint32_t wrong;        /* tokens that differ from the naive model, or came at a wrong position */
+    char error[256];
+};
+
+struct vc;
+struct vc *vc_create(const struct vc_options *options);
+void vc_destroy(struct vc *vc);
+/* Adds a request; prompt ids come from the seed. Returns its index. */
+uint32_t vc_submit(struct vc *vc, const struct vc_request *request);
+struct vc_request *vc_request(struct vc *vc, uint32_t i);
+/* Runs until every request has ended and the workers are idle, or virtual time reaches until_us. */
+void vc_run(struct vc *vc, uint64_t until_us);
+void vc_fault(struct vc *vc, uint32_t worker, enum fault fault, uint64_t at_us);
+bool vc_fault_happened(const struct vc *vc);
+uint64_t vc_now(const struct vc *vc);
+/* Blocks that are not free on live workers, load still counted at the router, requests left anywhere: all zero when nothing leaks. */
+uint32_t vc_leaks(struct vc *vc, char *what, size_t size);
+const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker);
+const struct flow_counters *vc_flow_counters(struct vc *vc);
+/* The naive model: the token after these. */
+uint32_t vc_next_token(const uint32_t *tokens, uint32_t n);
+
+#endif

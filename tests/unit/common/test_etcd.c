@@ -1,0 +1,669 @@
+/* Against a real etcd where there is one, and against a server that answers as etcd does when things go wrong. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <arpa/inet.h>
+#include <cmocka.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/etcd.h"
+#include "common/etcd_json.h"
+#include "common/http_server.h"
+#include "common/log.h"
+
+#define MS           1000u
+#define ETCD_PROGRAM "/usr/bin/etcd"
+
+static struct loop *loop;
+
+/* Runs the loop until *value is at least target (true) or the time is over. */
+struct wait {
+    struct timer timer;
+    const int *value;
+    int target;
+    uint64_t deadline_us;
+};
+
+static void look(void *arg)
+{
+    struct wait *w = arg;
+    if (*w->value >= w->target || clock_now_us() > w->deadline_us)
+        loop_stop(loop);
+    else
+        timer_set(loop_timers(loop), &w->timer, clock_now_us() + 2 * MS, look, w);
+}
+
+static bool reaches(const int *value, int target, uint64_t patience_ms)
+{
+    struct wait w = { .value = value, .target = target, .deadline_us = clock_now_us() + patience_ms * MS };
+    timer_set(loop_timers(loop), &w.timer, clock_now_us(), look, &w);
+    loop_run(loop);
+    timer_cancel(loop_timers(loop), &w.timer);
+    return *value >= target;
+}
+
+/* What a watch and a registration reported */
+struct seen {
+    int puts, deletes, synced, lost, registered, unregistered, done;
+    status last;
+    char key[128], value[128], deleted[128];
+    struct etcd_watch **unwatch; /* ended from inside on_put */
+};
+
+static void on_put(void *arg, const char *key, const char *value, size_t len)
+{
+    struct seen *s = arg;
+    s->puts++;
+    snprintf(s->key, sizeof s->key, "%s", key);
+    snprintf(s->value, sizeof s->value, "%.*s", (int)len, value);
+    if (s->unwatch)
+        etcd_unwatch(s->unwatch);
+}
+
+static void on_delete(void *arg, const char *key)
+{
+    struct seen *s = arg;
+    s->deletes++;
+    snprintf(s->deleted, sizeof s->deleted, "%s", key);
+}
+
+static void on_synced(void *arg, bool in_sync)
+{
+    struct seen *s = arg;
+    if (in_sync)
+        s->synced++;
+    else
+        s->lost++;
+}
+
+static void on_state(void *arg, bool registered)
+{
+    struct seen *s = arg;
+    if (registered)
+        s->registered++;
+    else
+        s->unregistered++;
+}
+
+static void on_status(void *arg, status st)
+{
+    struct seen *s = arg;
+    s->last = st;
+    s->done++;
+}
+
+static void on_done(void *arg)
+{
+    ((struct seen *)arg)->done++;
+}
+
+static struct etcd_watch_callbacks callbacks_of(struct seen *s)
+{
+    return (struct etcd_watch_callbacks){ .on_put = on_put, .on_delete = on_delete, .on_synced = on_synced, .arg = s };
+}
+
+static struct etcd *client(const char *urls, uint64_t ttl_ms)
+{
+    struct etcd_options o = {
+        .loop = loop,
+        .urls = urls,
+        .request_timeout_us = 500 * MS,
+        .lease_ttl_us = ttl_ms * MS,
+        .retry_min_us = 20 * MS,
+        .retry_max_us = 200 * MS,
+    };
+    struct etcd *etcd;
+    struct error err;
+    assert_int_equal(etcd_create(&o, &etcd, &err), ST_OK);
+    return etcd;
+}
+
+/* A real etcd */
+
+static struct {
+    pid_t pid;
+    char dir[64], url[64], peer_url[64];
+} real;
+
+static uint16_t free_port(void)
+{
+    struct sockaddr_in a = { .sin_family = AF_INET };
+    socklen_t len = sizeof a;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+    close(fd);
+    return ntohs(a.sin_port);
+}
+
+static void start_etcd(void)
+{
+    char cluster[96];
+    snprintf(cluster, sizeof cluster, "default=%s", real.peer_url);
+    real.pid = fork();
+    if (real.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, 1);
+        dup2(null, 2);
+        execl(ETCD_PROGRAM, "etcd", "--data-dir", real.dir, "--listen-client-urls", real.url, "--advertise-client-urls",
+              real.url, "--listen-peer-urls", real.peer_url, "--initial-advertise-peer-urls", real.peer_url,
+              "--initial-cluster", cluster, "--unsafe-no-fsync", (char *)NULL);
+        _exit(127);
+    }
+    assert_true(real.pid > 0);
+}
+
+static void kill_etcd(void)
+{
+    kill(real.pid, SIGKILL);
+    waitpid(real.pid, NULL, 0);
+    real.pid = 0;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *walk)
+{
+    (void)st;
+    (void)flag;
+    (void)walk;
+    return remove(path);
+}
+
+static bool have_etcd(void)
+{
+    if (access(ETCD_PROGRAM, X_OK) == 0)
+        return true;
+    print_message("skipped: there is no %s\n", ETCD_PROGRAM);
+    return false;
+}
+
+static void new_etcd(void)
+{
+    snprintf(real.dir, sizeof real.dir, "/tmp/test_etcd.XXXXXX");
+    assert_non_null(mkdtemp(real.dir));
+    snprintf(real.url, sizeof real.url, "http://127.0.0.1:%u", free_port());
+    snprintf(real.peer_url, sizeof real.peer_url, "http://127.0.0.1:%u", free_port());
+    start_etcd();
+}
+
+static void drop_etcd(void)
+{
+    if (real.pid)
+        kill_etcd();
+    nftw(real.dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static void registrations_are_seen(void **state)
+{
+    (void)state;
+    if (!have_etcd())
+        skip();
+    new_etcd();
+    struct etcd *etcd = client(real.url, 2000);
+    struct seen reg_seen = { 0 }, seen = { 0 };
+    struct etcd_registration *reg;
+    struct etcd_watch *watch;
+    struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
+    assert_int_equal(etcd_watch(etcd, "/baton/v1/c/", &callbacks, &watch), ST_OK);
+    /* Asked before etcd is up. */
+    assert_int_equal(etcd_register(etcd, "/baton/v1/c/decode/0", "{\"a\":1}", on_state, &reg_seen, &reg), ST_OK);
+    assert_true(reaches(&reg_seen.registered, 1, 10000));
+    assert_true(reaches(&seen.puts, 1, 3000));
+    assert_true(reaches(&seen.synced, 1, 3000));
+    assert_string_equal(seen.key, "/baton/v1/c/decode/0");
+    assert_string_equal(seen.value, "{\"a\":1}");
+    assert_true(etcd_healthy(etcd));
+    etcd_registration_update(reg, "{\"a\":2}");
+    assert_true(reaches(&seen.puts, 2, 3000));
+    assert_string_equal(seen.value, "{\"a\":2}");
+    /* A key outside the prefix is not reported, one inside is, and so is its end. */
+    etcd_put(etcd, "/baton/v1/d/x", "no", on_status, &seen);
+    assert_true(reaches(&seen.done, 1, 3000));
+    etcd_put(etcd, "/baton/v1/c/x", "", on_status, &seen);
+    assert_true(reaches(&seen.puts, 3, 3000));
+    assert_string_equal(seen.key, "/baton/v1/c/x");
+    assert_string_equal(seen.value, "");
+    etcd_delete(etcd, "/baton/v1/c/x", on_status, &seen);
+    assert_true(reaches(&seen.deletes, 1, 3000));
+    assert_string_equal(seen.deleted, "/baton/v1/c/x");
+    assert_true(reaches(&seen.done, 3, 3000));
+    assert_int_equal(seen.last, ST_OK);
+    /* Outlives its time to live, and ends at once when it is given back. */
+    int never = 0;
+    assert_false(reaches(&never, 1, 3000));
+    assert_int_equal(seen.deletes, 1);
+    etcd_unregister(&reg, on_done, &reg_seen);
+    assert_true(reaches(&reg_seen.done, 1, 3000));
+    assert_true(reaches(&seen.deletes, 2, 1000));
+    assert_string_equal(seen.deleted, "/baton/v1/c/decode/0");
+    assert_int_equal(reg_seen.unregistered, 0);
+    etcd_unwatch(&watch);
+    etcd_destroy(&etcd);
+    drop_etcd();
+}
+
+static void an_outage_is_survived(void **state)
+{
+    (void)state;
+    if (!have_etcd())
+        skip();
+    new_etcd();
+    char urls[160]; /* nobody listens on the first */
+    snprintf(urls, sizeof urls, "http://127.0.0.1:%u,%s/", free_port(), real.url);
+    struct etcd *etcd = client(urls, 2000);
+    struct seen reg_seen = { 0 }, seen = { 0 };
+    struct etcd_registration *reg;
+    struct etcd_watch *watch;
+    struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
+    assert_int_equal(etcd_register(etcd, "/c/1", "one", on_state, &reg_seen, &reg), ST_OK);
+    assert_int_equal(etcd_watch(etcd, "/c/", &callbacks, &watch), ST_OK);
+    assert_true(reaches(&reg_seen.registered, 1, 10000));
+    assert_true(reaches(&seen.puts, 1, 3000));
+    seen.done = 0;
+    etcd_put(etcd, "/c/2", "two", on_status, &seen);
+    assert_true(reaches(&seen.puts, 2, 3000));
+    int lost = seen.lost, synced = seen.synced;
+    kill_etcd();
+    assert_true(reaches(&seen.lost, lost + 1, 3000));
+    assert_true(reaches(&reg_seen.unregistered, 1, 5000)); /* the lease has run out as far as one can know */
+    assert_false(etcd_healthy(etcd));
+    start_etcd();
+    assert_true(reaches(&reg_seen.registered, 2, 10000));
+    assert_true(reaches(&seen.synced, synced + 1, 5000));
+    /* Nothing changed meanwhile that has to be told, but for the key written again. */
+    assert_int_equal(seen.deletes, 0);
+    assert_true(seen.puts <= 3);
+    int puts = seen.puts;
+    etcd_put(etcd, "/c/3", "three", on_status, &seen);
+    assert_true(reaches(&seen.puts, puts + 1, 3000));
+    /* With all data gone, what is gone is told and the registration made again. */
+    kill_etcd();
+    nftw(real.dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    start_etcd();
+    assert_true(reaches(&seen.deletes, 2, 15000));
+    assert_true(reaches(&reg_seen.registered, 3, 5000));
+    struct etcd_stats stats;
+    etcd_stats(etcd, &stats);
+    assert_int_equal(stats.leases_lost, 1);
+    assert_true(stats.failures > 0 && stats.watch_restarts > 0);
+    etcd_unregister(&reg, NULL, NULL);
+    etcd_destroy(&etcd); /* with the watch and the revocation still open */
+    drop_etcd();
+}
+
+/* A server that answers as told */
+
+static struct {
+    struct http_server *server;
+    char url[64];
+    json_t *kvs;
+    int revision, reads, watches, grants, puts, keepalives;
+    bool hangs;      /* answers nothing */
+    bool lost_lease; /* the next renewal finds none */
+    struct http_exchange *stream;
+} fake;
+
+static void stream_gone(void *arg)
+{
+    (void)arg;
+    fake.stream = NULL;
+}
+
+static void stream_line(const char *line)
+{
+    assert_non_null(fake.stream);
+    assert_int_not_equal(http_stream_write(fake.stream, line, strlen(line)), ST_CLOSED);
+}
+
+static void answer(struct http_exchange *x, json_t *json)
+{
+    char *text = json_dumps(json, 0);
+    http_respond(x, 200, "application/json", text, strlen(text));
+    free(text);
+    json_decref(json);
+}
+
+static void handle(void *ctx, struct http_exchange *x)
+{
+    (void)ctx;
+    const char *path = http_path(x);
+    if (fake.hangs)
+        return;
+    if (!strcmp(path, "/v3/kv/range")) {
+        fake.reads++;
+        answer(x,
+               json_pack("{s:{s:o}, s:O}", "header", "revision", etcd_json_int_string(fake.revision), "kvs", fake.kvs));
+    } else if (!strcmp(path, "/v3/watch")) {
+        fake.watches++;
+        if (fake.stream)
+            http_stream_end(fake.stream);
+        fake.stream = x;
+        http_on_gone(x, stream_gone, NULL);
+        http_stream_begin(x, 200, "application/json");
+        stream_line("{\"result\":{\"header\":{},\"created\":true}}\n");
+    } else if (!strcmp(path, "/v3/lease/grant")) {
+        fake.grants++;
+        answer(x, json_pack("{s:s, s:s}", "ID", "7587", "TTL", "1"));
+    } else if (!strcmp(path, "/v3/lease/keepalive")) {
+        fake.keepalives++;
+        bool lost = fake.lost_lease;
+        fake.lost_lease = false;
+        answer(x, lost ? json_pack("{s:{s:s}}", "result", "ID", "7587")
+                       : json_pack("{s:{s:s, s:s}}", "result", "ID", "7587", "TTL", "1"));
+    } else {
+        fake.puts++;
+        answer(x, json_object());
+    }
+}
+
+static void set_key(const char *key, const char *value)
+{
+    fake.revision++;
+    json_array_append_new(fake.kvs, json_pack("{s:o, s:o, s:o}", "key", etcd_json_bytes(key, strlen(key)), "value",
+                                              etcd_json_bytes(value, strlen(value)), "mod_revision",
+                                              etcd_json_int_string(fake.revision)));
+}
+
+static void start_fake(void)
+{
+    struct error err;
+    memset(&fake, 0, sizeof fake);
+    fake.kvs = json_array();
+    struct http_server_options o = {
+        .loop = loop,
+        .listen = "127.0.0.1:0",
+        .max_header_bytes = 8192,
+        .max_body_bytes = 1 << 20,
+        .max_connections = 50,
+        .request_timeout_us = 5000 * MS,
+        .idle_timeout_us = 5000 * MS,
+        .write_timeout_us = 5000 * MS,
+        .max_backlog_bytes = 16 << 20,
+        .handle = handle,
+    };
+    assert_int_equal(http_server_create(&o, &fake.server, &err), ST_OK);
+    snprintf(fake.url, sizeof fake.url, "http://127.0.0.1:%u", http_server_port(fake.server));
+}
+
+static void stop_fake(void)
+{
+    http_server_destroy(&fake.server);
+    json_decref(fake.kvs);
+}
+
+static void a_compacted_watch_reads_again(void **state)
+{
+    (void)state;
+    start_fake();
+    set_key("/c/1", "one");
+    set_key("/c/2", "two");
+    struct etcd *etcd = client(fake.url, 60000);
+    struct seen seen = { 0 };
+    struct etcd_watch *watch;
+    struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
+    assert_int_equal(etcd_watch(etcd, "/c/", &callbacks, &watch), ST_OK);
+    assert_true(reaches(&fake.watches, 1, 3000));
+    assert_int_equal(seen.puts, 2);
+    json_array_remove(fake.kvs, 0);
+    set_key("/c/3", "three");
+    stream_line("{\"result\":{\"header\":{},\"canceled\":true,\"compact_revision\":\"9\"}}\n");
+    assert_true(reaches(&fake.watches, 2, 3000));
+    assert_int_equal(seen.puts, 3); /* only what is new */
+    assert_string_equal(seen.key, "/c/3");
+    assert_int_equal(seen.deletes, 1);
+    assert_string_equal(seen.deleted, "/c/1");
+    assert_int_equal(seen.lost, 1);
+    assert_int_equal(seen.synced, 2);
+    /* Lines split anywhere, several at once, and one that is no JSON. */
+    char line[256];
+    json_t *key = etcd_json_bytes("/c/4", 4);
+    snprintf(line, sizeof line, "{\"result\":{\"events\":[{\"kv\":{\"key\":\"%s\"}}]}}\n", json_string_value(key));
+    json_decref(key);
+    for (const char *at = line; *at; at++)
+        assert_int_equal(http_stream_write(fake.stream, at, 1), ST_OK);
+    assert_true(reaches(&seen.puts, 4, 3000));
+    assert_string_equal(seen.key, "/c/4");
+    assert_string_equal(seen.value, "");
+    stream_line("{\"result\":{}}\n\n{\"result\":{}}\nno json\n");
+    assert_true(reaches(&fake.watches, 3, 3000));
+    assert_int_equal(seen.deletes, 2); /* the fake does not know /c/4 */
+    stream_line("{\"error\":{\"grpc_code\":14}}\n");
+    assert_true(reaches(&fake.watches, 4, 3000));
+    etcd_unwatch(&watch);
+    etcd_destroy(&etcd);
+    stop_fake();
+}
+
+static void a_stalled_watch_is_noticed(void **state)
+{
+    (void)state;
+    start_fake();
+    set_key("/c/1", "one");
+    struct etcd *etcd = client(fake.url, 200); /* compared twice a time to live */
+    struct seen seen = { 0 };
+    struct etcd_watch *watch;
+    struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
+    assert_int_equal(etcd_watch(etcd, "/c/", &callbacks, &watch), ST_OK);
+    assert_true(reaches(&fake.reads, 3, 3000));
+    assert_int_equal(fake.watches, 1); /* while all agrees the stream is left alone */
+    set_key("/c/2", "two");
+    assert_true(reaches(&seen.puts, 2, 3000));
+    assert_true(reaches(&fake.watches, 2, 3000));
+    /* A server that no longer answers at all. */
+    fake.hangs = true;
+    assert_true(reaches(&seen.lost, 1, 3000));
+    fake.hangs = false;
+    assert_true(reaches(&seen.synced, 2, 3000));
+    assert_int_equal(seen.deletes, 0);
+    etcd_unwatch(&watch);
+    etcd_destroy(&etcd);
+    stop_fake();
+}
+
+static void a_long_line_ends_the_stream(void **state)
+{
+    (void)state;
+    start_fake();
+    struct etcd *etcd = client(fake.url, 60000);
+    struct seen seen = { 0 };
+    struct etcd_watch *watch;
+    struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
+    assert_int_equal(etcd_watch(etcd, "/c/", &callbacks, &watch), ST_OK);
+    assert_true(reaches(&fake.watches, 1, 3000));
+    size_t n = 5u << 20;
+    char *text = malloc(n);
+    memset(text, 'x', n);
+    assert_int_equal(http_stream_write(fake.stream, text, n), ST_OK);
+    free(text);
+    assert_true(reaches(&fake.watches, 2, 5000));
+    assert_int_equal(seen.lost, 1);
+    etcd_unwatch(&watch);
+    etcd_destroy(&etcd);
+    stop_fake();
+}
+
+static void a_lost_lease_is_granted_again(void **state)
+{
+    (void)state;
+    start_fake();
+    char urls[160];
+    snprintf(urls, sizeof urls, "http://127.0.0.1:%u, %s", free_port(), fake.url);
+    struct etcd *etcd = client(urls, 300);
+    struct seen seen = { 0 };
+    struct etcd_registration *reg;
+    assert_int_equal(etcd_register(etcd, "/c/1", "one", on_state, &seen, &reg), ST_OK);
+    assert_true(reaches(&seen.registered, 1, 3000));
+    assert_true(reaches(&fake.keepalives, 3, 3000));
+    assert_int_equal(fake.puts, 1);
+    fake.lost_lease = true;
+    assert_true(reaches(&seen.registered, 2, 3000));
+    assert_int_equal(seen.unregistered, 1);
+    assert_int_equal(fake.grants, 2);
+    assert_int_equal(fake.puts, 2);
+    struct etcd_stats stats;
+    etcd_stats(etcd, &stats);
+    assert_int_equal(stats.leases_lost, 1);
+    assert_true(stats.failures >= 1); /* the first URL */
+    etcd_unregister(&reg, on_done, &seen);
+    assert_null(reg);
+    assert_true(reaches(&seen.done, 1, 3000));
+    etcd_destroy(&etcd);
+    stop_fake();
+}
+
+static void callbacks_may_end_what_called_them(void **state)
+{
+    (void)state;
+    start_fake();
+    set_key("/c/1", "one");
+    set_key("/c/2", "two");
+    struct etcd *etcd = client(fake.url, 60000);
+    struct etcd_watch *watch;
+    struct seen seen = { .unwatch = &watch };
+    struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
+    assert_int_equal(etcd_watch(etcd, "/c/", &callbacks, &watch), ST_OK);
+    assert_true(reaches(&seen.puts, 1, 3000));
+    int never = 0;
+    assert_false(reaches(&never, 1, 50));
+    assert_int_equal(seen.puts, 1);
+    assert_int_equal(fake.watches, 0);
+    /* The same from a line of the stream. */
+    seen.unwatch = NULL;
+    assert_int_equal(etcd_watch(etcd, "/c/", &callbacks, &watch), ST_OK);
+    assert_true(reaches(&fake.watches, 1, 3000));
+    seen.unwatch = &watch;
+    stream_line(
+        "{\"result\":{\"events\":[{\"kv\":{\"key\":\"YQ==\"}},{\"kv\":{\"key\":\"YQ==\"}}]}}\n{\"result\":{}}\n");
+    assert_true(reaches(&seen.puts, 4, 3000));
+    assert_false(reaches(&never, 1, 50));
+    assert_int_equal(seen.puts, 4);
+    etcd_destroy(&etcd);
+    stop_fake();
+}
+
+static void operations_end_without_etcd(void **state)
+{
+    (void)state;
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%u", free_port());
+    struct etcd *etcd = client(url, 1000);
+    struct seen seen = { 0 };
+    etcd_put(etcd, "a", "b", on_status, &seen);
+    assert_int_equal(seen.done, 0);
+    assert_true(reaches(&seen.done, 1, 3000));
+    assert_int_equal(seen.last, ST_IO);
+    assert_false(etcd_healthy(etcd));
+    struct etcd_registration *reg;
+    assert_int_equal(etcd_register(etcd, "a", "b", NULL, NULL, &reg), ST_OK);
+    etcd_unregister(&reg, on_done, &seen);
+    assert_true(reaches(&seen.done, 2, 3000));
+    etcd_delete(etcd, "a", on_status, &seen);
+    etcd_destroy(&etcd);
+    assert_int_equal(seen.done, 3);
+    assert_int_equal(seen.last, ST_CANCELLED);
+}
+
+static void bad_urls_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = { "", ",", "127.0.0.1:2379", "ftp://a", "http://", "http://a,b" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct etcd_options o = { .loop = loop,
+                                  .urls = bad[i],
+                                  .request_timeout_us = 1,
+                                  .lease_ttl_us = 1,
+                                  .retry_min_us = 1,
+                                  .retry_max_us = 1 };
+        struct etcd *etcd = NULL;
+        struct error err = { "" };
+        assert_int_equal(etcd_create(&o, &etcd, &err), ST_INVALID);
+        assert_null(etcd);
+        assert_true(strlen(err.text) > 10);
+    }
+}
+
+static void base64_both_ways(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *base64;
+    } cases[] = { { "", "" },        { "f", "Zg==" },        { "fo", "Zm8=" },
+                  { "foo", "Zm9v" }, { "foob", "Zm9vYg==" }, { "\xff\xfe\xfb", "//77" } };
+    static const char *const bad[] = { "Z", "Zg=", "Zg", "Zg==Zg==", "Z===", "Zh==", "Zm9=", "Zm9v!", "Zm 9", "====" };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t len;
+        json_t *string = etcd_json_bytes(cases[i].text, strlen(cases[i].text));
+        assert_string_equal(json_string_value(string), cases[i].base64);
+        json_t *object = json_pack("{s:o}", "key", string);
+        char *text = etcd_json_text(object, "key", &len);
+        assert_int_equal(len, strlen(cases[i].text));
+        assert_string_equal(text, cases[i].text);
+        free(text);
+        json_decref(object);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        size_t len;
+        json_t *object = json_pack("{s:s}", "key", bad[i]);
+        assert_null(etcd_json_text(object, "key", &len));
+        json_decref(object);
+    }
+}
+
+static void prefixes_end(void **state)
+{
+    (void)state;
+    char out[8];
+    assert_int_equal(etcd_prefix_end("ab", 2, out), 2);
+    assert_memory_equal(out, "ac", 2);
+    assert_int_equal(etcd_prefix_end("a\xff\xff", 3, out), 1);
+    assert_memory_equal(out, "b", 1);
+    assert_int_equal(etcd_prefix_end("\xff", 1, out), 1);
+    assert_memory_equal(out, "\0", 1);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    log_init("test", LOG_ERROR);
+    return loop_create(&loop) == ST_OK ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    loop_destroy(&loop);
+    return 0;
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(base64_both_ways),
+        TEST(prefixes_end),
+        TEST(bad_urls_are_refused),
+        TEST(operations_end_without_etcd),
+        TEST(a_compacted_watch_reads_again),
+        TEST(a_stalled_watch_is_noticed),
+        TEST(a_long_line_ends_the_stream),
+        TEST(a_lost_lease_is_granted_again),
+        TEST(callbacks_may_end_what_called_them),
+        TEST(registrations_are_seen),
+        TEST(an_outage_is_survived),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,468 @@
+/* The exactness that everything else rests on: a token's logits have one hash,
+ * however its prompt was cut, whatever ran beside it, on every instruction set,
+ * thread count and block placement. On generated weights of odd shapes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "engine/engine.h"
+#include "engine/philox.h"
+
+#define MAX_POSITIONS 192u
+#define MAX_SEQS 16u
+#define BLOCK_TOKENS 16u
+#define SEQ_BLOCKS (MAX_POSITIONS / BLOCK_TOKENS)
+#define POOL_BLOCKS (MAX_SEQS * SEQ_BLOCKS + 5)
+
+static uint32_t random_counter;
+
+static uint32_t random_u32(void)
+{
+    uint32_t word[4] = { random_counter++, 1, 0, 0 };
+    philox4x32(word, (uint32_t[]){ 3, 9 }, word);
+    return word[0];
+}
+
+static float random_f32(void)
+{
+    return (float)(int32_t)random_u32() * 0x1p-31f;
+}
+
+/* A model in memory. */
+struct toy {
+    struct model_config config;
+    struct model_weights weights;
+    struct tensor tensors[2 + 11 * 3];
+    uint32_t n_tensors;
+};
+
+static const struct tensor *add_tensor(struct toy *toy, enum dtype type, uint32_t rows, uint32_t cols)
+{
+    struct tensor *t = &toy->tensors[toy->n_tensors++];
+    size_t values = (size_t)(rows > 0 ? rows : 1) * cols;
+    *t = (struct tensor){ .name = "t", .type = type, .n_dims = rows > 0 ? 2 : 1, .bytes = dtype_row_bytes(type, values) };
+    t->shape[0] = rows > 0 ? rows : cols;
+    t->shape[1] = rows > 0 ? cols : 0;
+    uint8_t *data = malloc(t->bytes);
+    assert_non_null(data);
+    float spread = 2.0f / sqrtf((float)cols);
+    size_t block = dtype_block_bytes(type);
+    for (size_t at = 0; at < t->bytes; at += block) {
+        for (size_t i = 0; i < block; i++)
+            data[at + i] = (uint8_t)random_u32();
+        float x = rows > 0 ? random_f32() * spread : 1.0f + 0.1f * random_f32();
+        float d = type == DTYPE_Q8_0 ? fabsf(x) / 100 : fabsf(x) / 7;
+        uint16_t half[2] = { f32_to_f16(d), f32_to_f16(-7.5f * d) };
+        uint16_t brain = f32_to_bf16(x);
+        if (type == DTYPE_F32)
+            memcpy(data + at, &x, sizeof x);
+        else if (type == DTYPE_BF16)
+            memcpy(data + at, &brain, sizeof brain);
+        else if (type == DTYPE_F16)
+            memcpy(data + at, &(uint16_t){ f32_to_f16(x) }, 2);
+        else
+            memcpy(data + at, half, type == DTYPE_Q4_1 ? 4 : 2);
+    }
+    t->data = data;
+    return t;
+}
+
+/* types: embedding, attention, ffn. */
+static void toy_create(struct toy *toy, const struct model_config *config, const enum dtype types[3])
+{
+    *toy = (struct toy){ .config = *config };
+    const struct model_config *c = config;
+    uint32_t n_q = c->n_heads * c->head_dim;
+    uint32_t n_kv = c->n_kv_heads * c->head_dim;
+    toy->weights.embed = toy->weights.head = add_tensor(toy, types[0], c->n_vocab, c->n_embd);
+    toy->weights.final_norm = add_tensor(toy, DTYPE_F32, 0, c->n_embd);
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        struct model_layer *w = &toy->weights.layers[l];
+        w->attn_norm = add_tensor(toy, DTYPE_F32, 0, c->n_embd);
+        w->ffn_norm = add_tensor(toy, DTYPE_F32, 0, c->n_embd);
+        if (c->qk_norm) {
+            w->q_norm = add_tensor(toy, DTYPE_BF16, 0, c->head_dim);
+            w->k_norm = add_tensor(toy, DTYPE_BF16, 0, c->head_dim);
+        }
+        w->wq = add_tensor(toy, types[1], n_q, c->n_embd);
+        w->wk = add_tensor(toy, types[1], n_kv, c->n_embd);
+        w->wv = add_tensor(toy, DTYPE_Q8_0, n_kv, c->n_embd);
+        w->wo = add_tensor(toy, types[1], c->n_embd, n_q);
+        w->gate = add_tensor(toy, types[2], c->n_ffn, c->n_embd);
+        w->up = add_tensor(toy, types[2], c->n_ffn, c->n_embd);
+        w->down = add_tensor(toy, types[2], c->n_embd, c->n_ffn);
+    }
+}
+
+static void toy_release(struct toy *toy)
+{
+    for (uint32_t i = 0; i < toy->n_tensors; i++)
+        free((void *)(uintptr_t)toy->tensors[i].data);
+}
+
+static const struct model_config llama_shape = {
+    .arch = ARCH_LLAMA, .n_layers = 3, .n_embd = 96, .n_heads = 3, .n_kv_heads = 1, .head_dim = 32, .n_ffn = 160,
+    .n_vocab = 301, .max_positions = 512, .rms_eps = 1e-5f, .rope_theta = 10000, .rope_interleaved = true,
+    .tied_embeddings = true,
+};
+static const struct model_config qwen_shape = {
+    .arch = ARCH_QWEN3, .n_layers = 2, .n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n_ffn = 224,
+    .n_vocab = 515, .max_positions = 512, .rms_eps = 1e-6f, .rope_theta = 1000000, .qk_norm = true,
+    .tied_embeddings = true,
+};
+
+/* An engine with a pool whose blocks are dealt in an order of their own. */
+struct bench {
+    struct engine *engine;
+    struct engine_options options;
+    uint32_t blocks[MAX_SEQS][SEQ_BLOCKS];
+};
+
+static void shuffle_blocks(struct bench *b)
+{
+    uint32_t all[POOL_BLOCKS];
+    for (uint32_t i = 0; i < POOL_BLOCKS; i++)
+        all[i] = i;
+    for (uint32_t i = POOL_BLOCKS; i > 1; i--) {
+        uint32_t other = random_u32() % i;
+        uint32_t t = all[i - 1];
+        all[i - 1] = all[other];
+        all[other] = t;
+    }
+    memcpy(b->blocks, all, sizeof b->blocks);
+}
+
+static void bench_create(struct bench *b, const struct toy *toy, enum engine_isa isa, uint32_t n_threads,
+                         enum dtype kv_type, bool f32_math)
+{
+    struct error err;
+    b->options = (struct engine_options){ .isa = isa,
+                                          .f32_math = f32_math,
+                                          .n_threads = n_threads,
+                                          .kv_blocks = POOL_BLOCKS,
+                                          .max_rows = MAX_POSITIONS + MAX_SEQS,
+                                          .max_seqs = MAX_SEQS };
+    model_kv_layout(&toy->config, BLOCK_TOKENS, kv_type, &b->options.kv);
+    size_t bytes = POOL_BLOCKS * kv_block_bytes(&b->options.kv);
+    b->options.kv_pool = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    assert_non_null(b->options.kv_pool);
+    memset(b->options.kv_pool, 0xff, bytes); /* NaNs: reading a slot that nobody wrote would show */
+    if (engine_create_from(&toy->config, &toy->weights, &b->options, &b->engine, &err) != ST_OK)
+        fail_msg("%s", err.text);
+    shuffle_blocks(b);
+}
+
+static void bench_destroy(struct bench *b)
+{
+    engine_destroy(&b->engine);
+    free(b->options.kv_pool);
+}
+
+struct hashes {
+    uint64_t of[MAX_POSITIONS];
+};
+
+struct sink {
+    struct hashes *hashes;
+    uint32_t first_pos;
+    bool finite;
+};
+
+static void on_logits(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab)
+{
+    struct sink *sink = ctx;
+    sink->hashes->of[sink->first_pos + row] = XXH3_64bits(logits, n_vocab * sizeof *logits);
+    for (uint32_t i = 0; i < n_vocab; i++)
+        sink->finite = sink->finite && isfinite(logits[i]);
+}
+
+/* Runs seq 0's tokens in chunks beside n_others sequences with tokens of their own in each step. */
+static void run_chunks(struct bench *b, const uint32_t *tokens, uint32_t n, uint32_t chunk, uint32_t n_others,
+                       uint32_t n_vocab, struct hashes *out)
+{
+    uint32_t others[MAX_SEQS][8];
+    uint32_t other_pos[MAX_SEQS] = { 0 };
+    for (uint32_t at = 0; at < n; at += chunk) {
+        struct step_seq seqs[MAX_SEQS] = { 0 };
+        struct sink sink = { out, at, true };
+        uint32_t self = n_others > 0 ? random_u32() % (n_others + 1) : 0;
+        for (uint32_t s = 0, o = 1; s <= n_others; s++) {
+            if (s == self) {
+                seqs[s] = (struct step_seq){ .tokens = tokens + at,
+                                             .n_rows = n - at < chunk ? n - at : chunk,
+                                             .first_pos = at,
+                                             .blocks = b->blocks[0],
+                                             .logits = STEP_ALL_LOGITS,
+                                             .on_logits = on_logits,
+                                             .ctx = &sink };
+                continue;
+            }
+            uint32_t rows = 1 + random_u32() % 4;
+            rows = other_pos[o] + rows > MAX_POSITIONS ? 1 : rows;
+            other_pos[o] = other_pos[o] + rows > MAX_POSITIONS ? 0 : other_pos[o];
+            for (uint32_t r = 0; r < rows; r++)
+                others[o][r] = random_u32() % n_vocab;
+            seqs[s] = (struct step_seq){
+                .tokens = others[o], .n_rows = rows, .first_pos = other_pos[o], .blocks = b->blocks[o]
+            };
+            other_pos[o] += rows;
+            o++;
+        }
+        engine_run(b->engine, &(struct step){ .seqs = seqs, .n_seqs = n_others + 1 });
+        for (uint32_t s = 0; s <= n_others; s++)
+            assert_true(seqs[s].done);
+        assert_true(sink.finite);
+    }
+}
+
+static void expect_same(const struct hashes *a, const struct hashes *b, uint32_t n, const char *what)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (a->of[i] != b->of[i])
+            fail_msg("%s: the logits of position %u differ", what, i);
+}
+
+static void random_tokens(uint32_t *tokens, uint32_t n, uint32_t n_vocab)
+{
+    for (uint32_t i = 0; i < n; i++)
+        tokens[i] = random_u32() % n_vocab;
+}
+
+/* All schedules on one engine give the hashes of base; base is filled when it is empty. */
+static void check_schedules(const struct toy *toy, enum engine_isa isa, uint32_t n_threads, enum dtype kv_type,
+                            bool f32_math, const uint32_t *tokens, uint32_t n, struct hashes *base)
+{
+    const struct {
+        uint32_t chunk, others;
+    } schedules[] = { { 512, 0 }, { 16, 0 }, { 7, 0 }, { 1, 0 }, { 1, 15 }, { 13, 15 }, { 64, 3 } };
+    struct bench b;
+    bench_create(&b, toy, isa, n_threads, kv_type, f32_math);
+    for (size_t i = 0; i < sizeof schedules / sizeof *schedules; i++) {
+        struct hashes got = { { 0 } };
+        char what[96];
+        snprintf(what, sizeof what, "%s, %u threads, chunk %u beside %u", engine_isa_name(b.engine), n_threads,
+                 schedules[i].chunk, schedules[i].others);
+        shuffle_blocks(&b);
+        memset(b.options.kv_pool, 0xff, POOL_BLOCKS * kv_block_bytes(&b.options.kv));
+        run_chunks(&b, tokens, n, schedules[i].chunk, schedules[i].others, toy->config.n_vocab, &got);
+        if (base->of[0] == 0)
+            *base = got;
+        expect_same(base, &got, n, what);
+    }
+    bench_destroy(&b);
+}
+
+static void check_everything(const struct model_config *config, const enum dtype types[3], enum dtype kv_type,
+                             bool f32_math, uint32_t n)
+{
+    struct toy toy;
+    struct hashes base = { { 0 } };
+    uint32_t tokens[MAX_POSITIONS];
+    struct error err;
+    toy_create(&toy, config, types);
+    random_tokens(tokens, n, config->n_vocab);
+    check_schedules(&toy, ENGINE_REFERENCE, 1, kv_type, f32_math, tokens, n, &base);
+    check_schedules(&toy, ENGINE_REFERENCE, 2, kv_type, f32_math, tokens, n, &base);
+    if (engine_isa_check(ENGINE_AVX512, &err) == ST_OK) {
+        check_schedules(&toy, ENGINE_AVX512, 1, kv_type, f32_math, tokens, n, &base);
+        check_schedules(&toy, ENGINE_AVX512, 2, kv_type, f32_math, tokens, n, &base);
+    } else {
+        print_message("skipped: %s\n", err.text);
+    }
+    toy_release(&toy);
+}
+
+static void test_llama_q4_1(void **state)
+{
+    (void)state;
+    check_everything(&llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_1 }, DTYPE_BF16, false, 147);
+}
+
+static void test_qwen_q4_0(void **state)
+{
+    (void)state;
+    check_everything(&qwen_shape, (enum dtype[]){ DTYPE_BF16, DTYPE_Q4_0, DTYPE_F16 }, DTYPE_F16, false, 83);
+}
+
+static void test_qwen_float(void **state)
+{
+    (void)state;
+    check_everything(&qwen_shape, (enum dtype[]){ DTYPE_Q4_0, DTYPE_Q8_0, DTYPE_F32 }, DTYPE_F32, true, 70);
+}
+
+/* The same token twice in a batch of equals, through STEP_SAMPLE and its hash. */
+static void test_sampling_sees_the_logits(void **state)
+{
+    (void)state;
+    struct toy toy;
+    struct bench b;
+    uint32_t tokens[40];
+    struct hashes hashes;
+    toy_create(&toy, &llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_0 });
+    bench_create(&b, &toy, ENGINE_AUTO, 2, DTYPE_BF16, false);
+    random_tokens(tokens, 40, toy.config.n_vocab);
+    run_chunks(&b, tokens, 40, 40, 0, toy.config.n_vocab, &hashes);
+    struct sampling s = { .prompt_len = 40, .max_tokens = 8, .top_p = 1, .repetition_penalty = 1, .n_logprobs = 3,
+                          .want_hash = true };
+    struct step_seq seqs[2];
+    for (uint32_t i = 0; i < 2; i++)
+        seqs[i] = (struct step_seq){ .tokens = tokens, .n_rows = 40, .blocks = b.blocks[i], .logits = STEP_SAMPLE,
+                                     .sampling = &s, .history = tokens, .n_history = 40 };
+    uint64_t before = engine_progress(b.engine);
+    engine_run(b.engine, &(struct step){ .seqs = seqs, .n_seqs = 2 });
+    assert_true(engine_progress(b.engine) > before);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_true(seqs[i].done);
+        assert_int_equal(seqs[i].sampled.id, seqs[i].sampled.top[0].id);
+        assert_int_equal(seqs[i].sampled.n_top, 3);
+    }
+    assert_memory_equal(&seqs[0].sampled, &seqs[1].sampled, sizeof seqs[0].sampled);
+    assert_true(seqs[0].sampled.hash[0] != 0);
+    bench_destroy(&b);
+    toy_release(&toy);
+}
+
+/* What on_layer promises: the layer's K and V of all rows are in the pool. */
+struct layer_watch {
+    struct bench *bench;
+    uint32_t expected, n_tokens;
+    atomic_bool *cancel_at_1;
+    uint32_t seq;
+};
+
+static void on_layer(void *ctx, uint32_t layer)
+{
+    struct layer_watch *w = ctx;
+    const struct kv_layout *l = &w->bench->options.kv;
+    assert_int_equal(layer, w->expected++);
+    for (uint32_t pos = 0; pos < w->n_tokens; pos++) {
+        const uint8_t *block = w->bench->options.kv_pool + w->bench->blocks[w->seq][pos / BLOCK_TOKENS] * kv_block_bytes(l);
+        for (uint32_t side = 0; side < 2; side++) {
+            uint16_t value;
+            memcpy(&value, block + kv_offset(l, layer, (enum kv_side)side, 0, pos % BLOCK_TOKENS), sizeof value);
+            assert_int_not_equal(value, 0xffff);
+        }
+    }
+    if (w->cancel_at_1 != NULL && layer == 1)
+        atomic_store(w->cancel_at_1, true);
+}
+
+static void test_layers_and_cancellation(void **state)
+{
+    (void)state;
+    struct toy toy;
+    struct bench b;
+    uint32_t tokens[40];
+    struct hashes alone;
+    struct hashes beside = { { 0 } };
+    atomic_bool cancelled = false;
+    toy_create(&toy, &llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_0 });
+    bench_create(&b, &toy, ENGINE_AUTO, 2, DTYPE_BF16, false);
+    random_tokens(tokens, 40, toy.config.n_vocab);
+    run_chunks(&b, tokens, 40, 40, 0, toy.config.n_vocab, &alone);
+
+    struct sink sink = { &beside, 0, true };
+    struct step_seq seqs[] = {
+        { .tokens = tokens, .n_rows = 17, .blocks = b.blocks[1], .cancelled = &cancelled },
+        { .tokens = tokens, .n_rows = 40, .blocks = b.blocks[2], .logits = STEP_ALL_LOGITS, .on_logits = on_logits,
+          .ctx = &sink },
+        { .tokens = tokens, .n_rows = 9, .blocks = b.blocks[3] },
+    };
+    struct layer_watch watch = { .bench = &b, .n_tokens = 40, .cancel_at_1 = &cancelled, .seq = 2 };
+    engine_run(b.engine, &(struct step){ .seqs = seqs, .n_seqs = 3, .on_layer = on_layer, .ctx = &watch });
+    assert_int_equal(watch.expected, toy.config.n_layers);
+    assert_false(seqs[0].done);
+    assert_true(seqs[1].done);
+    assert_true(seqs[2].done);
+    expect_same(&alone, &beside, 40, "beside a cancelled sequence");
+    /* The last layer was not computed for the cancelled one. */
+    const uint8_t *block = b.options.kv_pool + b.blocks[1][0] * kv_block_bytes(&b.options.kv);
+    uint16_t value;
+    memcpy(&value, block + kv_offset(&b.options.kv, 2, KV_K, 0, 0), sizeof value);
+    assert_int_equal(value, 0xffff);
+
+    watch = (struct layer_watch){ .bench = &b };
+    engine_run(b.engine, &(struct step){ .seqs = seqs, .n_seqs = 1, .on_layer = on_layer, .ctx = &watch });
+    assert_int_equal(watch.expected, 0);
+    assert_false(seqs[0].done);
+    bench_destroy(&b);
+    toy_release(&toy);
+}
+
+/* The blocks that a sequence leaves behind are the same bytes whatever the schedule. */
+static void test_kv_is_exact(void **state)
+{
+    (void)state;
+    struct toy toy;
+    struct bench b;
+    uint32_t tokens[50];
+    struct hashes unused;
+    uint64_t sums[2];
+    toy_create(&toy, &qwen_shape, (enum dtype[]){ DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q8_0 });
+    bench_create(&b, &toy, ENGINE_AUTO, 2, DTYPE_BF16, false);
+    random_tokens(tokens, 50, toy.config.n_vocab);
+    for (uint32_t round = 0; round < 2; round++) {
+        shuffle_blocks(&b);
+        run_chunks(&b, tokens, 50, round == 0 ? 50 : 3, round == 0 ? 0 : 9, toy.config.n_vocab, &unused);
+        sums[round] = 0;
+        for (uint32_t i = 0; i < 50 / BLOCK_TOKENS; i++)
+            for (uint32_t l = 0; l < toy.config.n_layers; l++) {
+                const uint8_t *block = b.options.kv_pool + b.blocks[0][i] * kv_block_bytes(&b.options.kv);
+                sums[round] = sums[round] * 31 + kv_layer_checksum(&b.options.kv, block, l, 0, BLOCK_TOKENS);
+            }
+    }
+    assert_int_equal(sums[0], sums[1]);
+    bench_destroy(&b);
+    toy_release(&toy);
+}
+
+static void test_bad_options(void **state)
+{
+    (void)state;
+    struct toy toy;
+    struct engine *engine = NULL;
+    struct error err;
+    uint8_t *pool = aligned_alloc(64, 4096);
+    toy_create(&toy, &llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_0 });
+    struct engine_options good = { .n_threads = 1, .kv_pool = pool, .kv_blocks = 1, .max_rows = 1, .max_seqs = 1 };
+    model_kv_layout(&toy.config, BLOCK_TOKENS, DTYPE_BF16, &good.kv);
+    struct engine_options bad[6] = { good, good, good, good, good, good };
+    bad[0].kv.type = DTYPE_Q8_0;
+    bad[1].kv.n_layers++;
+    bad[2].kv_pool = pool + 1;
+    bad[3].max_rows = 0;
+    bad[4].n_threads = 0;
+    bad[5].n_threads = 100000;
+    for (size_t i = 0; i < 6; i++) {
+        assert_int_equal(engine_create_from(&toy.config, &toy.weights, &bad[i], &engine, &err), ST_INVALID);
+        assert_null(engine);
+        assert_true(strlen(err.text) > 0);
+    }
+    assert_int_equal(engine_create_from(&toy.config, &toy.weights, &good, &engine, &err), ST_OK);
+    engine_destroy(&engine);
+    engine_destroy(&engine);
+    toy_release(&toy);
+    free(pool);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_llama_q4_1),
+        cmocka_unit_test(test_qwen_q4_0),
+        cmocka_unit_test(test_qwen_float),
+        cmocka_unit_test(test_sampling_sees_the_logits),
+        cmocka_unit_test(test_layers_and_cancellation),
+        cmocka_unit_test(test_kv_is_exact),
+        cmocka_unit_test(test_bad_options),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

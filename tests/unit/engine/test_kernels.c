@@ -1,0 +1,481 @@
+/* Every operation of the AVX-512 backend against the reference, bit for bit, on
+ * random shapes, and the reference's products against plain binary64. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/philox.h"
+
+#define ROUNDS 60
+
+static uint32_t random_counter;
+
+static uint32_t random_u32(void)
+{
+    uint32_t word[4] = { random_counter++, 0, 0, 0 };
+    philox4x32(word, (uint32_t[]){ 42, 7 }, word);
+    return word[0];
+}
+
+static uint32_t random_below(uint32_t n)
+{
+    return random_u32() % n;
+}
+
+/* In [-1, 1), now and then large, tiny or zero. */
+static float random_f32(void)
+{
+    float x = (float)(int32_t)random_u32() * 0x1p-31f;
+    switch (random_below(64)) {
+    case 0:
+        return 0.0f;
+    case 1:
+        return x * 300.0f;
+    case 2:
+        return x * 1e-20f;
+    default:
+        return x;
+    }
+}
+
+static float *random_array(size_t n)
+{
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = random_f32();
+    return x;
+}
+
+static void *take(size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    assert_non_null(p);
+    memset(p, 0xa5, (bytes + 63) / 64 * 64);
+    return p;
+}
+
+static bool lacks_avx512(void)
+{
+    const char *missing = backend_avx512_missing();
+    if (missing != NULL)
+        print_message("skipped: this processor lacks %s\n", missing);
+    return missing != NULL;
+}
+
+static void assert_bits(const float *a, const float *b, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0)
+            fail_msg("%s: value %zu of %zu is %a, not %a", what, i, n, (double)b[i], (double)a[i]);
+}
+
+/* A weight with random bytes but sane scales. */
+static struct tensor random_tensor(enum dtype type, uint32_t n_out, uint32_t n_in)
+{
+    struct tensor t = { .name = "w", .type = type, .n_dims = 2, .shape = { n_out, n_in } };
+    t.bytes = n_out * dtype_row_bytes(type, n_in);
+    uint8_t *data = take(t.bytes);
+    size_t block = dtype_block_bytes(type);
+    for (size_t i = 0; i < t.bytes; i++)
+        data[i] = (uint8_t)random_u32();
+    for (size_t at = 0; at < t.bytes; at += block) {
+        float d = random_f32();
+        uint16_t half[2] = { type == DTYPE_BF16 ? f32_to_bf16(d) : f32_to_f16(d), f32_to_f16(random_f32()) };
+        if (type == DTYPE_F32)
+            memcpy(data + at, &d, sizeof d);
+        else
+            memcpy(data + at, half, type == DTYPE_Q4_1 ? 4 : 2);
+    }
+    t.data = data;
+    return t;
+}
+
+struct product_case {
+    enum dtype type;
+    enum product_rule rule;
+    uint32_t n_rows, n_in, n_out;
+};
+
+static void take_activations(struct activations *a, uint32_t n_rows, uint32_t n_in)
+{
+    size_t values = (size_t)n_rows * n_in;
+    *a = (struct activations){ .n_rows = n_rows,
+                               .n_in = n_in,
+                               .f32 = take(values * 4),
+                               .q = take(values),
+                               .q_low = take(values),
+                               .scale = take(values / 4 + 64),
+                               .bias = take(values / 4 + 64) };
+}
+
+static void free_activations(struct activations *a)
+{
+    free(a->f32);
+    free(a->q);
+    free(a->q_low);
+    free(a->scale);
+    free(a->bias);
+}
+
+/* Packs, prepares and multiplies; out is [n_rows][n_out]. */
+static void multiply(const struct backend *b, const struct product_case *c, const struct tensor *t, const float *x,
+                     float *out)
+{
+    bool f32_math = c->rule == RULE_F32;
+    uint8_t *packed = take(b->pack_bytes(t, f32_math) + 64);
+    float *row = take(c->n_in * sizeof *row);
+    struct matrix m;
+    struct activations a;
+    b->pack_describe(t, f32_math, packed, &m);
+    if (b->pack_bytes(t, f32_math) > 0)
+        for (uint32_t p = 0; p < matrix_panels(&m); p++)
+            b->pack_panel(t, &m, p, row);
+    m.rule = c->rule;
+    take_activations(&a, c->n_rows, c->n_in);
+    for (uint32_t r = 0; r < c->n_rows; r += ACT_TILE)
+        b->prepare(&a, c->rule, r, c->n_rows - r < ACT_TILE ? c->n_rows - r : ACT_TILE, x + (size_t)r * c->n_in);
+    uint32_t row_cut = ACT_TILE * (1 + random_below(4));
+    uint32_t panel_cut = 1 + random_below(9);
+    for (uint32_t r = 0; r < c->n_rows; r += row_cut)
+        for (uint32_t p = 0; p < matrix_panels(&m); p += panel_cut)
+            b->product(&m, &a, r, r + row_cut < c->n_rows ? r + row_cut : c->n_rows, p,
+                       p + panel_cut < matrix_panels(&m) ? p + panel_cut : matrix_panels(&m), out, c->n_out);
+    free_activations(&a);
+    free(packed);
+    free(row);
+}
+
+static struct product_case random_case(void)
+{
+    struct product_case c = { .type = (enum dtype)random_below(DTYPE_COUNT) };
+    bool quantised = dtype_block_values(c.type) > 1;
+    const enum product_rule rules[] = { RULE_INT8, RULE_INT16, RULE_F32 };
+    c.rule = quantised ? rules[random_below(3)] : RULE_F32;
+    c.n_in = quantised ? 32 * (1 + random_below(20)) : 1 + random_below(300);
+    c.n_out = 1 + random_below(200);
+    c.n_rows = 1 + random_below(40);
+    return c;
+}
+
+static void test_products_equal(void **state)
+{
+    (void)state;
+    if (lacks_avx512())
+        skip();
+    for (int i = 0; i < 3 * ROUNDS; i++) {
+        struct product_case c = random_case();
+        struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
+        float *x = random_array((size_t)c.n_rows * c.n_in);
+        float *expected = take((size_t)c.n_rows * c.n_out * 4);
+        float *got = take((size_t)c.n_rows * c.n_out * 4);
+        char what[96];
+        snprintf(what, sizeof what, "%s rule %d rows %u in %u out %u", dtype_name(c.type), (int)c.rule, c.n_rows, c.n_in,
+                 c.n_out);
+        multiply(&backend_reference, &c, &t, x, expected);
+        multiply(&backend_avx512, &c, &t, x, got);
+        assert_bits(expected, got, (size_t)c.n_rows * c.n_out, what);
+        free((void *)(uintptr_t)t.data);
+        free(x);
+        free(expected);
+        free(got);
+    }
+}
+
+/* How far a result may be from exact arithmetic, as a part of the sum of |w x|. */
+static double tolerance(enum product_rule rule)
+{
+    return rule == RULE_INT8 ? 0.02 : 2e-4;
+}
+
+static void check_row(const struct product_case *c, const struct tensor *t, const float *x, const float *out,
+                      uint32_t row, float *w)
+{
+    for (uint32_t o = 0; o < c->n_out; o++) {
+        dtype_to_f32(t->type, (const uint8_t *)t->data + o * dtype_row_bytes(t->type, c->n_in), w, c->n_in);
+        double sum = 0;
+        double scale = 1e-6;
+        for (uint32_t g = 0; g < c->n_in; g += 32) {
+            double amax_x = 0;
+            double sum_w = 0;
+            for (uint32_t k = g; k < g + 32 && k < c->n_in; k++) {
+                double xk = x[(size_t)row * c->n_in + k];
+                sum += w[k] * xk;
+                amax_x = fmax(amax_x, fabs(xk));
+                sum_w += fabs((double)w[k]);
+            }
+            scale += amax_x * sum_w;
+        }
+        double off = fabs(sum - out[(size_t)row * c->n_out + o]);
+        if (off > tolerance(c->rule) * scale)
+            fail_msg("%s rule %d: %g is %g away from %g", dtype_name(c->type), (int)c->rule,
+                     (double)out[(size_t)row * c->n_out + o], off, sum);
+    }
+}
+
+static void test_reference_products_are_right(void **state)
+{
+    (void)state;
+    for (int i = 0; i < ROUNDS; i++) {
+        struct product_case c = random_case();
+        struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
+        float *x = random_array((size_t)c.n_rows * c.n_in);
+        float *out = take((size_t)c.n_rows * c.n_out * 4);
+        float *w = take(c.n_in * sizeof *w);
+        multiply(&backend_reference, &c, &t, x, out);
+        for (uint32_t r = 0; r < c.n_rows; r++)
+            check_row(&c, &t, x, out, r, w);
+        free((void *)(uintptr_t)t.data);
+        free(x);
+        free(out);
+        free(w);
+    }
+}
+
+/* A row's result does not depend on the rows beside it. */
+static void check_rows_alone(const struct backend *b)
+{
+    for (int i = 0; i < ROUNDS / 4; i++) {
+        struct product_case c = random_case();
+        struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
+        float *x = random_array((size_t)c.n_rows * c.n_in);
+        float *all = take((size_t)c.n_rows * c.n_out * 4);
+        float *one = take(c.n_out * sizeof *one);
+        multiply(b, &c, &t, x, all);
+        uint32_t row = random_below(c.n_rows);
+        struct product_case alone = c;
+        alone.n_rows = 1;
+        multiply(b, &alone, &t, x + (size_t)row * c.n_in, one);
+        assert_bits(all + (size_t)row * c.n_out, one, c.n_out, dtype_name(c.type));
+        free((void *)(uintptr_t)t.data);
+        free(x);
+        free(all);
+        free(one);
+    }
+}
+
+static void test_rows_are_independent(void **state)
+{
+    (void)state;
+    check_rows_alone(&backend_reference);
+    if (!lacks_avx512())
+        check_rows_alone(&backend_avx512);
+}
+
+/* Values that quantisation must survive alike. */
+static void test_odd_activations(void **state)
+{
+    (void)state;
+    if (lacks_avx512())
+        skip();
+    const float odd[] = { NAN, INFINITY, -INFINITY, 1e-38f, -1e-30f, 3e38f, 0.0f, -0.0f };
+    struct product_case c = { DTYPE_Q4_1, RULE_INT8, 8, 64, 48 };
+    struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
+    float x[8 * 64];
+    float expected[8 * 48];
+    float got[8 * 48];
+    for (uint32_t r = 0; r < 8; r++)
+        for (uint32_t k = 0; k < 64; k++)
+            x[r * 64 + k] = k % 5 == 0 ? odd[r] : r == 3 || r == 6 ? 0.0f : random_f32();
+    for (int wide = 0; wide < 2; wide++) {
+        c.rule = wide ? RULE_INT16 : RULE_INT8;
+        multiply(&backend_reference, &c, &t, x, expected);
+        multiply(&backend_avx512, &c, &t, x, got);
+        for (size_t i = 0; i < 8 * 48; i++)
+            if (isnan(expected[i]) ? !isnan(got[i]) : memcmp(&expected[i], &got[i], 4) != 0)
+                fail_msg("row %zu: %a, not %a", i / 48, (double)got[i], (double)expected[i]);
+    }
+    free((void *)(uintptr_t)t.data);
+}
+
+static void test_row_operations_equal(void **state)
+{
+    (void)state;
+    if (lacks_avx512())
+        skip();
+    const struct backend *r = &backend_reference;
+    const struct backend *v = &backend_avx512;
+    for (int i = 0; i < ROUNDS; i++) {
+        uint32_t n = 2 * (1 + random_below(320));
+        float *x = random_array(n);
+        float *y = random_array(n);
+        float *a = take(n * sizeof *a);
+        float *b = take(n * sizeof *b);
+        r->rms_norm(x, y, 1e-6f, n, a);
+        v->rms_norm(x, y, 1e-6f, n, b);
+        assert_bits(a, b, n, "rms_norm");
+        for (int interleaved = 0; interleaved < 2; interleaved++) {
+            memcpy(a, x, n * sizeof *a);
+            memcpy(b, x, n * sizeof *b);
+            r->rope(a, y, x, n, interleaved);
+            v->rope(b, y, x, n, interleaved);
+            assert_bits(a, b, n, "rope");
+        }
+        r->add(a, y, n);
+        v->add(b, y, n);
+        r->scale(a, 0.3f, n);
+        v->scale(b, 0.3f, n);
+        assert_bits(a, b, n, "add and scale");
+        r->scale(a, 40.0f, n);
+        v->scale(b, 40.0f, n);
+        r->silu_mul(a, y, n);
+        v->silu_mul(b, y, n);
+        assert_bits(a, b, n, "silu_mul");
+        free(x);
+        free(y);
+        free(a);
+        free(b);
+    }
+}
+
+static void test_silu_of_every_size(void **state)
+{
+    (void)state;
+    if (lacks_avx512())
+        skip();
+    enum { N = 4096 };
+    float a[N];
+    float b[N];
+    float one[N];
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t bits = i * 0x100000u + 0x4321u; /* all signs and exponents, infinities and NaNs too */
+        memcpy(&a[i], &bits, sizeof bits);
+        b[i] = a[i];
+        one[i] = 1.0f;
+    }
+    backend_reference.silu_mul(a, one, N);
+    backend_avx512.silu_mul(b, one, N);
+    for (uint32_t i = 0; i < N; i++)
+        assert_true(isnan(a[i]) ? isnan(b[i]) : memcmp(&a[i], &b[i], 4) == 0);
+}
+
+static void test_kv_store_equal(void **state)
+{
+    (void)state;
+    if (lacks_avx512())
+        skip();
+    const enum dtype types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
+    enum { N = 133 };
+    uint32_t bits[N];
+    float x[N];
+    for (int round = 0; round < 3 * ROUNDS; round++) {
+        for (uint32_t i = 0; i < N; i++)
+            bits[i] = random_u32();
+        memcpy(x, bits, sizeof x);
+        uint8_t a[N * 4] = { 0 };
+        uint8_t b[N * 4] = { 0 };
+        backend_reference.kv_store(types[round % 3], x, a, N);
+        backend_avx512.kv_store(types[round % 3], x, b, N);
+        assert_memory_equal(a, b, sizeof a);
+    }
+}
+
+struct attention_case {
+    struct kv_layout kv;
+    uint32_t n_heads, n_rows, first_pos;
+};
+
+static struct attention_case random_attention(void)
+{
+    const enum dtype types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
+    const uint32_t dims[] = { 32, 64, 128, 16, 80, 8, 40 };
+    const uint32_t block_tokens[] = { 16, 1, 7, 64 };
+    struct attention_case c = { .kv = { .n_layers = 2,
+                                        .n_kv_heads = 1 + random_below(3),
+                                        .head_dim = dims[random_below(7)],
+                                        .block_tokens = block_tokens[random_below(4)],
+                                        .type = types[random_below(3)] } };
+    c.n_heads = c.kv.n_kv_heads * (1 + random_below(random_below(8) == 0 ? 70 : 9));
+    c.n_rows = random_below(2) ? 1 + random_below(3) : 1 + random_below(50);
+    c.first_pos = random_below(3) ? random_below(300) : 0;
+    return c;
+}
+
+static void attend_all(const struct backend *b, const struct attention_case *c, struct attention *a,
+                       const uint32_t *blocks, float *out)
+{
+    uint32_t group = c->n_heads / c->kv.n_kv_heads;
+    void *scratch = take(b->attend_scratch_bytes(c->kv.head_dim, group));
+    a->out = out;
+    for (uint32_t row = 0; row < c->n_rows; row += b->attend_rows(group))
+        for (uint32_t h = 0; h < c->kv.n_kv_heads; h++) {
+            uint32_t left = c->n_rows - row;
+            b->attend(a,
+                      &(struct attention_item){ .blocks = blocks,
+                                                .first_row = row,
+                                                .n_rows = left < b->attend_rows(group) ? left : b->attend_rows(group),
+                                                .first_pos = c->first_pos + row,
+                                                .kv_head = h },
+                      scratch);
+        }
+    free(scratch);
+}
+
+static void test_attention_equal(void **state)
+{
+    (void)state;
+    if (lacks_avx512())
+        skip();
+    for (int i = 0; i < 3 * ROUNDS; i++) {
+        struct attention_case c = random_attention();
+        uint32_t n_pos = c.first_pos + c.n_rows;
+        uint32_t n_blocks = (n_pos + c.kv.block_tokens - 1) / c.kv.block_tokens;
+        size_t values = (size_t)c.n_rows * c.n_heads * c.kv.head_dim;
+        uint32_t *blocks = take(n_blocks * sizeof *blocks);
+        uint8_t *pool = take(n_blocks * kv_block_bytes(&c.kv));
+        float *q = random_array(values);
+        float *expected = take(values * 4);
+        float *got = take(values * 4);
+        /* Slots nobody wrote hold 0xa5: large negative numbers, which would show. */
+        for (uint32_t p = 0; p < n_blocks; p++)
+            blocks[p] = p;
+        for (uint32_t p = n_blocks; p > 1; p--) {
+            uint32_t other = random_below(p);
+            uint32_t t = blocks[p - 1];
+            blocks[p - 1] = blocks[other];
+            blocks[other] = t;
+        }
+        float slot[128];
+        for (uint32_t pos = 0; pos < n_pos; pos++)
+            for (uint32_t side = 0; side < 2; side++)
+                for (uint32_t h = 0; h < c.kv.n_kv_heads; h++) {
+                    for (uint32_t d = 0; d < c.kv.head_dim; d++)
+                        slot[d] = random_f32();
+                    uint8_t *block = pool + blocks[pos / c.kv.block_tokens] * kv_block_bytes(&c.kv);
+                    backend_reference.kv_store(
+                        c.kv.type, slot,
+                        block + kv_offset(&c.kv, 1, (enum kv_side)side, h, pos % c.kv.block_tokens), c.kv.head_dim);
+                }
+        struct attention a = { .kv = &c.kv, .pool = pool, .layer = 1, .n_heads = c.n_heads, .q = q };
+        attend_all(&backend_reference, &c, &a, blocks, expected);
+        attend_all(&backend_avx512, &c, &a, blocks, got);
+        char what[96];
+        snprintf(what, sizeof what, "attention %s dim %u heads %u/%u rows %u from %u", dtype_name(c.kv.type),
+                 c.kv.head_dim, c.n_heads, c.kv.n_kv_heads, c.n_rows, c.first_pos);
+        assert_bits(expected, got, values, what);
+        free(blocks);
+        free(pool);
+        free(q);
+        free(expected);
+        free(got);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products_equal),       cmocka_unit_test(test_reference_products_are_right),
+        cmocka_unit_test(test_rows_are_independent), cmocka_unit_test(test_odd_activations),
+        cmocka_unit_test(test_row_operations_equal), cmocka_unit_test(test_silu_of_every_size),
+        cmocka_unit_test(test_kv_store_equal),       cmocka_unit_test(test_attention_equal),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,121 @@
+/* Our fixed sequences against the C library's functions, which are accurate but
+ * not the same everywhere. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "engine/math_f32.h"
+#include "engine/math_trig.h"
+
+static void assert_near(double got, double expected, double relative, double absolute)
+{
+    if (!(fabs(got - expected) <= relative * fabs(expected) + absolute))
+        fail_msg("%.17g is not near %.17g", got, expected);
+}
+
+static void test_exp(void **state)
+{
+    (void)state;
+    for (float x = MATH_EXP_MIN; x <= MATH_EXP_MAX; x += 0.0137f)
+        assert_near((double)math_exp(x), exp((double)x), 2e-7, 0);
+    assert_true(math_exp(0.0f) == 1.0f);
+    assert_true(math_exp(-0.0f) == 1.0f);
+    assert_true(math_exp(-87.01f) == 0.0f);
+    assert_true(math_exp(-INFINITY) == 0.0f);
+    assert_true(math_exp(INFINITY) == math_exp(MATH_EXP_MAX));
+    assert_true(math_exp(NAN) == math_exp(MATH_EXP_MAX));
+    assert_true(isfinite(math_exp(MATH_EXP_MAX)));
+}
+
+/* These very bits: whoever changes the sequence changes every answer ever given. */
+static void test_exp_bits(void **state)
+{
+    (void)state;
+    const struct {
+        float x;
+        uint32_t bits;
+    } rows[] = { { 1.0f, 0x402df854u }, { -0.7f, 0x3efe406eu }, { -33.3f, 0x2778b2eau }, { 5.25f, 0x433e90f7u } };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        float y = math_exp(rows[i].x);
+        uint32_t bits;
+        memcpy(&bits, &y, sizeof bits);
+        assert_int_equal(bits, rows[i].bits);
+    }
+}
+
+static void test_exp_array(void **state)
+{
+    (void)state;
+    float x[37];
+    float y[37];
+    for (int i = 0; i < 37; i++)
+        x[i] = (float)(i - 20) * 5.3f;
+    math_exp_array(x, y, 37);
+    for (int i = 0; i < 37; i++)
+        assert_true(y[i] == math_exp(x[i]));
+}
+
+static void test_silu(void **state)
+{
+    (void)state;
+    for (float x = -100.0f; x <= 100.0f; x += 0.37f)
+        assert_near((double)math_silu(x), (double)x / (1 + exp(-(double)x)), 5e-7, 1e-35);
+}
+
+static void test_round(void **state)
+{
+    (void)state;
+    const float x[] = { 0.5f, 1.5f, -0.5f, -2.5f, 126.5f, 127.0f, -126.49f, 32511.5f };
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
+        assert_true(math_round(x[i]) == nearbyintf(x[i]));
+}
+
+static void test_log_and_exp64(void **state)
+{
+    (void)state;
+    for (double x = 1e-300; x < 1e300; x *= 1.7) {
+        assert_near(math_log(x), log(x), 1e-15, 1e-15);
+        assert_near(math_exp64(log(x)), exp(log(x)), 2e-15, 0);
+    }
+    for (double x = 0.5; x < 2; x += 0.00137)
+        assert_near(math_log(x), log(x), 4e-15, 1e-18);
+    assert_true(math_log(1.0) == 0.0);
+}
+
+static void test_sincos(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 200000; i++) {
+        double x = (double)i * 0.7771 * (i % 3 == 0 ? -1 : 1);
+        double s;
+        double c;
+        math_sincos(x, &s, &c);
+        assert_near(s, sin(x), 0, 1e-15);
+        assert_near(c, cos(x), 0, 1e-15);
+    }
+}
+
+static void test_rope_frequencies(void **state)
+{
+    (void)state;
+    double f[64];
+    math_rope_frequencies(500000.0f, 128, f);
+    for (int i = 0; i < 64; i++)
+        assert_near(f[i], pow(500000.0, -2.0 * i / 128), 1e-14, 0);
+    assert_true(f[0] == 1.0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exp),    cmocka_unit_test(test_exp_bits),
+        cmocka_unit_test(test_exp_array), cmocka_unit_test(test_silu),
+        cmocka_unit_test(test_round),  cmocka_unit_test(test_log_and_exp64),
+        cmocka_unit_test(test_sincos), cmocka_unit_test(test_rope_frequencies),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

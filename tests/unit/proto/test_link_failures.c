@@ -1,0 +1,414 @@
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/unit/proto/link_cable.h"
+#include "tests/unit/proto/link_world.h"
+
+/* How much later than by the rules a machine under load may notice something. */
+#define SLACK_US 200000
+
+struct child {
+    pid_t pid;
+    char endpoint[128];
+};
+
+static void child_main(const char *listen, const char *connect_to, uint64_t scale, int report)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct end end = { .echo = true, .own_live = 3 };
+    struct loop *loop = world_loop();
+    struct links_options o = world_options(&end, loop, "child");
+    o.listen = listen;
+    o.incarnation = (uint64_t)getpid() << 32 | (clock_now_us() & UINT32_MAX);
+    o.ping_interval_us *= scale;
+    o.frozen_us *= scale;
+    o.closed_us *= scale;
+    end_open_with(&end, &o);
+    if (connect_to)
+        end_connect(&end, "parent", connect_to);
+    const char *endpoint = links_endpoint(end.links);
+    if (write(report, endpoint, strlen(endpoint) + 1) < 0)
+        _exit(1);
+    loop_run(loop);
+    _exit(0);
+}
+
+static struct child child_start(const char *listen, const char *connect_to, uint64_t scale)
+{
+    struct child c = { 0 };
+    int fds[2];
+    assert_int_equal(pipe(fds), 0);
+    c.pid = fork();
+    assert_true(c.pid >= 0);
+    if (c.pid == 0) {
+        close(fds[0]);
+        child_main(listen, connect_to, scale, fds[1]);
+    }
+    close(fds[1]);
+    assert_true(read(fds[0], c.endpoint, sizeof c.endpoint - 1) > 0);
+    close(fds[0]);
+    return c;
+}
+
+static void child_kill(struct child *c)
+{
+    kill(c->pid, SIGKILL);
+    waitpid(c->pid, NULL, 0);
+}
+
+struct scene {
+    struct loop *loop;
+    struct end end;
+    struct link *link;
+    struct child child;
+};
+
+/* The child listens and we connect, or the other way round. */
+static void scene_open_with(struct scene *s, bool child_connects, uint64_t scale, uint64_t child_scale,
+                            uint64_t closed_us)
+{
+    *s = (struct scene){ .loop = world_loop() };
+    s->end.own_live = 2;
+    if (!child_connects)
+        s->child = child_start("tcp://127.0.0.1:0", NULL, child_scale);
+    struct links_options o = world_options(&s->end, s->loop, "parent");
+    o.ping_interval_us *= scale;
+    o.frozen_us *= scale;
+    o.closed_us = closed_us;
+    end_open_with(&s->end, &o);
+    if (child_connects)
+        s->child = child_start("tcp://127.0.0.1:0", links_endpoint(s->end.links), child_scale);
+    else
+        s->link = end_connect(&s->end, "child", s->child.endpoint);
+    world_wait_for(s->loop, s->end.n_up, 1);
+}
+
+static void scene_open(struct scene *s, bool child_connects, uint64_t closed_us)
+{
+    scene_open_with(s, child_connects, 1, 1, closed_us);
+}
+
+static void scene_close(struct scene *s)
+{
+    child_kill(&s->child);
+    links_destroy(&s->end.links);
+    loop_destroy(&s->loop);
+}
+
+static void assert_alive(struct scene *s)
+{
+    int before = s->end.n_messages;
+    struct message_head head = head_of(FRAME_GENERATE, 1);
+    assert_int_equal(link_send_acked(s->end.link, &head, NULL), ST_OK);
+    world_wait_for(s->loop, s->end.n_messages, before + 1);
+}
+
+/* With the usual intervals: a closed connection is noticed within a second. */
+static void a_killed_peer_is_lost_within_a_second(void **state)
+{
+    (void)state;
+    for (int child_connects = 0; child_connects < 2; child_connects++) {
+        struct scene s;
+        scene_open_with(&s, child_connects, 10, 10, 500000);
+        assert_alive(&s);
+        uint64_t killed = clock_now_us();
+        child_kill(&s.child);
+        world_wait_for(s.loop, s.end.n_lost, 1);
+        assert_string_equal(s.end.reason, "closed");
+        assert_in_range(s.end.changed_us - killed, 400000, 1000000);
+        assert_int_equal(end_stats(&s.end).up, 0);
+        assert_int_equal(end_stats(&s.end).lost_closed, 1);
+        scene_close(&s);
+    }
+}
+
+static void a_successor_comes_up_as_new(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open(&s, false, WORLD_CLOSED_US);
+    uint64_t first = link_peer_incarnation(s.link);
+    char endpoint[128];
+    strcpy(endpoint, s.child.endpoint);
+    child_kill(&s.child);
+    world_wait_for(s.loop, s.end.n_lost, 1);
+    struct message_head head = head_of(FRAME_GENERATE, 1);
+    assert_int_equal(link_send(s.link, &head, NULL), ST_CLOSED);
+    s.child = child_start(endpoint, NULL, 1);
+    world_wait_for(s.loop, s.end.n_up, 2);
+    assert_int_equal(s.end.n_first, 2);
+    assert_int_equal(s.end.n_lost, 1);
+    assert_true(link_peer_incarnation(s.link) != first);
+    assert_alive(&s);
+    scene_close(&s);
+}
+
+static void a_quick_successor_is_a_restart(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open(&s, false, 10000000);
+    char endpoint[128];
+    strcpy(endpoint, s.child.endpoint);
+    child_kill(&s.child);
+    s.child = child_start(endpoint, NULL, 1);
+    world_wait_for(s.loop, s.end.n_up, 2);
+    assert_int_equal(s.end.n_lost, 1);
+    assert_string_equal(s.end.reason, "restarted");
+    assert_int_equal(s.end.n_first, 2);
+    assert_alive(&s);
+    scene_close(&s);
+}
+
+static void a_successor_that_connects_is_a_restart(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open(&s, true, 10000000);
+    child_kill(&s.child);
+    s.child = child_start("tcp://127.0.0.1:0", links_endpoint(s.end.links), 1);
+    world_wait_for(s.loop, s.end.n_up, 2);
+    assert_int_equal(s.end.n_lost, 1);
+    assert_string_equal(s.end.reason, "restarted");
+    assert_int_equal(s.end.n_first, 2);
+    assert_alive(&s);
+    scene_close(&s);
+}
+
+static void a_stopped_peer_is_frozen_and_comes_back(void **state)
+{
+    (void)state;
+    for (int child_connects = 0; child_connects < 2; child_connects++) {
+        struct scene s;
+        scene_open(&s, child_connects, WORLD_CLOSED_US);
+        uint64_t stopped = clock_now_us();
+        kill(s.child.pid, SIGSTOP);
+        world_wait_for(s.loop, s.end.n_lost, 1);
+        assert_string_equal(s.end.reason, "frozen");
+        assert_in_range(s.end.changed_us - stopped, WORLD_FROZEN_US - 2 * WORLD_PING_US,
+                        WORLD_FROZEN_US + WORLD_PING_US + SLACK_US);
+        world_run(s.loop, 3 * WORLD_FROZEN_US, NULL, NULL);
+        assert_int_equal(s.end.n_lost, 1);
+        assert_int_equal(s.end.n_up, 1);
+        uint64_t woken = clock_now_us();
+        kill(s.child.pid, SIGCONT);
+        world_wait_for(s.loop, s.end.n_up, 2);
+        assert_in_range(s.end.changed_us - woken, 1, WORLD_FROZEN_US + SLACK_US);
+        assert_int_equal(s.end.n_first, 1);
+        assert_int_equal(s.end.n_live, 3);
+        assert_int_equal(s.end.live_seq, 1000);
+        assert_alive(&s);
+        world_run(s.loop, 2 * WORLD_FROZEN_US, NULL, NULL);
+        assert_int_equal(s.end.n_lost, 1);
+        scene_close(&s);
+    }
+}
+
+static void a_frozen_peer_that_dies_is_lost_once(void **state)
+{
+    (void)state;
+    for (int child_connects = 0; child_connects < 2; child_connects++) {
+        struct scene s;
+        scene_open(&s, child_connects, WORLD_CLOSED_US);
+        kill(s.child.pid, SIGSTOP);
+        world_wait_for(s.loop, s.end.n_lost, 1);
+        child_kill(&s.child);
+        world_run(s.loop, 4 * WORLD_CLOSED_US, NULL, NULL);
+        assert_int_equal(s.end.n_lost, 1);
+        scene_close(&s);
+    }
+}
+
+/* Who stood still himself finds his peers as he left them. */
+static void our_own_pause_loses_nobody(void **state)
+{
+    (void)state;
+    for (int child_connects = 0; child_connects < 2; child_connects++) {
+        struct scene s;
+        /* The child is ten times as patient, so that it does not lose us. */
+        scene_open_with(&s, child_connects, 1, 10, WORLD_CLOSED_US);
+        for (int i = 0; i < 3; i++) {
+            usleep(2 * WORLD_FROZEN_US);
+            world_run(s.loop, 3 * WORLD_PING_US, NULL, NULL);
+        }
+        assert_int_equal(s.end.n_lost, 0);
+        assert_alive(&s);
+        scene_close(&s);
+    }
+}
+
+struct wired {
+    struct loop *loop;
+    struct end a, b;
+    struct cable cable;
+    struct link *link;
+};
+
+static void wired_open_with(struct wired *w, uint64_t closed_us)
+{
+    *w = (struct wired){ .loop = world_loop() };
+    struct links_options o = world_options(&w->a, w->loop, "a");
+    o.closed_us = closed_us;
+    end_open_with(&w->a, &o);
+    o = world_options(&w->b, w->loop, "b");
+    o.closed_us = closed_us;
+    end_open_with(&w->b, &o);
+    w->a.own_live = 2;
+    w->b.own_live = 3;
+    w->b.echo = true;
+    assert_true(cable_open(&w->cable, w->loop, links_endpoint(w->b.links)));
+    w->link = end_connect(&w->a, "b", w->cable.endpoint);
+    world_wait_for(w->loop, w->a.n_up, 1);
+    assert_int_equal(w->b.n_up, 1);
+}
+
+static void wired_close(struct wired *w)
+{
+    cable_close(&w->cable);
+    links_destroy(&w->a.links);
+    links_destroy(&w->b.links);
+    loop_destroy(&w->loop);
+}
+
+static void a_short_cut_brings_the_live_lists(void **state)
+{
+    (void)state;
+    struct wired w;
+    wired_open_with(&w, 5000000);
+    for (int round = 2; round < 5; round++) {
+        cable_unplug(&w.cable);
+        world_run(w.loop, 20000, NULL, NULL);
+        /* Sent while nothing can pass. */
+        struct message_head head = head_of(FRAME_GENERATE, (uint64_t)round);
+        assert_int_equal(link_send(w.link, &head, NULL), ST_CLOSED);
+        assert_int_equal(link_send_acked(w.link, &head, NULL), ST_OK);
+        cable_plug_in(&w.cable);
+        world_wait_for(w.loop, w.a.n_up, round);
+        assert_int_equal(w.b.n_up, round);
+        assert_int_equal(w.a.n_live, 3);
+        assert_int_equal(w.b.n_live, 2);
+        world_wait_for(w.loop, w.b.n_messages, round - 1);
+        assert_int_equal(w.b.last.key.seq, round);
+        world_run(w.loop, 2 * WORLD_REPEAT_US, NULL, NULL);
+        assert_int_equal(end_stats(&w.a).pending, 0);
+    }
+    assert_int_equal(w.a.n_lost + w.b.n_lost, 0);
+    assert_int_equal(w.a.n_first + w.b.n_first, 2);
+    wired_close(&w);
+}
+
+static void a_long_cut_loses_and_comes_back(void **state)
+{
+    (void)state;
+    struct wired w;
+    wired_open_with(&w, WORLD_CLOSED_US);
+    cable_unplug(&w.cable);
+    world_wait_for(w.loop, w.a.n_lost, 1);
+    world_wait_for(w.loop, w.b.n_lost, 1);
+    assert_string_equal(w.a.reason, "closed");
+    assert_string_equal(w.b.reason, "closed");
+    cable_plug_in(&w.cable);
+    world_wait_for(w.loop, w.a.n_up, 2);
+    assert_int_equal(w.b.n_up, 2);
+    assert_int_equal(w.a.n_first + w.b.n_first, 2);
+    assert_int_equal(w.a.n_live, 3);
+    wired_close(&w);
+}
+
+/* The network swallows everything and closes nothing. */
+static void a_blocked_network_freezes_both_sides(void **state)
+{
+    (void)state;
+    struct wired w;
+    wired_open_with(&w, WORLD_CLOSED_US);
+    cable_block(&w.cable, true);
+    world_wait_for(w.loop, w.a.n_lost, 1);
+    world_wait_for(w.loop, w.b.n_lost, 1);
+    assert_string_equal(w.a.reason, "frozen");
+    assert_string_equal(w.b.reason, "frozen");
+    cable_block(&w.cable, false);
+    world_wait_for(w.loop, w.a.n_up, 2);
+    world_run(w.loop, 2 * WORLD_FROZEN_US, NULL, NULL);
+    assert_int_equal(w.a.n_lost, 1);
+    assert_int_equal(w.b.n_lost, 1);
+    assert_true(w.a.link && w.b.link);
+    assert_int_equal(w.a.n_first + w.b.n_first, 2);
+    wired_close(&w);
+}
+
+static void a_standing_engine_is_frozen_until_it_moves(void **state)
+{
+    (void)state;
+    for (int initiator = 0; initiator < 2; initiator++) {
+        struct wired w;
+        wired_open_with(&w, WORLD_CLOSED_US);
+        struct end *stuck = initiator ? &w.a : &w.b, *judge = initiator ? &w.b : &w.a;
+        stuck->busy = true;
+        for (int i = 0; i < 20; i++) { /* busy for long, but moving */
+            stuck->progress++;
+            world_run(w.loop, WORLD_FROZEN_US / 10, NULL, NULL);
+        }
+        assert_int_equal(judge->n_lost, 0);
+        world_wait_for(w.loop, judge->n_lost, 1);
+        assert_string_equal(judge->reason, "frozen");
+        world_run(w.loop, 3 * WORLD_FROZEN_US, NULL, NULL);
+        assert_int_equal(judge->n_lost, 1);
+        assert_int_equal(judge->n_up, 1);
+        stuck->progress++;
+        world_wait_for(w.loop, judge->n_up, 2);
+        stuck->busy = false;
+        world_run(w.loop, 2 * WORLD_FROZEN_US, NULL, NULL);
+        assert_int_equal(judge->n_lost, 1);
+        assert_int_equal(judge->n_first, 1);
+        wired_close(&w);
+    }
+}
+
+static void close_it(struct end *end, struct link *link)
+{
+    (void)end;
+    link_close(&link);
+}
+
+static void on_lost_may_close(void **state)
+{
+    (void)state;
+    for (int blocked = 0; blocked < 2; blocked++) {
+        struct wired w;
+        wired_open_with(&w, WORLD_CLOSED_US);
+        w.a.on_lost = w.b.on_lost = close_it;
+        if (blocked)
+            cable_block(&w.cable, true);
+        else
+            cable_unplug(&w.cable);
+        world_wait_for(w.loop, w.a.n_lost, 1);
+        world_wait_for(w.loop, w.b.n_lost, 1);
+        cable_plug_in(&w.cable);
+        cable_block(&w.cable, false);
+        world_run(w.loop, 10 * WORLD_PING_US, NULL, NULL);
+        assert_int_equal(w.a.n_up, 1);
+        wired_close(&w);
+    }
+}
+
+int main(void)
+{
+    log_init("test", LOG_ERROR);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_killed_peer_is_lost_within_a_second),
+        cmocka_unit_test(a_successor_comes_up_as_new),
+        cmocka_unit_test(a_quick_successor_is_a_restart),
+        cmocka_unit_test(a_successor_that_connects_is_a_restart),
+        cmocka_unit_test(a_stopped_peer_is_frozen_and_comes_back),
+        cmocka_unit_test(a_frozen_peer_that_dies_is_lost_once),
+        cmocka_unit_test(our_own_pause_loses_nobody),
+        cmocka_unit_test(a_short_cut_brings_the_live_lists),
+        cmocka_unit_test(a_long_cut_loses_and_comes_back),
+        cmocka_unit_test(a_blocked_network_freezes_both_sides),
+        cmocka_unit_test(a_standing_engine_is_frozen_until_it_moves),
+        cmocka_unit_test(on_lost_may_close),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

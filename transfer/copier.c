@@ -1,0 +1,90 @@
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/failpoint.h"
+#include "transfer/mover.h"
+
+void copier_layer_done(struct mover *m, struct job *job, uint32_t span, uint32_t layer)
+{
+    const struct transfer_take *take = job->take;
+    const struct transfer_span *s = &take->spans[span];
+    if (!take->checksums)
+        return;
+    size_t at = (size_t)(layer - take->first_layer) * take->n_spans + span;
+    take->checksums[at] =
+        transfer_layer_checksum(&m->geometry, pool_block(&m->pool, s->local_block), layer, s->first, s->n);
+}
+
+static const _Atomic uint64_t *mapped_generation(const struct transfer_peer *peer, uint32_t block)
+{
+    const void *all = peer->mapped + pool_generations_offset();
+    return (const _Atomic uint64_t *)all + block;
+}
+
+static bool still_as_lent(const struct transfer_peer *peer, const struct transfer_span *s)
+{
+    return pool_generation_after(mapped_generation(peer, s->remote_block)) == s->remote_generation;
+}
+
+static void copy_run(struct mover *m, const struct transfer_peer *peer, const struct transfer_span *s,
+                     const struct run *run)
+{
+    const struct pool_identity *lender = &peer->lender.pool;
+    const uint8_t *blocks = peer->mapped + pool_blocks_offset(lender);
+    uint8_t *to = pool_block(&m->pool, s->local_block) + run->offset;
+    memcpy(to, blocks + s->remote_block * transfer_block_bytes(&lender->geometry) + run->offset, run->bytes);
+    if (FAILPOINT("transfer.take.flip") == FAILPOINT_FLIP)
+        to[0] ^= 1;
+}
+
+/* One piece through the mapping. The generation is looked at before a block, which
+ * saves the copy of a stale one, and after it, which is what counts. */
+static status copy_piece(struct mover *m, struct job *job, const struct run *run, bool begins)
+{
+    const struct transfer_peer *peer = job->peer;
+    const struct transfer_span *s = &job->take->spans[run->span];
+    if (begins) {
+        (void)FAILPOINT("transfer.take.copying");
+        if (!still_as_lent(peer, s))
+            return ST_STALE;
+    }
+    copy_run(m, peer, s, run);
+    if (!run->ends_span)
+        return ST_OK;
+    (void)FAILPOINT("transfer.take.before_generation");
+    return still_as_lent(peer, s) ? ST_OK : ST_STALE;
+}
+
+static status work_some(struct mover *m, struct job *job, bool *ended)
+{
+    size_t worked = 0;
+    struct run run;
+    while (worked < MOVER_QUANTUM) {
+        if (atomic_load_explicit(&job->take->cancelled, memory_order_relaxed))
+            return ST_CANCELLED;
+        bool begins = !job->cursor.layer && !job->cursor.segment;
+        if (!run_cursor_next(&job->cursor, SIZE_MAX, &run)) {
+            *ended = true;
+            return ST_OK;
+        }
+        status st = job->peer ? copy_piece(m, job, &run, begins) : ST_OK;
+        if (st)
+            return st;
+        if (run.ends_layer)
+            copier_layer_done(m, job, run.span, run.layer);
+        worked += run.bytes;
+        if (job->peer)
+            job->bytes += run.bytes;
+    }
+    return ST_OK;
+}
+
+void copier_work(struct mover *m, struct job *job)
+{
+    uint64_t before = clock_now_us();
+    bool ended = false;
+    status st = work_some(m, job, &ended);
+    job->busy_us += clock_now_us() - before;
+    if (st || ended)
+        takes_end(m, job, st);
+}

@@ -1,0 +1,129 @@
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "transfer/mover.h"
+
+static void on_message(void *arg, struct ucx_link *link, const void *head, size_t head_len, const uint8_t *payload,
+                       size_t len, bool whole)
+{
+    struct mover *m = arg;
+    struct wire_head h;
+    if (!whole || wire_head_decode(head, head_len, len, &h))
+        mover_count(&m->stats.malformed, 1);
+    else if (h.kind == WIRE_WELCOME || h.kind == WIRE_DATA || h.kind == WIRE_END)
+        borrower_receive(m, link, &h, payload, len);
+    else
+        lender_receive(m, link, &h, payload, len);
+}
+
+/* The pool in memory that UCX can map into other processes of this host. */
+static status open_mapped_pool(struct mover *m, struct error *err)
+{
+    status st = ucx_link_open(&m->same_host, true, "lo", on_message, m, err);
+    if (st)
+        return st;
+    ucp_mem_map_params_t params = { .field_mask = UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS,
+                                    .length = pool_bytes(&m->identity),
+                                    .flags = UCP_MEM_MAP_ALLOCATE };
+    if (ucp_mem_map(m->same_host.context, &params, &m->memory) != UCS_OK) {
+        m->memory = NULL;
+        return error_set(err, ST_NO_MEMORY, "no shared memory for a KV pool of %zu MiB (is /dev/shm large enough?)",
+                         params.length >> 20);
+    }
+    ucp_mem_attr_t attr = { .field_mask = UCP_MEM_ATTR_FIELD_ADDRESS | UCP_MEM_ATTR_FIELD_LENGTH };
+    if (ucp_mem_query(m->memory, &attr) != UCS_OK || attr.length < params.length)
+        return error_set(err, ST_IO, "UCX allocated another pool than was asked for");
+    return pool_init(&m->pool, &m->identity, attr.address, err);
+}
+
+static void close_mapped_pool(struct mover *m)
+{
+    if (m->memory) {
+        (void)ucp_mem_unmap(m->same_host.context, m->memory);
+        m->memory = NULL;
+        m->pool.base = NULL;
+    }
+    ucx_link_close(&m->same_host);
+}
+
+static status open_private_pool(struct mover *m, struct error *err)
+{
+    size_t bytes = pool_bytes(&m->identity);
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return error_set(err, ST_NO_MEMORY, "no memory for a KV pool of %zu MiB", bytes >> 20);
+    status st = pool_init(&m->pool, &m->identity, memory, err);
+    if (st)
+        (void)munmap(memory, bytes);
+    return st;
+}
+
+static status open_pool(struct mover *m, struct error *err)
+{
+    char quoted[600];
+    if (m->mode == TRANSFER_TCP)
+        return open_private_pool(m, err);
+    status st = open_mapped_pool(m, err);
+    if (st == ST_OK || m->mode == TRANSFER_SHM)
+        return st;
+    log_warn("KV pool cannot be mapped by others, tcp only", "why=%s", log_quote(quoted, sizeof quoted, err->text));
+    close_mapped_pool(m);
+    return open_private_pool(m, err);
+}
+
+static status describe(struct mover *m, struct error *err)
+{
+    uint8_t same[DESCRIPTION_MAX_PART], net[DESCRIPTION_MAX_PART];
+    struct description d = { .host = m->host, .pool = m->identity, .region = (uintptr_t)m->pool.base };
+    void *rkey = NULL;
+    status st = ST_OK;
+    if (m->memory) {
+        d.same_address.data = same;
+        st = ucx_link_address(&m->same_host, same, sizeof same, &d.same_address.len, err);
+        if (st)
+            return st;
+        if (ucp_rkey_pack(m->same_host.context, m->memory, &rkey, &d.rkey.len) != UCS_OK)
+            return error_set(err, ST_IO, "UCX cannot pack the pool's key");
+        d.rkey.data = rkey;
+        if (d.rkey.len > DESCRIPTION_MAX_PART)
+            st = error_set(err, ST_LIMIT, "the pool's UCX key has %zu bytes", d.rkey.len);
+    }
+    if (st == ST_OK && m->network.context) {
+        d.net_address.data = net;
+        st = ucx_link_address(&m->network, net, sizeof net, &d.net_address.len, err);
+    }
+    if (st == ST_OK)
+        m->description_len = description_encode(&d, m->description);
+    if (rkey)
+        ucp_rkey_buffer_release(rkey);
+    return st;
+}
+
+status mover_open(struct mover *m, struct error *err)
+{
+    status st = host_identity_read(&m->host, err);
+    if (st == ST_OK)
+        st = open_pool(m, err);
+    if (st == ST_OK && m->mode != TRANSFER_SHM)
+        st = ucx_link_open(&m->network, false, m->network_device, on_message, m, err);
+    if (st == ST_OK)
+        st = describe(m, err);
+    if (st == ST_OK && lender_init(m))
+        st = error_set(err, ST_NO_MEMORY, "no memory for the transfer thread");
+    if (st)
+        mover_close(m);
+    return st;
+}
+
+void mover_close(struct mover *m)
+{
+    bool is_private = m->pool.base && !m->memory;
+    close_mapped_pool(m);
+    ucx_link_close(&m->network);
+    if (is_private)
+        (void)munmap(m->pool.base, m->pool.bytes);
+    m->pool.base = NULL;
+    lender_free(m);
+}
