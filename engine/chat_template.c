@@ -5,6 +5,7 @@
 
 #include "engine/jinja_parser.h"
 #include "engine/jinja_run.h"
+#include "engine/jinja_text.h"
 
 /* The tree takes some 30 times its source. */
 enum { COMPILE_BYTES_FLOOR = 1024 * 1024, COMPILE_BYTES_PER_BYTE = 400 };
@@ -60,8 +61,11 @@ static void set_global(struct render *r, const char *name, struct jinja_value va
 
 static void set_token(struct render *r, const char *name, const char *token)
 {
-    if (token && *token)
-        set_global(r, name, jinja_of_str(jinja_str_new(&r->heap, token, strlen(token))));
+    if (!token || !*token)
+        return;
+    if (!jinja_valid_utf8(token, strlen(token)))
+        jinja_fail(&r->heap, ST_INVALID, "%s is not valid UTF-8", name);
+    set_global(r, name, jinja_of_str(jinja_str_new(&r->heap, token, strlen(token))));
 }
 
 static void set_globals(struct render *r, const struct chat_template_input *in)

@@ -85,8 +85,7 @@ static tile_fn find_tile(enum dtype type, uint32_t rows, uint32_t panels)
     TILE_SHAPES(FIND_TILE, F16)
     TILE_SHAPES(FIND_TILE, BF16)
 #undef FIND_TILE
-    ASSERT(!"a tile shape without a function");
-    return NULL;
+    assert_failed("a tile shape without a function", __FILE__, __LINE__);
 }
 
 void avx512_product_f32(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,

@@ -233,8 +233,7 @@ static tile_fn find_tile(enum dtype type, bool wide, uint32_t rows, uint32_t pan
     TILE_SHAPES(FIND_TILE, Q4_0)
     TILE_SHAPES(FIND_TILE, Q4_1)
 #undef FIND_TILE
-    ASSERT(!"a tile shape without a function");
-    return NULL;
+    assert_failed("a tile shape without a function", __FILE__, __LINE__);
 }
 
 void avx512_product_int(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,

@@ -15,6 +15,31 @@ static struct jinja_value method(struct jinja_heap *heap, struct jinja_value sel
     return (struct jinja_value){ .kind = JINJA_METHOD, .method = m };
 }
 
+static struct jinja_value loop_attr(const struct jinja_loop *loop, const struct jinja_str *name)
+{
+    int64_t at = (int64_t)loop->index0, n = (int64_t)loop->items.n;
+    const struct {
+        const char *name;
+        struct jinja_value value;
+    } attrs[] = {
+        { "index0", jinja_int(at) },
+        { "index", jinja_int(at + 1) },
+        { "first", jinja_bool(at == 0) },
+        { "last", jinja_bool(at + 1 >= n) },
+        { "length", jinja_int(n) },
+        { "revindex", jinja_int(n - at) },
+        { "revindex0", jinja_int(n - at - 1) },
+        { "depth", jinja_int(1) },
+        { "depth0", jinja_int(0) },
+        { "previtem", at > 0 ? loop->items.at[at - 1] : jinja_undefined(ABSENT_ITEM, NULL) },
+        { "nextitem", at + 1 < n ? loop->items.at[at + 1] : jinja_undefined(ABSENT_ITEM, NULL) },
+    };
+    for (size_t i = 0; i < sizeof attrs / sizeof *attrs; i++)
+        if (jinja_str_is(name, attrs[i].name))
+            return attrs[i].value;
+    return (struct jinja_value){ .kind = JINJA_MISSING };
+}
+
 /* What Python's getattr() finds; JINJA_MISSING when nothing. */
 static struct jinja_value own_attr(struct jinja_heap *heap, struct jinja_value obj, const struct jinja_str *name)
 {
@@ -29,7 +54,7 @@ static struct jinja_value own_attr(struct jinja_heap *heap, struct jinja_value o
     if (builtin)
         return method(heap, obj, builtin);
     if (obj.kind == JINJA_LOOP)
-        return jinja_loop_attr(obj.loop, name);
+        return loop_attr(obj.loop, name);
     if (obj.kind == JINJA_CYCLER && jinja_str_is(name, "current"))
         return obj.cycler->items->items[obj.cycler->pos];
     if (jinja_method_unsafe(obj.kind, name))
@@ -171,29 +196,4 @@ struct jinja_value jinja_slice(struct jinja_heap *heap, struct jinja_value obj, 
         return slice_list(heap, obj.list, slice_of(heap, bounds, (int64_t)obj.list->n));
     jinja_fail(heap, obj.kind == JINJA_RANGE ? ST_UNSUPPORTED : ST_INVALID, "a %s cannot be sliced",
                jinja_type_name(obj));
-}
-
-struct jinja_value jinja_loop_attr(const struct jinja_loop *loop, const struct jinja_str *name)
-{
-    int64_t at = (int64_t)loop->index0, n = (int64_t)loop->items.n;
-    const struct {
-        const char *name;
-        struct jinja_value value;
-    } attrs[] = {
-        { "index0", jinja_int(at) },
-        { "index", jinja_int(at + 1) },
-        { "first", jinja_bool(at == 0) },
-        { "last", jinja_bool(at + 1 >= n) },
-        { "length", jinja_int(n) },
-        { "revindex", jinja_int(n - at) },
-        { "revindex0", jinja_int(n - at - 1) },
-        { "depth", jinja_int(1) },
-        { "depth0", jinja_int(0) },
-        { "previtem", at > 0 ? loop->items.at[at - 1] : jinja_undefined(ABSENT_ITEM, NULL) },
-        { "nextitem", at + 1 < n ? loop->items.at[at + 1] : jinja_undefined(ABSENT_ITEM, NULL) },
-    };
-    for (size_t i = 0; i < sizeof attrs / sizeof *attrs; i++)
-        if (jinja_str_is(name, attrs[i].name))
-            return attrs[i].value;
-    return (struct jinja_value){ .kind = JINJA_MISSING };
 }

@@ -89,7 +89,8 @@ _Noreturn void jinja_fail(struct jinja_heap *heap, status st, const char *fmt, .
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    heap->failure = error_set(heap->err, st, "template line %u: %s", heap->line, text);
+    heap->failure = heap->line ? error_set(heap->err, st, "template line %u: %s", heap->line, text)
+                               : error_set(heap->err, st, "%s", text);
     longjmp(heap->failed, 1);
 }
 

@@ -20,7 +20,7 @@ struct jinja_heap {
     size_t taken;        /* bytes */
     size_t limit;        /* bytes: ST_LIMIT beyond */
     uint64_t steps_left; /* ST_LIMIT at 0 */
-    uint32_t line;       /* of the construct at work, for messages */
+    uint32_t line;       /* of the construct at work, for messages; 0: none yet */
     status failure;      /* set before failed is jumped to */
     struct error *err;   /* borrowed, may be NULL */
     jmp_buf failed;      /* set by the owner right after init */
@@ -36,7 +36,8 @@ void *jinja_alloc_array(struct jinja_heap *heap, size_t n, size_t size);
 /* Counts work that one construct spends in a loop of its own. */
 void jinja_charge(struct jinja_heap *heap, uint64_t steps);
 
-/* Ends the compile or the render; the text gets "template line N: " in front. */
+/* Ends the compile or the render; the text gets "template line N: " in
+ * front where there is a line. */
 _Noreturn void jinja_fail(struct jinja_heap *heap, status st, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* As the template worded it. */
 _Noreturn void jinja_raise(struct jinja_heap *heap, const char *text, size_t len);

@@ -461,7 +461,7 @@ static void normalise(struct lexer *lx, const char *source, size_t len)
     lx->len = n;
 }
 
-const struct jinja_token *jinja_lex(struct jinja_heap *heap, const char *source, size_t len, size_t *n)
+const struct jinja_token *jinja_lex(struct jinja_heap *heap, const char *source, size_t len)
 {
     heap->line = 1;
     if (!jinja_valid_utf8(source, len))
@@ -471,6 +471,5 @@ const struct jinja_token *jinja_lex(struct jinja_heap *heap, const char *source,
     while (lx.pos < lx.len)
         lex_next(&lx);
     token_add(&lx, TOKEN_END, "", 0);
-    *n = lx.n;
     return lx.tokens;
 }

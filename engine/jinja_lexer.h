@@ -30,8 +30,8 @@ struct jinja_token {
     double real;
 };
 
-/* Fails through the heap. *n counts the closing TOKEN_END. source is valid
- * UTF-8 or refused; tokens point into copies on the heap. */
-const struct jinja_token *jinja_lex(struct jinja_heap *heap, const char *source, size_t len, size_t *n);
+/* Fails through the heap. The last token is TOKEN_END. source is valid UTF-8 or
+ * refused; tokens point into copies on the heap. */
+const struct jinja_token *jinja_lex(struct jinja_heap *heap, const char *source, size_t len);
 
 #endif

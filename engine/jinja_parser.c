@@ -393,8 +393,7 @@ static struct jinja_node *parse_statement(struct jinja_parser *p)
 
 struct jinja_template *jinja_parse(struct jinja_heap *heap, const char *source, size_t len)
 {
-    size_t n;
-    struct jinja_parser p = { .heap = heap, .at = jinja_lex(heap, source, len, &n) };
+    struct jinja_parser p = { .heap = heap, .at = jinja_lex(heap, source, len) };
     static const char *const reserved[RESERVED_NAMES] = { "loop", "caller", "varargs", "kwargs" };
     for (uint32_t i = 0; i < RESERVED_NAMES; i++)
         jinja_name_number(&p, jinja_str_new(heap, reserved[i], strlen(reserved[i])));

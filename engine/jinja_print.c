@@ -223,11 +223,6 @@ static void repr(struct jinja_heap *heap, struct jinja_buf *out, struct jinja_va
     }
 }
 
-void jinja_repr(struct jinja_heap *heap, struct jinja_buf *out, struct jinja_value v)
-{
-    repr(heap, out, v, 0);
-}
-
 void jinja_print(struct jinja_heap *heap, struct jinja_buf *out, struct jinja_value v)
 {
     if (v.kind == JINJA_STR)

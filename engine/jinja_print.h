@@ -1,4 +1,4 @@
-/* jinja_print.h - values as text: Python's str() and repr(), and json.dumps(). */
+/* jinja_print.h - values as text: Python's str(), and json.dumps(). */
 #ifndef BATON_ENGINE_JINJA_PRINT_H
 #define BATON_ENGINE_JINJA_PRINT_H
 
@@ -7,7 +7,6 @@
 /* What {{ v }} prints. */
 void jinja_print(struct jinja_heap *heap, struct jinja_buf *out, struct jinja_value v);
 const struct jinja_str *jinja_to_str(struct jinja_heap *heap, struct jinja_value v);
-void jinja_repr(struct jinja_heap *heap, struct jinja_buf *out, struct jinja_value v);
 
 struct jinja_json_style {
     bool ensure_ascii;

@@ -63,6 +63,5 @@ struct jinja_value jinja_slice(struct jinja_heap *heap, struct jinja_value obj, 
 struct jinja_value jinja_binary(struct jinja_heap *heap, int op, struct jinja_value a, struct jinja_value b);
 struct jinja_value jinja_negate(struct jinja_heap *heap, struct jinja_value v);
 struct jinja_value jinja_positive(struct jinja_heap *heap, struct jinja_value v);
-struct jinja_value jinja_loop_attr(const struct jinja_loop *loop, const struct jinja_str *name);
 
 #endif

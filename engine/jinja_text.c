@@ -44,7 +44,8 @@ bool jinja_is_space(int32_t c)
            (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
-bool jinja_is_line_end(int32_t c)
+/* As str.splitlines() sees line ends. */
+static bool is_line_end(int32_t c)
 {
     return (c >= 10 && c <= 13) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
 }
@@ -355,7 +356,7 @@ struct jinja_value jinja_splitlines(struct jinja_heap *heap, const struct jinja_
     for (size_t at = 0; at < s->len;) {
         int32_t code;
         size_t end = at + jinja_char_at(s->bytes + at, s->len - at, &code);
-        if (jinja_is_line_end(code)) {
+        if (is_line_end(code)) {
             if (code == '\r' && end < s->len && s->bytes[end] == '\n')
                 end++;
             part_add(&parts, s->bytes + from, (keep_ends ? end : at) - from);

@@ -17,8 +17,6 @@ bool jinja_valid_utf8(const char *text, size_t len);
 
 /* As str.isspace() of one character; re's \s is the same set. */
 bool jinja_is_space(int32_t code);
-/* As str.splitlines() sees line ends. */
-bool jinja_is_line_end(int32_t code);
 /* As str.isprintable() of one character. */
 bool jinja_is_printable(int32_t code);
 

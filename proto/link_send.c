@@ -38,7 +38,7 @@ static status explain(const struct link_address *to, int error)
         liveness_closed(&link->liveness, &link->links->rules, clock_now_us());
         link_rearm(link);
     }
-    if (error == EHOSTUNREACH || (link && !link->connected))
+    if (error == EHOSTUNREACH)
         return ST_CLOSED;
     return error == EAGAIN ? ST_LIMIT : ST_IO;
 }

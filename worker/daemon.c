@@ -312,6 +312,14 @@ const struct part part_protocol = {
     .stop = protocol_stop,
 };
 
+static status check_config(const void *config, struct error *err)
+{
+    const struct worker_config *c = config;
+    if (!c->model[0])
+        return error_set(err, ST_INVALID, "--model is missing: a GGUF file or a Hugging Face folder");
+    return ST_OK;
+}
+
 static bool is_ready(struct daemon *d, struct text_buffer *why)
 {
     if (daemon_draining(d))
@@ -340,6 +348,7 @@ int worker_daemon_run(int argc, char **argv, enum worker_role role)
                           .config = &worker_config_table,
                           .metrics = &worker_metric_table,
                           .parts = parts,
+                          .check = check_config,
                           .ready = is_ready,
                       });
 }

@@ -1,5 +1,6 @@
 /* The other daemons that a worker speaks with: routers and decode workers come
  * to us; a decode worker connects to every prefill worker whose KV it can use. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,7 +123,7 @@ static struct process_peer *peer_create(struct worker_process *p, const char *id
     if (!peer)
         return NULL;
     peer->process = p;
-    strncpy(peer->peer.id, id, sizeof peer->peer.id - 1);
+    snprintf(peer->peer.id, sizeof peer->peer.id, "%s", id);
     TAILQ_INSERT_TAIL(&p->peers, peer, link);
     return peer;
 }

@@ -1,7 +1,7 @@
 """Renders chat templates with jinja2, set up as transformers' apply_chat_template
 sets it up, and with Baton, and compares byte for byte.
 
-    template_render.py --renderer build/release/bin/render_main [--cases N] [--seed S] [FOLDER...]
+    template_render.py --renderer build/release/bin/tests/render_main [--cases N] [--seed S] [FOLDER...]
     template_render.py --write-golden tests/unit/engine/data/templates
 
 FOLDERs hold *.jinja files; without one the committed templates serve. With
@@ -303,7 +303,7 @@ def write_golden(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", metavar="FOLDER")
-    parser.add_argument("--renderer", default="build/release/bin/render_main")
+    parser.add_argument("--renderer", default="build/release/bin/tests/render_main")
     parser.add_argument("--cases", type=int, default=300, help="random conversations for each template")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--verbose", action="store_true", help="print the whole case that failed")

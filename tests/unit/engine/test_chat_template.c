@@ -261,6 +261,20 @@ static void test_long_exception(void **state)
     assert_int_equal(strlen(err.text), 510);
 }
 
+static void test_token_that_is_no_text(void **state)
+{
+    (void)state;
+    struct chat_template *tpl;
+    struct error err;
+    char *text;
+    size_t len;
+    struct chat_template_input in = { .bos_token = "\x80\x80" };
+    assert_int_equal(compile("{{ bos_token }}", &tpl, &err), ST_OK);
+    assert_int_equal(chat_template_render(tpl, &in, &text, &len, &err), ST_INVALID);
+    assert_string_equal(err.text, "bos_token is not valid UTF-8");
+    chat_template_destroy(&tpl);
+}
+
 static void test_kwargs_win_over_given_variables(void **state)
 {
     (void)state;
@@ -284,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_rendering_is_bounded),
         cmocka_unit_test(test_compiling_is_bounded),
         cmocka_unit_test(test_long_exception),
+        cmocka_unit_test(test_token_that_is_no_text),
         cmocka_unit_test(test_kwargs_win_over_given_variables),
     };
     setenv("TZ", "UTC", 1);

@@ -6,12 +6,21 @@ struct pair {
     struct link *to_b;
 };
 
-static void pair_open(struct pair *p)
+static void pair_open_with(struct pair *p, uint64_t ping_us, uint64_t repeat_us)
 {
     *p = (struct pair){ .loop = world_loop() };
-    end_open(&p->a, p->loop, "a");
-    end_open(&p->b, p->loop, "b");
+    struct links_options a = world_options(&p->a, p->loop, "a"), b = world_options(&p->b, p->loop, "b");
+    a.ping_interval_us = b.ping_interval_us = ping_us;
+    a.frozen_us = b.frozen_us = 10 * ping_us;
+    a.repeat_us = b.repeat_us = repeat_us;
+    end_open_with(&p->a, &a);
+    end_open_with(&p->b, &b);
     p->to_b = end_connect(&p->a, "b", links_endpoint(p->b.links));
+}
+
+static void pair_open(struct pair *p)
+{
+    pair_open_with(p, WORLD_PING_US, WORLD_REPEAT_US);
 }
 
 static void pair_up(struct pair *p)
@@ -87,12 +96,13 @@ static void send_burst(struct link *link, int n)
     }
 }
 
-/* Far more than one batch of a wakeup, and nothing sent afterwards would wake the loop again. */
+/* Far more than one batch of a wakeup, and no ping wakes the loop again. */
 static void bursts_arrive_both_ways(void **state)
 {
     (void)state;
     struct pair p;
-    pair_up(&p);
+    pair_open_with(&p, 100 * WORLD_PATIENCE, WORLD_REPEAT_US);
+    world_wait_for(p.loop, p.a.n_up, 1);
     p.b.echo = true;
     for (int round = 1; round <= 3; round++) {
         send_burst(p.to_b, 3000);
@@ -107,7 +117,8 @@ static void acknowledged_messages_wait_for_the_link(void **state)
 {
     (void)state;
     struct pair p;
-    pair_open(&p);
+    /* A repetition would come too late. */
+    pair_open_with(&p, WORLD_PING_US, 100 * WORLD_PATIENCE);
     struct message_head head = head_of(FRAME_CANCEL, 1);
     assert_int_equal(link_send(p.to_b, &head, NULL), ST_CLOSED);
     assert_int_equal(link_send_acked(p.to_b, &head, NULL), ST_OK);

@@ -192,13 +192,18 @@ static void a_huge_hello_is_not_unpacked(void **state)
     (void)state;
     struct scene s;
     scene_open(&s);
-    /* Two bytes each on the wire, some hundred in memory. */
-    uint32_t len = 8u << 20;
-    uint8_t *payload = malloc(len), *buf = malloc(FRAME_HEADER_BYTES + len);
+    uint8_t small[FRAME_HEADER_BYTES + 1024];
+    size_t good = make_hello(small, "raw", "test", 77, false) - FRAME_HEADER_BYTES;
+    /* A good HELLO, and then live requests: two bytes each on the wire, some hundred in memory. */
+    uint32_t len = 2u << 20;
+    uint8_t *payload = malloc(len + good), *buf = malloc(FRAME_HEADER_BYTES + len + good);
+    memcpy(payload, small + FRAME_HEADER_BYTES, good);
     for (uint32_t i = 0; i < len; i++)
-        payload[i] = i % 2 ? 0 : 0x42;
+        payload[good + i] = i % 2 ? 0 : 0x42;
+    len += (uint32_t)good;
     say(&s, buf, make(buf, FRAME_HELLO, 77, payload, len));
     expect(&s, 1, 0, 0);
+    assert_int_equal(s.daemon.n_up, 1);
     free(payload);
     free(buf);
     scene_close(&s);
@@ -212,6 +217,7 @@ static void a_peer_that_went_bad_harms_only_itself(void **state)
     uint8_t buf[FRAME_HEADER_BYTES + 1024];
     say(&s, buf, make_hello(buf, "raw", "test", 77, false));
     world_wait_for(s.loop, s.daemon.n_up, 2);
+    say(&s, buf, make_hello(buf, "raw", "test", 77, false)); /* again, of the same greeting */
     say(&s, buf, make(buf, FRAME_PING, 77, "\xff\xff", 2));
     say(&s, buf, make(buf, FRAME_ACK, 77, "\xff\xff", 2));
     say(&s, buf, make(buf, 200, 77, NULL, 0));
@@ -219,6 +225,7 @@ static void a_peer_that_went_bad_harms_only_itself(void **state)
     say(&s, buf, make(buf, FRAME_GENERATE, 78, NULL, 0));
     say(&s, buf, make(buf, FRAME_ACK, 77, NULL, 0)); /* of nothing: no harm */
     expect(&s, 2, 2, 1);
+    assert_int_equal(s.daemon.n_up, 2);
     scene_close(&s);
 }
 

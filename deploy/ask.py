@@ -1,0 +1,46 @@
+"""Asks one question over the HTTP API, prints the streamed answer and how it went.
+
+    python3 deploy/ask.py http://127.0.0.1:8000 "What is the capital of France?"
+"""
+import json
+import sys
+import time
+import urllib.request
+
+
+def request(url, body=None):
+    data = json.dumps(body).encode() if body is not None else None
+    return urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=120)
+
+
+def main():
+    url, question = sys.argv[1], sys.argv[2]
+    model = json.load(request(url + "/v1/models"))["data"][0]["id"]
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 128, "temperature": 0,
+            "stream": True, "stream_options": {"include_usage": True}, "baton": {"route": "remote", "timing": True}}
+    begin, first, tokens, extra = time.monotonic(), None, 0, {}
+    for line in request(url + "/v1/chat/completions", body):
+        if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
+            continue
+        event = json.loads(line[6:])
+        if "error" in event:
+            sys.exit("error: " + event["error"]["message"])
+        for choice in event.get("choices", []):
+            text = choice.get("delta", {}).get("content") or ""
+            if text and first is None:
+                first = time.monotonic()
+            print(text, end="", flush=True)
+            extra = choice.get("baton", extra)
+        if event.get("usage"):
+            tokens = event["usage"]["completion_tokens"]
+    end = time.monotonic()
+    print()
+    first = first or end
+    rate = (tokens - 1) / (end - first) if tokens > 1 and end > first else 0
+    timing = extra.get("timing", {})
+    print(f"[{model}: first token after {1000 * (first - begin):.0f} ms, {rate:.0f} tokens/s, "
+          f"route {extra.get('route', '?')}, {timing.get('moved_bytes', 0) / 1e6:.2f} MB of KV moved "
+          f"by {timing.get('transport') or 'nothing'}]")
+
+
+main()

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Installs what Baton builds and runs with, on Debian 12.
+#   deploy/setup.sh           what building and running need
+#   deploy/setup.sh --tests   also what the tests need: a Python environment in build/venv
+# Says nothing and takes no time when all is there. Root, or sudo, is needed only
+# when Debian packages are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(
+    gcc libc6-dev cmake ninja-build pkg-config
+    libucx-dev            # KV data plane
+    libzmq3-dev           # control plane
+    libprotobuf-c-dev protobuf-c-compiler
+    libmsgpack-dev        # KV events
+    libcurl4-openssl-dev etcd-server
+    libevent-dev node-llhttp libjansson-dev
+    libpcre2-dev libutf8proc-dev # tokenizers
+    libxxhash-dev libssl-dev libhwloc-dev
+    libcmocka-dev
+    python3 python3-pip python3-venv ca-certificates curl
+)
+test_packages=(clang libclang-rt-14-dev iproute2)
+
+tests=0
+for option in "$@"; do
+    case "$option" in
+        --tests) tests=1 ;;
+        *) echo "setup.sh: unknown option $option (known: --tests)" >&2; exit 2 ;;
+    esac
+done
+[ "$tests" = 1 ] && packages+=("${test_packages[@]}")
+
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+    run=()
+    if [ "$(id -u)" != 0 ]; then
+        if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+            run=(sudo -n)
+        else
+            echo "setup.sh: these Debian packages are missing, and installing them needs root:" >&2
+            echo "    sudo apt-get install ${missing[*]}" >&2
+            exit 1
+        fi
+    fi
+    echo "setup: installing ${#missing[@]} Debian packages: ${missing[*]}"
+    log=$(mktemp)
+    # Daemons that packages bring are not started: a cluster starts its own etcd.
+    install() { "${run[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends "${missing[@]}"; }
+    if ! install >"$log" 2>&1; then
+        echo "setup: refreshing the package lists"
+        if ! { "${run[@]}" apt-get update && install; } >"$log" 2>&1; then
+            tail -5 "$log" >&2
+            echo "setup.sh: apt-get could not install the packages above; its log is $log" >&2
+            exit 1
+        fi
+    fi
+    rm -f "$log"
+fi
+
+if [ "$tests" = 1 ]; then
+    stamp=build/venv/.requirements
+    if ! cmp -s tests/requirements.txt "$stamp" 2>/dev/null; then
+        echo "setup: making the Python environment of the tests in build/venv"
+        rm -rf build/venv
+        mkdir -p build
+        /usr/bin/python3 -m venv build/venv
+        if ! build/venv/bin/pip install -q --disable-pip-version-check -r tests/requirements.txt >build/venv/pip.log 2>&1; then
+            tail -3 build/venv/pip.log >&2
+            echo "setup.sh: pip could not install tests/requirements.txt; tests with real clients will be skipped" >&2
+        else
+            cp tests/requirements.txt "$stamp"
+        fi
+    fi
+fi

@@ -1,0 +1,217 @@
+"""Builds Baton in the configurations that matter and runs every test in them.
+
+Called by tests/run.sh, which explains the options. A step is a build, a test
+program of ctest, or a script; scripts and programs are counted by the closing line that
+they print: cmocka's "[  PASSED  ] N test(s).", or "N passed, N failed[, N skipped]".
+"""
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LOGS = os.path.join(ROOT, "build", "test-logs")
+VENV = os.path.join(ROOT, "build", "venv", "bin", "python3")
+THREADED = r"loop|metrics|team|engine_thread|transfer|failpoint|tokenize_pool"
+
+passed = failed = skipped = 0
+skips, failures = [], []
+lock = threading.Lock()
+
+
+def say(text):
+    with lock:
+        print(text, flush=True)
+
+
+def count(name, output, code, timed_out=False):
+    """What a finished program said of itself; a crash or silence counts as a failure."""
+    global passed, failed, skipped
+    ok = bad = skip = 0
+    for n in re.findall(r"\[  PASSED  \] (\d+) test", output):
+        ok += int(n)
+    for n in re.findall(r"\[  FAILED  \] (\d+) test", output):
+        bad += int(n)
+    for n in re.findall(r"\[  SKIPPED \] (\d+) test", output):
+        skip += int(n)
+    for a, b, c in re.findall(r"^(?:\w+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", output, re.M):
+        ok, bad, skip = ok + int(a), bad + int(b), skip + int(c or 0)
+    reasons = re.findall(r"^\s*(?:SKIP|skip(?:ped)?)[:\s]+(.*)$", output, re.M | re.I)
+    if code != 0 and bad == 0:
+        bad = 1
+    if code == 0 and ok + bad + skip == 0:
+        bad = 1
+        output += "\nno closing line: nothing was counted\n"
+    with lock:
+        passed, failed, skipped = passed + ok, failed + bad, skipped + skip
+        if skip:
+            skips.append(f"{name}: {skip} skipped: {reasons[0] if reasons else 'no reason given'}")
+        if bad:
+            failures.append(name)
+    verdict = "ok" if not bad else "FAILED" + (" (timed out)" if timed_out else f" (exit code {code})")
+    return bad, f"{ok:5d} passed {bad:3d} failed {skip:3d} skipped  {verdict}", output
+
+
+def run(name, command, timeout, env=None, cwd=ROOT):
+    os.makedirs(LOGS, exist_ok=True)
+    path = os.path.join(LOGS, name.replace("/", "_") + ".log")
+    begin = time.monotonic()
+    with open(path, "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
+                                   env=dict(os.environ, **(env or {})), start_new_session=True)
+        timed_out = False
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            timed_out, code = True, 124
+            os.killpg(process.pid, 9)
+            process.wait()
+    with open(path, errors="replace") as log:
+        output = log.read()
+    return code, output, time.monotonic() - begin, path, timed_out
+
+
+def test(name, command, timeout, env=None, cwd=ROOT):
+    code, output, seconds, path, timed_out = run(name, command, timeout, env, cwd)
+    bad, line, output = count(name, output, code, timed_out)
+    say(f"  {name:44s} {line} {seconds:6.1f} s")
+    if bad:
+        say("\n".join("      | " + text for text in output.splitlines()[-25:]) + f"\n      log: {path}")
+
+
+def skip(name, reason):
+    global skipped
+    skipped += 1
+    skips.append(f"{name}: {reason}")
+    say(f"  {name:44s} skipped: {reason}")
+
+
+def build(preset, targets=("all",)):
+    """True when it built."""
+    global failed
+    folder = os.path.join(ROOT, "build", preset)
+    begin = time.monotonic()
+    say(f"building {preset}")
+    commands = []
+    if not os.path.exists(os.path.join(folder, "build.ninja")):
+        commands.append(["cmake", "--preset", preset])
+    commands.append(["cmake", "--build", folder, "--", *targets])
+    for command in commands:
+        code, output, _, path, _ = run("build-" + preset, command, 1800)
+        if code == 0 and command[-1] == targets[-1] and re.search(r"\bwarning:", output):
+            code, output = 1, output + "\nthe build has warnings\n"
+        if code:
+            lines = [t for t in output.splitlines() if re.search(r"error|warning|FAILED|undefined", t)] or output.splitlines()
+            say("\n".join("      | " + t for t in lines[-20:]) + f"\n      log: {path}")
+            failed += 1
+            failures.append("build " + preset)
+            return False
+    say(f"built {preset} in {time.monotonic() - begin:.0f} s")
+    return True
+
+
+def programs(preset, pattern, exclude="$^"):
+    """Test programs that ctest knows in this build, as (name, command, timeout)."""
+    folder = os.path.join(ROOT, "build", preset)
+    out = subprocess.run(["ctest", "--test-dir", folder, "--show-only=json-v1"], capture_output=True, text=True)
+    for entry in json.loads(out.stdout)["tests"]:
+        timeout = next((p["value"] for p in entry.get("properties", []) if p["name"] == "TIMEOUT"), 120)
+        if re.search(pattern, entry["name"]) and not re.search(exclude, entry["name"]):
+            yield entry["name"], entry["command"], float(timeout)
+
+
+def run_programs(preset, pattern, slow=1.0, env=None, only="", workers=2):
+    queue = [p for p in programs(preset, pattern) if re.search(only, p[0])]
+    say(f"{preset}: {len(queue)} test programs")
+
+    def work():
+        while True:
+            with lock:
+                if not queue:
+                    return
+                name, command, timeout = queue.pop(0)
+            test(f"{preset}/{name}", command, timeout * slow, env, os.path.join(ROOT, "build", preset))
+
+    threads = [threading.Thread(target=work) for _ in range(workers)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+
+
+# name, path, seconds, and when: "long" (only with --long), "venv" (needs the Python packages), "smollm2" (needs the
+# model), "asan" (runs against that build). Scripts find the programs under $BATON_TEST_BIN.
+SCRIPTS = [
+    ("conformance/tokenizers", "tests/conformance/tokenizer_families.py", 300, {"venv"}),
+    ("conformance/templates", "tests/conformance/template_render.py", 300, {"venv"}),
+]
+
+
+def smollm2():
+    """Path of SmolLM2 in the cache, fetched when it can be; None with a reason printed otherwise."""
+    command = [os.path.join(ROOT, "build/release/bin/baton"), "model", "fetch", "smollm2"]
+    code, output, _, _, _ = run("fetch-smollm2", command, 900)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    path = os.path.join(cache, "baton", "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
+    if code == 0 and os.path.exists(path):
+        return path
+    say("  SmolLM2 cannot be fetched: " + (output.strip().splitlines() or ["no reason given"])[-1])
+    return None
+
+
+def run_scripts(options, env, model):
+    for name, path, timeout, when in SCRIPTS:
+        if "asan" in when or not re.search(options.only, name) or ("long" in when and not options.long):
+            continue
+        if "venv" in when and not os.path.exists(os.path.join(ROOT, "build/venv/.requirements")):
+            skip(name, "the Python packages of tests/requirements.txt could not be installed")
+        elif "smollm2" in when and not model:
+            skip(name, "SmolLM2 could not be fetched")
+        else:
+            python = VENV if "venv" in when else "/usr/bin/python3"
+            test(name, [python, os.path.join(ROOT, path)], timeout, env)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    begin = time.monotonic()
+
+    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin")}
+    if build("release"):
+        model = smollm2()
+        if model:
+            env["BATON_TEST_SMOLLM2"] = model
+        run_programs("release", "^(unit|property|replay)", 1.0, env, options.only)
+        run_scripts(options, env, model)
+    if not options.fast:
+        if build("asan"):
+            asan = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+            run_programs("asan", "^(unit|property|replay)", 4.0, asan, options.only)
+            env_asan = dict(env, **asan, BATON_TEST_BIN=os.path.join(ROOT, "build/asan/bin"), BATON_TEST_SLOW="4")
+            env_asan.pop("BATON_TEST_SMOLLM2", None)
+            for name, path, timeout, when in SCRIPTS:
+                if "asan" in when and re.search(options.only, name) and (options.long or "long" not in when):
+                    test("asan/" + name, ["/usr/bin/python3", os.path.join(ROOT, path)], timeout, env_asan)
+        if build("tsan"):
+            run_programs("tsan", THREADED, 6.0, {"TSAN_OPTIONS": "halt_on_error=1:suppressions=" +
+                                                 os.path.join(ROOT, "tests", "tsan.supp")}, options.only)
+
+    print()
+    for line in skips:
+        print("skipped:", line)
+    for name in failures:
+        print("failed:", name)
+    print(f"took {time.monotonic() - begin:.0f} s")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    sys.exit(1 if failed or passed == 0 else 0)
+
+
+main()

@@ -1,0 +1,74 @@
+/* tokenizer_sample.h - a tokenizer.json for tests: the 256 bytes as tokens 0 to
+ * 255, and what a test adds or replaces. */
+#ifndef BATON_TESTS_TOKENIZER_SAMPLE_H
+#define BATON_TESTS_TOKENIZER_SAMPLE_H
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/tokenizer_impl.h"
+#include "engine/tokenizer_utf8.h"
+
+#define SAMPLE_GPT2 "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}"
+#define SAMPLE_RAW  "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}"
+#define SAMPLE_SPLIT(pattern)                                                                     \
+    "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern \
+    "\"},\"behavior\":\"Isolated\",\"invert\":false}," SAMPLE_RAW "]}"
+
+/* Members are JSON; NULL takes what stands in sample_load. */
+struct sample {
+    const char *normalizer, *pre, *post, *decoder, *added;
+    const char *vocab;  /* more tokens, each ",\"text\":id" */
+    const char *merges;
+    const char *model;  /* more members of the model, each ",\"key\":value" */
+    const char *top;    /* more members of the file */
+    const char *type;
+};
+
+static inline const char *sample_or(const char *given, const char *otherwise)
+{
+    return given ? given : otherwise;
+}
+
+/* The bytes as tokens: "\"!\":33,...". */
+static inline void sample_bytes(char *out)
+{
+    unsigned other = 0x100;
+    size_t n = 0;
+    for (unsigned b = 0; b < 256; b++) {
+        bool itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+        if (b > 0)
+            out[n++] = ',';
+        out[n++] = '"';
+        if (b == '"' || b == '\\')
+            out[n++] = '\\';
+        n += utf8_put(itself ? b : other++, out + n);
+        n += (size_t)sprintf(out + n, "\":%u", b);
+    }
+    out[n] = '\0';
+}
+
+static inline int sample_text(const struct sample *s, char *out, size_t size)
+{
+    char bytes[8192];
+    sample_bytes(bytes);
+    return snprintf(out, size,
+                    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[%s],\"normalizer\":%s,"
+                    "\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,\"model\":{\"type\":\"%s\",\"vocab\":{%s%s},"
+                    "\"merges\":[%s]%s}%s}",
+                    sample_or(s->added, ""), sample_or(s->normalizer, "null"), sample_or(s->pre, SAMPLE_RAW),
+                    sample_or(s->post, "null"), sample_or(s->decoder, SAMPLE_RAW), sample_or(s->type, "BPE"), bytes,
+                    sample_or(s->vocab, ""), sample_or(s->merges, ""), sample_or(s->model, ""),
+                    sample_or(s->top, ""));
+}
+
+static inline status sample_load(const struct sample *s, struct tokenizer **tok, struct error *err)
+{
+    char text[16384];
+    int n = sample_text(s, text, sizeof text);
+    if (n < 0 || (size_t)n >= sizeof text)
+        return ST_LIMIT;
+    return tokenizer_load_json("sample/tokenizer.json", text, (size_t)n, tok, err);
+}
+
+#endif

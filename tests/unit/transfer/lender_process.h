@@ -1,0 +1,217 @@
+/* lender_process.h - for tests: a process of its own that lends a pool, driven through pipes.
+ * It is the test executable itself, started again, as UCX does not survive a fork. */
+#ifndef BATON_TESTS_LENDER_PROCESS_H
+#define BATON_TESTS_LENDER_PROCESS_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/failpoint.h"
+#include "common/log.h"
+#include "transfer/transfer.h"
+
+static const struct transfer_geometry test_geometry = {
+    .n_layers = 6, .n_segments = 4, .block_tokens = 16, .slot_bytes = 128
+};
+#define TEST_BLOCKS 64u
+
+static inline uint64_t lent_word(uint32_t block, uint64_t generation, size_t i)
+{
+    uint64_t x = ((uint64_t)block << 40) + (generation << 32) + i + 1;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+/* What a lender's block holds in a generation. */
+static inline void lent_block(uint32_t block, uint64_t generation, uint8_t *out)
+{
+    for (size_t i = 0; i < transfer_block_bytes(&test_geometry) / 8; i++) {
+        uint64_t word = lent_word(block, generation, i);
+        memcpy(out + 8 * i, &word, 8);
+    }
+}
+
+struct lender_process {
+    pid_t pid;
+    int to, from;
+    uint8_t description[8192];
+    size_t description_len;
+};
+
+static inline void write_all(int fd, const void *data, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        ssize_t n = write(fd, (const uint8_t *)data + at, len - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            exit(3);
+        at += (size_t)n;
+    }
+}
+
+static inline void read_all(int fd, void *data, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+        if (poll(&p, 1, 20000) != 1)
+            exit(4);
+        ssize_t n = read(fd, (uint8_t *)data + at, len - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            exit(5);
+        at += (size_t)n;
+    }
+}
+
+/* A command to the lender and its answer. */
+struct lender_order {
+    char what; /* 'r' rewrite block under its next generation, 's' stats, 'd' open descriptors, 'f' failpoints, 'q' end
+                */
+    uint32_t block;
+    char text[128];
+};
+struct lender_answer {
+    struct transfer_stats stats;
+    uint32_t descriptors;
+};
+
+static inline uint32_t open_descriptors(void)
+{
+    uint32_t n = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static inline struct lender_answer lender_order(struct lender_process *p, char what, uint32_t block, const char *text)
+{
+    struct lender_order order = { .what = what, .block = block };
+    struct lender_answer answer;
+    (void)snprintf(order.text, sizeof order.text, "%s", text ? text : "");
+    write_all(p->to, &order, sizeof order);
+    read_all(p->from, &answer, sizeof answer);
+    return answer;
+}
+
+static inline void rewrite_block(struct transfer *t, uint32_t block)
+{
+    uint64_t generation = atomic_fetch_add(&transfer_generations(t)[block], 1) + 1;
+    lent_block(block, generation, transfer_blocks(t) + block * transfer_block_bytes(&test_geometry));
+}
+
+static inline void obey_order(struct transfer *t, const struct lender_order *order)
+{
+    struct lender_answer answer = { .descriptors = open_descriptors() };
+    struct error err;
+    if (order->what == 'r')
+        rewrite_block(t, order->block);
+    else if (order->what == 'f' && !order->text[0])
+        failpoint_reset();
+    else if (order->what == 'f' && failpoint_arm(order->text, &err))
+        exit(6);
+    transfer_stats(t, &answer.stats);
+    write_all(1, &answer, sizeof answer);
+}
+
+/* The lender's main: mode, network address ("-" for none). */
+static inline int lender_main(char **argv)
+{
+    struct loop *loop;
+    struct transfer *t;
+    struct error err;
+    log_init("lender", LOG_WARN);
+    struct transfer_options o = { .geometry = test_geometry,
+                                  .n_blocks = TEST_BLOCKS,
+                                  .mode = (enum transfer_mode)atoi(argv[0]),
+                                  .network_address = strcmp(argv[1], "-") != 0 ? argv[1] : NULL,
+                                  .incarnation = (uint64_t)getpid() };
+    if (loop_create(&loop))
+        return 7;
+    o.loop = loop;
+    if (transfer_create(&o, &t, &err)) {
+        (void)fprintf(stderr, "lender: %s\n", err.text);
+        return 8;
+    }
+    for (uint32_t b = 0; b < TEST_BLOCKS; b++)
+        rewrite_block(t, b);
+    size_t len;
+    const uint8_t *description = transfer_description(t, &len);
+    write_all(1, &len, sizeof len);
+    write_all(1, description, len);
+    struct lender_order order;
+    for (;;) {
+        ssize_t n = read(0, &order, sizeof order);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n != sizeof order || order.what == 'q')
+            break;
+        obey_order(t, &order);
+    }
+    transfer_destroy(&t);
+    loop_destroy(&loop);
+    return 0;
+}
+
+/* UCX lists devices from /sys, which ip(8) mounts anew for a name space. */
+static inline void lender_exec(int in, int out, enum transfer_mode mode, const char *address, const char *space)
+{
+    char mode_text[8], self[512];
+    (void)snprintf(mode_text, sizeof mode_text, "%d", (int)mode);
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = '\0';
+    (void)dup2(in, 0);
+    (void)dup2(out, 1);
+    for (int fd = 3; fd < 256; fd++)
+        (void)close(fd);
+    address = address ? address : "-";
+    if (space)
+        (void)execlp("ip", "ip", "netns", "exec", space, self, "--lender", mode_text, address, (char *)NULL);
+    else
+        (void)execl(self, self, "--lender", mode_text, address, (char *)NULL);
+    _exit(10);
+}
+
+/* space: name of a network name space, or NULL. The first block generation is 1. */
+static inline void lender_start(struct lender_process *p, enum transfer_mode mode, const char *address,
+                                const char *space)
+{
+    int to[2], from[2];
+    if (pipe2(to, O_CLOEXEC) || pipe2(from, O_CLOEXEC))
+        exit(11);
+    p->pid = fork();
+    if (p->pid == 0)
+        lender_exec(to[0], from[1], mode, address, space);
+    (void)close(to[0]);
+    (void)close(from[1]);
+    p->to = to[1];
+    p->from = from[0];
+    read_all(p->from, &p->description_len, sizeof p->description_len);
+    if (p->description_len > sizeof p->description)
+        exit(12);
+    read_all(p->from, p->description, p->description_len);
+}
+
+/* Returns the wait status. */
+static inline int lender_reap(struct lender_process *p)
+{
+    int st = 0;
+    (void)close(p->to);
+    (void)close(p->from);
+    while (waitpid(p->pid, &st, 0) < 0 && errno == EINTR) {
+    }
+    return st;
+}
+
+#endif
