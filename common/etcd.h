@@ -1,6 +1,8 @@
 /* etcd.h - etcd v3 through its JSON gateway, with libcurl's multi interface on the loop.
  * Built for "etcd down is not an outage": registrations and watches are wishes
  * that are retried with back-off for ever; callbacks tell what is known.
+ * Callbacks come from the loop, never from inside a call made here, and may end
+ * the registration or watch they belong to, but not destroy the client.
  * Loop thread only. */
 #ifndef BATON_COMMON_ETCD_H
 #define BATON_COMMON_ETCD_H
@@ -44,7 +46,8 @@ void etcd_registration_update(struct etcd_registration *reg, const char *value);
 void etcd_unregister(struct etcd_registration **reg, void (*done)(void *arg), void *arg);
 
 /* Reads all keys with the prefix, then follows. After an interruption or a
- * compaction it re-reads and reports only differences: what is gone by on_delete. */
+ * compaction it re-reads and reports only differences: what is gone by on_delete.
+ * A watch that has silently died is found by comparing, every two lease_ttl_us. */
 struct etcd_watch_callbacks {
     void (*on_put)(void *arg, const char *key, const char *value, size_t len);
     void (*on_delete)(void *arg, const char *key);
@@ -55,7 +58,8 @@ MUST_CHECK status etcd_watch(struct etcd *etcd, const char *prefix, const struct
                              struct etcd_watch **out);
 void etcd_unwatch(struct etcd_watch **watch);
 
-/* One put without a lease or one delete; done(arg, status). */
+/* One put without a lease or one delete, tried three times; done(arg, status) is called in any case,
+ * with ST_CANCELLED when the client is destroyed before. */
 void etcd_put(struct etcd *etcd, const char *key, const char *value, void (*done)(void *arg, status st), void *arg);
 void etcd_delete(struct etcd *etcd, const char *key, void (*done)(void *arg, status st), void *arg);
 

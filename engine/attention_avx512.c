@@ -7,7 +7,7 @@
 #include "engine/cpu_avx512_products.h"
 #include "engine/math_avx512.h"
 
-#define LANES 16u
+#define LANES      16u
 #define ITEM_LANES 64u /* queries of an item: enough to repay widening K and V */
 #define SCORE_STEP 8u  /* positions whose chains run side by side */
 
@@ -52,9 +52,12 @@ static size_t lay_out(struct work *w, uint32_t vectors, uint8_t *base)
         float **part;
         size_t values;
     } parts[] = {
-        { &w->k, CONTRACT_SPLIT * (size_t)w->padded },      { &w->v, CONTRACT_SPLIT * (size_t)w->padded },
-        { &w->p, CONTRACT_SPLIT * LANES },                  { &w->split_o, LANES * (size_t)w->padded },
-        { &w->q, vectors * (size_t)w->dim * LANES },        { &w->o, vectors * LANES * (size_t)w->padded },
+        { &w->k, CONTRACT_SPLIT * (size_t)w->padded },
+        { &w->v, CONTRACT_SPLIT * (size_t)w->padded },
+        { &w->p, CONTRACT_SPLIT * LANES },
+        { &w->split_o, LANES * (size_t)w->padded },
+        { &w->q, vectors * (size_t)w->dim * LANES },
+        { &w->o, vectors * LANES * (size_t)w->padded },
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (base != NULL)
@@ -80,16 +83,37 @@ static __m512 load_widened(enum dtype type, const uint8_t *src, uint32_t i, __mm
     return type == DTYPE_F16 ? _mm512_cvtph_ps(half) : math_widen_bf16(half);
 }
 
-static void widen_side(const struct attention *a, const struct attention_item *item, enum kv_side side, uint32_t first,
-                       uint32_t n, const struct work *w, float *dst)
+/* The slots of one head in a block are neighbours, blocks are anywhere: no
+ * hardware prefetcher finds the next one. */
+static void prefetch_run(const uint8_t *run, size_t bytes)
 {
-    enum dtype type = a->kv->type;
-    for (uint32_t i = 0; i < n; i++, dst += w->padded) {
-        const uint8_t *slot = attention_slot(a, item->blocks, side, item->kv_head, first + i);
+    for (size_t at = 0; at < bytes; at += 64)
+        _mm_prefetch((const char *)run + at, _MM_HINT_T0);
+}
+
+static float *widen_run(const uint8_t *slot, uint32_t n, enum dtype type, const struct work *w, float *dst)
+{
+    size_t slot_bytes = w->dim * (type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));
+    for (uint32_t i = 0; i < n; i++, slot += slot_bytes, dst += w->padded)
         for (uint32_t d = 0; d < w->dim; d += LANES) {
             __mmask16 mask = w->dim - d >= LANES ? (__mmask16)0xffff : math_tail_mask(w->dim);
             _mm512_storeu_ps(dst + d, load_widened(type, slot, d, mask));
         }
+    return dst;
+}
+
+/* Positions first .. first + n - 1 of an item that reads up to end. */
+static void widen_side(const struct attention *a, const struct attention_item *item, enum kv_side side, uint32_t first,
+                       uint32_t n, uint32_t end, const struct work *w, float *dst)
+{
+    uint32_t block_tokens = a->kv->block_tokens;
+    for (uint32_t pos = first; pos < first + n;) {
+        uint32_t next = (pos / block_tokens + 1) * block_tokens;
+        uint32_t run = next < first + n ? next - pos : first + n - pos;
+        if (next < end)
+            prefetch_run(attention_slot(a, item->blocks, side, item->kv_head, next), kv_head_bytes(a->kv));
+        dst = widen_run(attention_slot(a, item->blocks, side, item->kv_head, pos), run, a->kv->type, w, dst);
+        pos += run;
     }
 }
 
@@ -172,8 +196,8 @@ static void weigh(const struct work *w, uint32_t n, const struct lane_state *s, 
 }
 
 /* o[query][16 * V] = chains over positions [from, to) for Q neighbouring queries; from 0 they begin at zero. */
-ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const float *v, size_t stride,
-                       uint32_t from, uint32_t to, float *o)
+ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const float *v, size_t stride, uint32_t from,
+                       uint32_t to, float *o)
 {
     __m512 acc[16];
     UNROLL
@@ -315,8 +339,8 @@ void attention_avx512(const struct attention *a, const struct attention_item *it
     uint32_t vectors = (w.n_queries + LANES - 1) / LANES;
     for (uint32_t first = 0; first < end; first += CONTRACT_SPLIT) {
         uint32_t n = end - first < CONTRACT_SPLIT ? end - first : CONTRACT_SPLIT;
-        widen_side(a, item, KV_K, first, n, &w, w.k);
-        widen_side(a, item, KV_V, first, n, &w, w.v);
+        widen_side(a, item, KV_K, first, n, end, &w, w.k);
+        widen_side(a, item, KV_V, first, n, end, &w, w.v);
         for (uint32_t vector = 0; vector < vectors; vector++)
             run_split(item, &w, vector, first, n);
     }

@@ -55,7 +55,7 @@ struct backend {
     void (*kv_store)(enum dtype type, const float *x, void *dst, uint32_t n);
 
     size_t (*attend_scratch_bytes)(uint32_t head_dim, uint32_t group); /* group: query heads of a KV head */
-    uint32_t (*attend_rows)(uint32_t group); /* rows that one item should take */
+    uint32_t (*attend_rows)(uint32_t group);                           /* rows that one item should take */
     void (*attend)(const struct attention *a, const struct attention_item *item, void *scratch);
 };
 

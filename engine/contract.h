@@ -41,11 +41,11 @@
 #ifndef BATON_ENGINE_CONTRACT_H
 #define BATON_ENGINE_CONTRACT_H
 
-#define CONTRACT_GROUP 32u         /* values that share one activation scale */
-#define CONTRACT_SPLIT 64u         /* positions of one attention split       */
+#define CONTRACT_GROUP      32u /* values that share one activation scale */
+#define CONTRACT_SPLIT      64u /* positions of one attention split       */
 #define CONTRACT_NORM_LANES 16u
-#define CONTRACT_TINY 0x1p-100f
-#define CONTRACT_INT8_MAX 127.0f
-#define CONTRACT_INT16_MAX 32512.0f /* 256 * 127: a high and a low byte, both signed */
+#define CONTRACT_TINY       0x1p-100f
+#define CONTRACT_INT8_MAX   127.0f
+#define CONTRACT_INT16_MAX  32512.0f /* 256 * 127: a high and a low byte, both signed */
 
 #endif

@@ -139,8 +139,8 @@ static void avx512_kv_store(enum dtype type, const float *x, void *dst, uint32_t
     for (uint32_t i = 0; i < n; i += 16) {
         __mmask16 mask = lanes_at(i, n);
         __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
-        __m256i bits = type == DTYPE_BF16 ? narrow_bf16(v)
-                                          : _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        __m256i bits =
+            type == DTYPE_BF16 ? narrow_bf16(v) : _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         _mm256_mask_storeu_epi16(half + i, mask, bits);
     }
 }

@@ -58,17 +58,17 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const uint32_t R, const uint3
     UNROLL
     for (uint32_t r = 0; r < R; r++)
         UNROLL
-        for (uint32_t p = 0; p < P; p++)
-            _mm512_mask_storeu_ps(t->out + r * t->stride + p * PANEL, p + 1 == P ? t->last_mask : (__mmask16)0xffff,
-                                  acc[r * P + p]);
+    for (uint32_t p = 0; p < P; p++)
+        _mm512_mask_storeu_ps(t->out + r * t->stride + p * PANEL, p + 1 == P ? t->last_mask : (__mmask16)0xffff,
+                              acc[r * P + p]);
 }
 
 /* One function for each type and shape of tile. */
 #define TILE_SHAPES(X, type) X(type, 12, 1) X(type, 8, 1) X(type, 4, 1) X(type, 2, 1) X(type, 1, 1) X(type, 1, 4)
-#define DEFINE_TILE(type, R, P)                                                   \
-    static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t) \
-    {                                                                             \
-        run_tile(DTYPE_##type, R, P, t);                                          \
+#define DEFINE_TILE(type, R, P)                                                                                        \
+    static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t)                                \
+    {                                                                                                                  \
+        run_tile(DTYPE_##type, R, P, t);                                                                               \
     }
 TILE_SHAPES(DEFINE_TILE, F32)
 TILE_SHAPES(DEFINE_TILE, F16)
@@ -78,8 +78,8 @@ typedef void (*tile_fn)(const struct tile *);
 
 static tile_fn find_tile(enum dtype type, uint32_t rows, uint32_t panels)
 {
-#define FIND_TILE(name, R, P)                                        \
-    if (type == DTYPE_##name && rows == (R) && panels == (P))        \
+#define FIND_TILE(name, R, P)                                                                                          \
+    if (type == DTYPE_##name && rows == (R) && panels == (P))                                                          \
         return tile_##name##_##R##_##P;
     TILE_SHAPES(FIND_TILE, F32)
     TILE_SHAPES(FIND_TILE, F16)

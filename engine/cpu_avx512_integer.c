@@ -7,7 +7,7 @@
 #include "engine/cpu_avx512_products.h"
 #include "engine/pack.h"
 
-#define SLICES 8u /* of 4 values in a group */
+#define SLICES         8u /* of 4 values in a group */
 #define PREFETCH_BYTES 2048u
 
 /* One tile of activations against P neighbouring panels. */
@@ -157,7 +157,8 @@ ALWAYS_INLINE __m512 load_halves(const uint8_t *src)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)src));
 }
 
-ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const uint32_t P, const struct tile *t)
+ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const uint32_t P,
+                            const struct tile *t)
 {
     const size_t scale_bytes = PANEL * sizeof(uint16_t);
     const size_t scales_at = t->groups * (type == DTYPE_Q8_0 ? 512 : 256);
@@ -202,21 +203,21 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
     UNROLL
     for (uint32_t r = 0; r < R; r++)
         UNROLL
-        for (uint32_t p = 0; p < P; p++)
-            _mm512_mask_storeu_ps(t->out + r * t->stride + p * PANEL, p + 1 == P ? t->last_mask : (__mmask16)0xffff,
-                                  acc[r * P + p]);
+    for (uint32_t p = 0; p < P; p++)
+        _mm512_mask_storeu_ps(t->out + r * t->stride + p * PANEL, p + 1 == P ? t->last_mask : (__mmask16)0xffff,
+                              acc[r * P + p]);
 }
 
 /* One function for each type, width of activations and shape of tile. */
 #define TILE_SHAPES(X, type) X(type, 12, 1) X(type, 8, 1) X(type, 4, 1) X(type, 2, 1) X(type, 1, 1) X(type, 1, 4)
-#define DEFINE_TILE(type, R, P)                                                   \
-    static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t) \
-    {                                                                             \
-        run_tile(DTYPE_##type, false, R, P, t);                                   \
-    }                                                                             \
-    static __attribute__((noinline)) void wide_##type##_##R##_##P(const struct tile *t) \
-    {                                                                             \
-        run_tile(DTYPE_##type, true, R, P, t);                                    \
+#define DEFINE_TILE(type, R, P)                                                                                        \
+    static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t)                                \
+    {                                                                                                                  \
+        run_tile(DTYPE_##type, false, R, P, t);                                                                        \
+    }                                                                                                                  \
+    static __attribute__((noinline)) void wide_##type##_##R##_##P(const struct tile *t)                                \
+    {                                                                                                                  \
+        run_tile(DTYPE_##type, true, R, P, t);                                                                         \
     }
 TILE_SHAPES(DEFINE_TILE, Q8_0)
 TILE_SHAPES(DEFINE_TILE, Q4_0)
@@ -226,8 +227,8 @@ typedef void (*tile_fn)(const struct tile *);
 
 static tile_fn find_tile(enum dtype type, bool wide, uint32_t rows, uint32_t panels)
 {
-#define FIND_TILE(name, R, P)                                        \
-    if (type == DTYPE_##name && rows == (R) && panels == (P))        \
+#define FIND_TILE(name, R, P)                                                                                          \
+    if (type == DTYPE_##name && rows == (R) && panels == (P))                                                          \
         return wide ? wide_##name##_##R##_##P : tile_##name##_##R##_##P;
     TILE_SHAPES(FIND_TILE, Q8_0)
     TILE_SHAPES(FIND_TILE, Q4_0)
@@ -237,7 +238,7 @@ static tile_fn find_tile(enum dtype type, bool wide, uint32_t rows, uint32_t pan
 }
 
 void avx512_product_int(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
-                         uint32_t panel0, uint32_t panel1, float *out, size_t stride)
+                        uint32_t panel0, uint32_t panel1, float *out, size_t stride)
 {
     size_t groups = m->n_in / CONTRACT_GROUP;
     for (uint32_t panel = panel0; panel < panel1;) {

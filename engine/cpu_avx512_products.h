@@ -12,7 +12,7 @@ void avx512_prepare_f32(struct activations *a, uint32_t row0, uint32_t n, const 
 
 /* Both take rows that begin a tile; arguments as product() of backend.h. */
 void avx512_product_int(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
-                         uint32_t panel0, uint32_t panel1, float *out, size_t stride);
+                        uint32_t panel0, uint32_t panel1, float *out, size_t stride);
 void avx512_product_f32(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
                         uint32_t panel0, uint32_t panel1, float *out, size_t stride);
 

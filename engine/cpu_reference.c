@@ -124,7 +124,7 @@ static int32_t dot_group(const int8_t *w, const int8_t *q)
 
 /* n <= ROW_STEP rows of one output. */
 static void product_int(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t o,
-                         float acc[ROW_STEP])
+                        float acc[ROW_STEP])
 {
     size_t block_bytes = dtype_block_bytes(m->type);
     size_t groups = m->n_in / CONTRACT_GROUP;

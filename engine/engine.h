@@ -32,10 +32,10 @@ struct engine_options {
     uint32_t n_threads;        /* including the caller's */
     bool pin_threads;
     struct kv_layout kv;
-    uint8_t *kv_pool;          /* borrowed: [kv_blocks][kv_block_bytes], 64-byte aligned */
+    uint8_t *kv_pool; /* borrowed: [kv_blocks][kv_block_bytes], 64-byte aligned */
     uint32_t kv_blocks;
-    uint32_t max_rows;         /* rows of one step at most: scratch is taken at create */
-    uint32_t max_seqs;         /* sequences of one step at most */
+    uint32_t max_rows; /* rows of one step at most: scratch is taken at create */
+    uint32_t max_seqs; /* sequences of one step at most */
 };
 
 MUST_CHECK status engine_create(const struct engine_options *options, struct engine **out, struct error *err);

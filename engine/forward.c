@@ -27,13 +27,13 @@ struct forward {
     struct step *step;
     struct rows rows;
     struct attention_item *items;
-    double *inv_freq;              /* [head_dim / 2] */
-    float *x, *y;                  /* [row][n_embd]: the residual stream, and what is added to it */
-    float *cosines, *sines;        /* [row][head_dim] */
-    float *q, *attended;           /* [row][n_heads][head_dim] */
-    float *k, *v;                  /* [row][n_kv_heads][head_dim] */
-    float *gate, *up;              /* [row][n_ffn] */
-    float *logits;                 /* [LOGIT_ROWS][n_vocab] */
+    double *inv_freq;       /* [head_dim / 2] */
+    float *x, *y;           /* [row][n_embd]: the residual stream, and what is added to it */
+    float *cosines, *sines; /* [row][head_dim] */
+    float *q, *attended;    /* [row][n_heads][head_dim] */
+    float *k, *v;           /* [row][n_kv_heads][head_dim] */
+    float *gate, *up;       /* [row][n_ffn] */
+    float *logits;          /* [LOGIT_ROWS][n_vocab] */
     struct activations acts;
     struct desk *desks;
     void *memory;
@@ -226,9 +226,7 @@ static void attend(struct forward *f, uint32_t layer)
 static void project(struct forward *f, uint32_t n_parts, const struct matrix *const m[], float *const out[],
                     enum products_then then)
 {
-    struct products p = {
-        .backend = f->backend, .in = &f->acts, .n_parts = n_parts, .then = then, .residual = f->x
-    };
+    struct products p = { .backend = f->backend, .in = &f->acts, .n_parts = n_parts, .then = then, .residual = f->x };
     for (uint32_t i = 0; i < n_parts; i++) {
         p.matrix[i] = m[i];
         p.out[i] = out[i];
@@ -253,9 +251,7 @@ static uint32_t keep_with_logits(const struct row_span *span)
 static bool drop_cancelled(struct forward *f)
 {
     const struct model_config *c = f->config;
-    const struct row_buffer buffers[] = { { f->x, c->n_embd },
-                                          { f->cosines, c->head_dim },
-                                          { f->sines, c->head_dim } };
+    const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->cosines, c->head_dim }, { f->sines, c->head_dim } };
     rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers);
     return f->rows.n_rows > 0;
 }

@@ -8,11 +8,11 @@
 #include <string.h>
 
 /* Below MIN exp gives 0, above MAX it stays at exp(MAX), as it does for a NaN. */
-#define MATH_EXP_MIN -87.0f
-#define MATH_EXP_MAX 88.0f
-#define MATH_LOG2E 0x1.715476p+0f
-#define MATH_LN2_HI 0x1.62e430p-1f
-#define MATH_LN2_LO -0x1.05c610p-29f
+#define MATH_EXP_MIN     -87.0f
+#define MATH_EXP_MAX     88.0f
+#define MATH_LOG2E       0x1.715476p+0f
+#define MATH_LN2_HI      0x1.62e430p-1f
+#define MATH_LN2_LO      -0x1.05c610p-29f
 #define MATH_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23: adding and subtracting it rounds to nearest even */
 
 /* Taylor coefficients of exp, from 1/7! down: 2e-8 relative error on |r| <= ln(2)/2. */

@@ -4,13 +4,13 @@
 #include <string.h>
 
 #define ROUND_MAGIC 6755399441055744.0 /* 1.5 * 2^52 */
-#define LN2_HI 0x1.62e42fefa39efp-1
-#define LN2_LO 0x1.abc9e3b39803fp-56
-#define LOG2E 0x1.71547652b82fep+0
-#define PIO2_HI 0x1.921fb54442d18p+0
-#define PIO2_LO 0x1.1a62633145c07p-54
+#define LN2_HI      0x1.62e42fefa39efp-1
+#define LN2_LO      0x1.abc9e3b39803fp-56
+#define LOG2E       0x1.71547652b82fep+0
+#define PIO2_HI     0x1.921fb54442d18p+0
+#define PIO2_LO     0x1.1a62633145c07p-54
 #define TWO_OVER_PI 0x1.45f306dc9c883p-1
-#define SQRT2 0x1.6a09e667f3bcdp+0
+#define SQRT2       0x1.6a09e667f3bcdp+0
 
 static double round_even(double x)
 {

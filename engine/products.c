@@ -1,8 +1,8 @@
 #include "engine/products.h"
 
-#define ROW_BLOCK (8 * ACT_TILE) /* rows of an item: their activations stay in the second-level cache */
-#define PANELS_MIN 4u
-#define PANELS_MAX 16u
+#define ROW_BLOCK      (8 * ACT_TILE) /* rows of an item: their activations stay in the second-level cache */
+#define PANELS_MIN     4u
+#define PANELS_MAX     16u
 #define ITEMS_A_THREAD 8u /* so that a thread which started late still finds work */
 
 /* How one call is cut: items are [chunk of panels][block of rows]. */

@@ -10,12 +10,12 @@
 #include "engine/sampling_filter.h"
 
 #define MAX_TEMPERATURE 100.0f
-#define MAX_PENALTY 10.0f
-#define MAX_BIAS 1e9f
-#define ARGMAX_LANES 32u
+#define MAX_PENALTY     10.0f
+#define MAX_BIAS        1e9f
+#define ARGMAX_LANES    32u
 
 /* Marks of a token in the penalty scratch: seen at all, and how often in the answer. */
-#define MARK_SEEN 1u
+#define MARK_SEEN   1u
 #define MARK_ANSWER 2u
 
 float sampling_uniform(uint64_t seed, uint32_t choice, uint32_t position)
@@ -225,7 +225,8 @@ static status check_numbers(const struct sampling *s, struct error *err)
             return st;
     }
     if (s->top_p == 0.0f || s->repetition_penalty == 0.0f)
-        return error_set(err, ST_INVALID, "%s must be greater than 0", s->top_p == 0.0f ? "top_p" : "repetition_penalty");
+        return error_set(err, ST_INVALID, "%s must be greater than 0",
+                         s->top_p == 0.0f ? "top_p" : "repetition_penalty");
     return ST_OK;
 }
 

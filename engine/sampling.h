@@ -10,8 +10,8 @@
 
 #include "common/status.h"
 
-#define SAMPLING_MAX_BIAS 1024
-#define SAMPLING_MAX_STOP_IDS 64
+#define SAMPLING_MAX_BIAS         1024
+#define SAMPLING_MAX_STOP_IDS     64
 #define SAMPLING_MAX_TOP_LOGPROBS 20
 
 struct logit_bias {
@@ -33,12 +33,12 @@ struct sampling {
     float presence_penalty;   /* over the answer, as OpenAI defines them */
     float frequency_penalty;
     bool ignore_eos;
-    int32_t n_logprobs;       /* -1: none; 0..20 alternatives beside the chosen token */
-    bool want_hash;           /* XXH3-128 of the raw logits */
+    int32_t n_logprobs; /* -1: none; 0..20 alternatives beside the chosen token */
+    bool want_hash;     /* XXH3-128 of the raw logits */
     uint32_t n_bias;
     const struct logit_bias *bias; /* borrowed */
-    uint32_t n_stop_ids;      /* end-of-answer ids; suppressed before min_tokens, and by ignore_eos not ending */
-    const uint32_t *stop_ids; /* borrowed */
+    uint32_t n_stop_ids;           /* end-of-answer ids; suppressed before min_tokens, and by ignore_eos not ending */
+    const uint32_t *stop_ids;      /* borrowed */
 };
 
 struct token_logprob {
@@ -50,11 +50,11 @@ struct token_logprob {
  * (before temperature, penalties and bias), in natural log. */
 struct sampled {
     uint32_t id;
-    bool is_stop;          /* id is a stop id and ignore_eos is off */
-    float logprob;         /* when n_logprobs >= 0 */
-    uint32_t n_top;        /* the n_logprobs likeliest, best first, ties to the lowest id */
+    bool is_stop;   /* id is a stop id and ignore_eos is off */
+    float logprob;  /* when n_logprobs >= 0 */
+    uint32_t n_top; /* the n_logprobs likeliest, best first, ties to the lowest id */
     struct token_logprob top[SAMPLING_MAX_TOP_LOGPROBS];
-    uint64_t hash[2];      /* when want_hash: low, high */
+    uint64_t hash[2]; /* when want_hash: low, high */
 };
 
 /* history: prompt and generated ids so far, [n_history]; the sampled position is

@@ -16,8 +16,8 @@
 
 /* The cursor of the current job in one word, so that a thread which comes late
  * takes either a true item of it or nothing: the number of items, the next item. */
-#define CURSOR_ITEM_BITS 24u
-#define CURSOR_ITEM(word) ((uint32_t)((word) & ((1u << CURSOR_ITEM_BITS) - 1)))
+#define CURSOR_ITEM_BITS   24u
+#define CURSOR_ITEM(word)  ((uint32_t)((word) & ((1u << CURSOR_ITEM_BITS) - 1)))
 #define CURSOR_COUNT(word) ((uint32_t)((word) >> CURSOR_ITEM_BITS))
 
 /* Each member overshoots a job's items by one at most. */

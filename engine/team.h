@@ -11,7 +11,7 @@
 #include "common/status.h"
 
 #define TEAM_MAX_THREADS 256u
-#define TEAM_MAX_ITEMS 0xfffe00u
+#define TEAM_MAX_ITEMS   0xfffe00u
 
 struct team;
 

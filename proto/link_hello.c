@@ -155,10 +155,8 @@ void link_lost(struct link *link, enum link_loss loss)
 static void on_answer(struct link *link, const Baton__Hello *hello)
 {
     link->awaiting = false;
-    if (refuse(link->links, hello, link->id)) {
-        link->refused = true;
-        return;
-    }
+    if (refuse(link->links, hello, link->id))
+        return; /* not the daemon that we looked for: nothing is said until it connects anew */
     bool first = link->incarnation != hello->incarnation;
     if (first && link->state == LINK_UP)
         link_lost(link, LINK_LOST_RESTARTED);
@@ -176,7 +174,7 @@ void link_on_hello(struct link *link, const struct frame *frame)
     link->links->stats.received++;
     if (hello->answer && link->awaiting && frame->message_id == link->greeting)
         on_answer(link, hello);
-    else if (!hello->answer && !link->awaiting && !link->refused && link->connected)
+    else if (!hello->answer && !link->awaiting && link->connected)
         link_greet(link);
     baton__hello__free_unpacked(hello, NULL);
 }

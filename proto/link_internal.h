@@ -47,7 +47,6 @@ struct link {
     bool outgoing;
     bool dead;         /* closed; freed when no callback runs */
     bool connected;    /* outgoing: the handshake is done */
-    bool refused;      /* outgoing: not the daemon we looked for; silent until it connects anew */
     bool awaiting;     /* outgoing: HELLO sent, no answer yet */
     uint64_t greeting; /* number of the last HELLO of the side that connected */
     uint64_t hello_due_us;

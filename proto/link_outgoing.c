@@ -41,7 +41,7 @@ static bool receive(void *arg)
 
 static void on_disconnected(struct link *link)
 {
-    link->connected = link->awaiting = link->refused = false;
+    link->connected = link->awaiting = false;
     liveness_closed(&link->liveness, &link->links->rules, clock_now_us());
     link_rearm(link);
 }
@@ -54,7 +54,6 @@ static bool receive_event(void *arg)
         return false;
     if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
         link->connected = true;
-        link->refused = false;
         link_greet(link);
     } else if (event == ZMQ_EVENT_DISCONNECTED) {
         on_disconnected(link);

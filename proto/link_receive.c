@@ -76,13 +76,10 @@ static void revive(struct link *link, uint64_t now)
 {
     if (liveness_is_frozen(&link->liveness, &link->links->rules, now))
         return;
-    if (link->outgoing) {
-        if (!link->awaiting)
-            link_greet(link);
-        return;
-    }
-    link_bury(link);
-    links_invite(link->links, link->routing_id, link->routing_id_len);
+    if (!link->outgoing)
+        link_bury(link); /* its next ping is a stranger's, and is answered by an invitation */
+    else if (!link->awaiting)
+        link_greet(link);
 }
 
 void link_receive(struct link *link, const struct frame *frame)

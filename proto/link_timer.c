@@ -31,19 +31,11 @@ static bool judge(struct link *link, uint64_t now)
     return !link->dead;
 }
 
-static void greet_again(struct link *link)
-{
-    link_send_hello(link);
-    /* It is not answered where we are held for frozen; what the ping says of our engine ends that. */
-    if (link->state == LINK_GREETING)
-        link_ping(link);
-}
-
 static void tick(struct link *link)
 {
     uint64_t now = clock_now_us();
     if (link->awaiting && now >= link->hello_due_us)
-        greet_again(link);
+        link_send_hello(link);
     if (is_judged(link) && now >= link->liveness.due_us && !judge(link, now))
         return;
     link_repeat(link, now);

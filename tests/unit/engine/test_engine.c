@@ -17,10 +17,10 @@
 #include "engine/philox.h"
 
 #define MAX_POSITIONS 192u
-#define MAX_SEQS 16u
-#define BLOCK_TOKENS 16u
-#define SEQ_BLOCKS (MAX_POSITIONS / BLOCK_TOKENS)
-#define POOL_BLOCKS (MAX_SEQS * SEQ_BLOCKS + 5)
+#define MAX_SEQS      16u
+#define BLOCK_TOKENS  16u
+#define SEQ_BLOCKS    (MAX_POSITIONS / BLOCK_TOKENS)
+#define POOL_BLOCKS   (MAX_SEQS * SEQ_BLOCKS + 5)
 
 static uint32_t random_counter;
 
@@ -48,7 +48,9 @@ static const struct tensor *add_tensor(struct toy *toy, enum dtype type, uint32_
 {
     struct tensor *t = &toy->tensors[toy->n_tensors++];
     size_t values = (size_t)(rows > 0 ? rows : 1) * cols;
-    *t = (struct tensor){ .name = "t", .type = type, .n_dims = rows > 0 ? 2 : 1, .bytes = dtype_row_bytes(type, values) };
+    *t = (struct tensor){
+        .name = "t", .type = type, .n_dims = rows > 0 ? 2 : 1, .bytes = dtype_row_bytes(type, values)
+    };
     t->shape[0] = rows > 0 ? rows : cols;
     t->shape[1] = rows > 0 ? cols : 0;
     uint8_t *data = malloc(t->bytes);
@@ -109,13 +111,33 @@ static void toy_release(struct toy *toy)
 }
 
 static const struct model_config llama_shape = {
-    .arch = ARCH_LLAMA, .n_layers = 3, .n_embd = 96, .n_heads = 3, .n_kv_heads = 1, .head_dim = 32, .n_ffn = 160,
-    .n_vocab = 301, .max_positions = 512, .rms_eps = 1e-5f, .rope_theta = 10000, .rope_interleaved = true,
+    .arch = ARCH_LLAMA,
+    .n_layers = 3,
+    .n_embd = 96,
+    .n_heads = 3,
+    .n_kv_heads = 1,
+    .head_dim = 32,
+    .n_ffn = 160,
+    .n_vocab = 301,
+    .max_positions = 512,
+    .rms_eps = 1e-5f,
+    .rope_theta = 10000,
+    .rope_interleaved = true,
     .tied_embeddings = true,
 };
 static const struct model_config qwen_shape = {
-    .arch = ARCH_QWEN3, .n_layers = 2, .n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .n_ffn = 224,
-    .n_vocab = 515, .max_positions = 512, .rms_eps = 1e-6f, .rope_theta = 1000000, .qk_norm = true,
+    .arch = ARCH_QWEN3,
+    .n_layers = 2,
+    .n_embd = 64,
+    .n_heads = 4,
+    .n_kv_heads = 2,
+    .head_dim = 64,
+    .n_ffn = 224,
+    .n_vocab = 515,
+    .max_positions = 512,
+    .rms_eps = 1e-6f,
+    .rope_theta = 1000000,
+    .qk_norm = true,
     .tied_embeddings = true,
 };
 
@@ -286,19 +308,22 @@ static void check_everything(const struct model_config *config, const enum dtype
 static void test_llama_q4_1(void **state)
 {
     (void)state;
-    check_everything(&llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_1 }, DTYPE_BF16, false, 147, 0xdc95b0f00c3be214);
+    check_everything(&llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_1 }, DTYPE_BF16, false, 147,
+                     0xdc95b0f00c3be214);
 }
 
 static void test_qwen_q4_0(void **state)
 {
     (void)state;
-    check_everything(&qwen_shape, (enum dtype[]){ DTYPE_BF16, DTYPE_Q4_0, DTYPE_F16 }, DTYPE_F16, false, 83, 0x3668d3490176f184);
+    check_everything(&qwen_shape, (enum dtype[]){ DTYPE_BF16, DTYPE_Q4_0, DTYPE_F16 }, DTYPE_F16, false, 83,
+                     0x3668d3490176f184);
 }
 
 static void test_qwen_float(void **state)
 {
     (void)state;
-    check_everything(&qwen_shape, (enum dtype[]){ DTYPE_Q4_0, DTYPE_Q8_0, DTYPE_F32 }, DTYPE_F32, true, 70, 0x1ab54c44f5dabebc);
+    check_everything(&qwen_shape, (enum dtype[]){ DTYPE_Q4_0, DTYPE_Q8_0, DTYPE_F32 }, DTYPE_F32, true, 70,
+                     0x1ab54c44f5dabebc);
 }
 
 /* The same token twice in a batch of equals, through STEP_SAMPLE and its hash. */
@@ -313,12 +338,18 @@ static void test_sampling_sees_the_logits(void **state)
     bench_create(&b, &toy, ENGINE_AUTO, 2, DTYPE_BF16, false);
     random_tokens(tokens, 40, toy.config.n_vocab);
     run_chunks(&b, tokens, 40, 40, 0, toy.config.n_vocab, &hashes);
-    struct sampling s = { .prompt_len = 40, .max_tokens = 8, .top_p = 1, .repetition_penalty = 1, .n_logprobs = 3,
-                          .want_hash = true };
+    struct sampling s = {
+        .prompt_len = 40, .max_tokens = 8, .top_p = 1, .repetition_penalty = 1, .n_logprobs = 3, .want_hash = true
+    };
     struct step_seq seqs[2];
     for (uint32_t i = 0; i < 2; i++)
-        seqs[i] = (struct step_seq){ .tokens = tokens, .n_rows = 40, .blocks = b.blocks[i], .logits = STEP_SAMPLE,
-                                     .sampling = &s, .history = tokens, .n_history = 40 };
+        seqs[i] = (struct step_seq){ .tokens = tokens,
+                                     .n_rows = 40,
+                                     .blocks = b.blocks[i],
+                                     .logits = STEP_SAMPLE,
+                                     .sampling = &s,
+                                     .history = tokens,
+                                     .n_history = 40 };
     uint64_t before = engine_progress(b.engine);
     engine_run(b.engine, &(struct step){ .seqs = seqs, .n_seqs = 2 });
     assert_true(engine_progress(b.engine) > before);
@@ -347,7 +378,8 @@ static void on_layer(void *ctx, uint32_t layer)
     const struct kv_layout *l = &w->bench->options.kv;
     assert_int_equal(layer, w->expected++);
     for (uint32_t pos = 0; pos < w->n_tokens; pos++) {
-        const uint8_t *block = w->bench->options.kv_pool + w->bench->blocks[w->seq][pos / BLOCK_TOKENS] * kv_block_bytes(l);
+        const uint8_t *block =
+            w->bench->options.kv_pool + w->bench->blocks[w->seq][pos / BLOCK_TOKENS] * kv_block_bytes(l);
         for (uint32_t side = 0; side < 2; side++) {
             uint16_t value;
             memcpy(&value, block + kv_offset(l, layer, (enum kv_side)side, 0, pos % BLOCK_TOKENS), sizeof value);
@@ -375,7 +407,11 @@ static void test_layers_and_cancellation(void **state)
     struct sink sink = { &beside, 0, true };
     struct step_seq seqs[] = {
         { .tokens = tokens, .n_rows = 17, .blocks = b.blocks[1], .cancelled = &cancelled },
-        { .tokens = tokens, .n_rows = 40, .blocks = b.blocks[2], .logits = STEP_ALL_LOGITS, .on_logits = on_logits,
+        { .tokens = tokens,
+          .n_rows = 40,
+          .blocks = b.blocks[2],
+          .logits = STEP_ALL_LOGITS,
+          .on_logits = on_logits,
           .ctx = &sink },
         { .tokens = tokens, .n_rows = 9, .blocks = b.blocks[3] },
     };

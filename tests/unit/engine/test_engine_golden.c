@@ -14,10 +14,10 @@
 
 #include "engine/engine.h"
 
-#define MAX_TOKENS 2048u
-#define BLOCK_TOKENS 16u
-#define TINY_MODEL BATON_SOURCE_DIR "/models/baton-tiny"
-#define TINY_ANSWERS BATON_SOURCE_DIR "/tests/golden/baton-tiny/completions.jsonl"
+#define MAX_TOKENS      2048u
+#define BLOCK_TOKENS    16u
+#define TINY_MODEL      BATON_SOURCE_DIR "/models/baton-tiny"
+#define TINY_ANSWERS    BATON_SOURCE_DIR "/tests/golden/baton-tiny/completions.jsonl"
 #define SMOLLM2_ANSWERS BATON_SOURCE_DIR "/tests/golden/smollm2/completions.jsonl"
 
 struct setup {

@@ -178,8 +178,8 @@ static void test_products_equal(void **state)
         float *expected = take((size_t)c.n_rows * c.n_out * 4);
         float *got = take((size_t)c.n_rows * c.n_out * 4);
         char what[96];
-        snprintf(what, sizeof what, "%s rule %d rows %u in %u out %u", dtype_name(c.type), (int)c.rule, c.n_rows, c.n_in,
-                 c.n_out);
+        snprintf(what, sizeof what, "%s rule %d rows %u in %u out %u", dtype_name(c.type), (int)c.rule, c.n_rows,
+                 c.n_in, c.n_out);
         multiply(&backend_reference, &c, &t, x, expected);
         multiply(&backend_avx512, &c, &t, x, got);
         assert_bits(expected, got, (size_t)c.n_rows * c.n_out, what);
@@ -451,8 +451,8 @@ static void test_attention_equal(void **state)
                         slot[d] = random_f32();
                     uint8_t *block = pool + blocks[pos / c.kv.block_tokens] * kv_block_bytes(&c.kv);
                     backend_reference.kv_store(
-                        c.kv.type, slot,
-                        block + kv_offset(&c.kv, 1, (enum kv_side)side, h, pos % c.kv.block_tokens), c.kv.head_dim);
+                        c.kv.type, slot, block + kv_offset(&c.kv, 1, (enum kv_side)side, h, pos % c.kv.block_tokens),
+                        c.kv.head_dim);
                 }
         struct attention a = { .kv = &c.kv, .pool = pool, .layer = 1, .n_heads = c.n_heads, .q = q };
         attend_all(&backend_reference, &c, &a, blocks, expected);

@@ -112,10 +112,10 @@ static void test_rope_frequencies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),    cmocka_unit_test(test_exp_bits),
+        cmocka_unit_test(test_exp),       cmocka_unit_test(test_exp_bits),
         cmocka_unit_test(test_exp_array), cmocka_unit_test(test_silu),
-        cmocka_unit_test(test_round),  cmocka_unit_test(test_log_and_exp64),
-        cmocka_unit_test(test_sincos), cmocka_unit_test(test_rope_frequencies),
+        cmocka_unit_test(test_round),     cmocka_unit_test(test_log_and_exp64),
+        cmocka_unit_test(test_sincos),    cmocka_unit_test(test_rope_frequencies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

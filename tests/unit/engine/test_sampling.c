@@ -12,7 +12,7 @@
 #include "engine/philox.h"
 #include "engine/sampling.h"
 
-#define VOCAB 500u
+#define VOCAB   500u
 #define HISTORY 40u
 
 static uint32_t random_counter;
@@ -394,11 +394,11 @@ static void test_check(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_philox),    cmocka_unit_test(test_uniform),
-        cmocka_unit_test(test_greedy),    cmocka_unit_test(test_penalties),
-        cmocka_unit_test(test_stop_ids),  cmocka_unit_test(test_filters),
+        cmocka_unit_test(test_philox),       cmocka_unit_test(test_uniform),
+        cmocka_unit_test(test_greedy),       cmocka_unit_test(test_penalties),
+        cmocka_unit_test(test_stop_ids),     cmocka_unit_test(test_filters),
         cmocka_unit_test(test_distribution), cmocka_unit_test(test_positions_draw_anew),
-        cmocka_unit_test(test_logprobs),  cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_logprobs),     cmocka_unit_test(test_hash),
         cmocka_unit_test(test_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,10 +23,10 @@ static void expect_ids(const struct tokenizer *tok, const char *text, unsigned f
     token_list_free(&list);
 }
 
-#define EXPECT(tok, text, flags, ...)                                                  \
-    do {                                                                               \
-        const uint32_t ids_[] = { __VA_ARGS__ };                                       \
-        expect_ids(tok, text, flags, ids_, sizeof ids_ / sizeof *ids_);                \
+#define EXPECT(tok, text, flags, ...)                                                                                  \
+    do {                                                                                                               \
+        const uint32_t ids_[] = { __VA_ARGS__ };                                                                       \
+        expect_ids(tok, text, flags, ids_, sizeof ids_ / sizeof *ids_);                                                \
     } while (0)
 
 static struct tokenizer *load(const struct sample *sample)
@@ -42,8 +42,8 @@ static void compare_row(const struct tokenizer *tok, const json_t *row)
 {
     const json_t *text = json_object_get(row, "text"), *ids = json_object_get(row, "ids");
     struct token_list list = { 0 };
-    assert_int_equal(tokenizer_encode(tok, json_string_value(text), json_string_length(text), TOKENIZE_SPECIAL, 0, &list),
-                     ST_OK);
+    assert_int_equal(
+        tokenizer_encode(tok, json_string_value(text), json_string_length(text), TOKENIZE_SPECIAL, 0, &list), ST_OK);
     assert_int_equal(list.n, json_array_size(ids));
     for (size_t i = 0; i < list.n; i++)
         assert_int_equal(list.ids[i], json_integer_value(json_array_get(ids, i)));
@@ -123,7 +123,7 @@ static void test_special_tokens_only_when_asked(void **state)
 {
     (void)state;
     struct tokenizer *tok = load(&(struct sample){ .added = ADDED("256", "<s>", ",\"special\":true") "," //
-                                                           ADDED("257", "<t>", ",\"special\":false") });
+                                                   ADDED("257", "<t>", ",\"special\":false") });
     EXPECT(tok, "a<s>b<t>", TOKENIZE_SPECIAL, 'a', 256, 'b', 257);
     EXPECT(tok, "a<s>b<t>", 0, 'a', '<', 's', '>', 'b', 257);
     EXPECT(tok, "<s", TOKENIZE_SPECIAL, '<', 's');
@@ -136,7 +136,7 @@ static void test_added_tokens_strip_and_stand_alone(void **state)
     (void)state;
     struct tokenizer *tok = load(&(struct sample){
         .added = ADDED("256", "<l>", ",\"lstrip\":true") "," ADDED("257", "<r>", ",\"rstrip\":true") "," //
-            ADDED("258", "no", ",\"single_word\":true") "," ADDED("259", "<l>x", "") });
+        ADDED("258", "no", ",\"single_word\":true") "," ADDED("259", "<l>x", "") });
     EXPECT(tok, "a \t<l> b", 0, 'a', 256, ' ', 'b');
     EXPECT(tok, "a <r>\xC2\xA0 b", 0, 'a', ' ', 257, 'b');
     EXPECT(tok, "a<l>x", 0, 'a', 259);
@@ -159,17 +159,17 @@ static void test_normalizer_and_normalized_tokens(void **state)
     tokenizer_destroy(&tok);
 }
 
-#define TEMPLATE                                                                                             \
-    "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"         \
-    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\","   \
+#define TEMPLATE                                                                                                       \
+    "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"                  \
+    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\","            \
     "\"ids\":[256],\"tokens\":[\"<s>\"]}}}"
 
 static void test_bos_from_template(void **state)
 {
     (void)state;
-    struct tokenizer *tok = load(&(struct sample){
-        .added = ADDED("256", "<s>", ",\"special\":true"),
-        .post = "{\"type\":\"Sequence\",\"processors\":[" SAMPLE_RAW "," TEMPLATE "]}" });
+    struct tokenizer *tok =
+        load(&(struct sample){ .added = ADDED("256", "<s>", ",\"special\":true"),
+                               .post = "{\"type\":\"Sequence\",\"processors\":[" SAMPLE_RAW "," TEMPLATE "]}" });
     assert_true(tokenizer_adds_bos(tok));
     assert_int_equal(tokenizer_bos(tok), 256);
     EXPECT(tok, "a", TOKENIZE_ADD_BOS, 256, 'a');
@@ -217,8 +217,8 @@ static void test_prefix_space(void **state)
 static void test_mongolian_separator_is_no_space(void **state)
 {
     (void)state;
-    struct tokenizer *tok = load(&(struct sample){ .pre = SAMPLE_SPLIT("\\\\s"), .vocab = ",\"a\xC3\xA1\":256",
-                                                   .merges = "\"a \xC3\xA1\"" });
+    struct tokenizer *tok = load(
+        &(struct sample){ .pre = SAMPLE_SPLIT("\\\\s"), .vocab = ",\"a\xC3\xA1\":256", .merges = "\"a \xC3\xA1\"" });
     /* a and U+180E (E1 A0 8E) stay in one piece, so that a and E1 merge. */
     EXPECT(tok, "a\xE1\xA0\x8E", 0, 256, 0xA0, 0x8E);
     tokenizer_destroy(&tok);
@@ -237,7 +237,8 @@ static void test_invalid_utf8_is_replaced(void **state)
 static void test_max_tokens(void **state)
 {
     (void)state;
-    struct tokenizer *tok = load(&(struct sample){ .post = TEMPLATE, .added = ADDED("256", "<s>", ",\"special\":true") });
+    struct tokenizer *tok =
+        load(&(struct sample){ .post = TEMPLATE, .added = ADDED("256", "<s>", ",\"special\":true") });
     struct token_list list = { 0 };
     assert_int_equal(token_list_push(&list, 7), ST_OK);
     assert_int_equal(tokenizer_encode(tok, "abc", 3, TOKENIZE_ADD_BOS, 3, &list), ST_LIMIT);
@@ -304,11 +305,13 @@ static void test_hostile_texts_take_near_linear_time(void **state)
     (void)state;
     struct tokenizer *tok = NULL;
     struct error err;
-    struct tokenizer *runs = load(&(struct sample){
-        .vocab = ",\"aa\":256,\"aaaa\":257,\"aaaaaaaa\":258,\"aaaaaaaaaaaaaaaa\":259",
-        .merges = "\"a a\",\"aa aa\",\"aaaa aaaa\",\"aaaaaaaa aaaaaaaa\"" });
+    struct tokenizer *runs =
+        load(&(struct sample){ .vocab = ",\"aa\":256,\"aaaa\":257,\"aaaaaaaa\":258,\"aaaaaaaaaaaaaaaa\":259",
+                               .merges = "\"a a\",\"aa aa\",\"aaaa aaaa\",\"aaaaaaaa aaaaaaaa\"" });
     assert_int_equal(tokenizer_load_folder(TINY, &tok, &err), ST_OK);
-    static const char *const units[] = { "a", " ", "\n", " \n", "1", "<|im_start", "\xCC\x81\xCC\x96", "\xFF", "'", "ab" };
+    static const char *const units[] = {
+        "a", " ", "\n", " \n", "1", "<|im_start", "\xCC\x81\xCC\x96", "\xFF", "'", "ab"
+    };
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
         assert_true(seconds_for(tok, units[i], 1 << 20) < 10);
         assert_true(seconds_for(runs, units[i], 1 << 20) < 10);

@@ -258,8 +258,8 @@ static void test_alphabet_covers_all_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equals_the_definition), cmocka_unit_test(test_bytes_without_token),
-        cmocka_unit_test(test_limit_leaves_a_prefix), cmocka_unit_test(test_vocabulary_bounds),
+        cmocka_unit_test(test_equals_the_definition),     cmocka_unit_test(test_bytes_without_token),
+        cmocka_unit_test(test_limit_leaves_a_prefix),     cmocka_unit_test(test_vocabulary_bounds),
         cmocka_unit_test(test_alphabet_covers_all_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,10 +9,10 @@
 #include "engine/pretokenizer_syntax.h"
 #include "tokenizer_sample.h"
 
-#define SPLIT(rest) "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"}," rest "}"
+#define SPLIT(rest)      "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"}," rest "}"
 #define TEMPLATE(single) "{\"type\":\"TemplateProcessing\",\"single\":[" single "],\"pair\":[],\"special_tokens\":{}}"
-#define TEXT_A "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
-#define TOKEN_S "{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}"
+#define TEXT_A           "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
+#define TOKEN_S          "{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}"
 
 static const struct refusal {
     struct sample sample;
@@ -126,10 +126,11 @@ static void test_pattern_translation(void **state)
     expect_translation("(?i:'s)|(?<!a)b++", "(?i:'s)|(?<!a)b++");
     expect_translation("\\p{Zs}", "[\\p{Zs}]");
     expect_translation("\xE4\xB8\x80\\-", "\xE4\xB8\x80\\-");
-    static const char *const refused[] = { "^a",    "a$",     "\\w",     "\\b",       "\\h",      "(?i)a",  "(?<n>a)", "[[:alpha:]]",
-                                           "[a[b]]", "[]a]",   "\\p{L",   "\\p{Mn}",   "[\\P{L}]", "[\\D]",  "a{2}+",   "a{2}?",
-                                           "\\x80",  "\\xZZ",  "\\uD800", "\\x{110000}", "\\1",    "a\\",    "[a",      "(*UTF)",
-                                           "(?#c)",  "\\p{^L}", "\\K" };
+    static const char *const refused[] = { "^a",       "a$",          "\\w",    "\\b",   "\\h",   "(?i)a",
+                                           "(?<n>a)",  "[[:alpha:]]", "[a[b]]", "[]a]",  "\\p{L", "\\p{Mn}",
+                                           "[\\P{L}]", "[\\D]",       "a{2}+",  "a{2}?", "\\x80", "\\xZZ",
+                                           "\\uD800",  "\\x{110000}", "\\1",    "a\\",   "[a",    "(*UTF)",
+                                           "(?#c)",    "\\p{^L}",     "\\K" };
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         expect_translation(refused[i], NULL);
 }
@@ -192,9 +193,12 @@ static void test_exponential_pattern_ends(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals_name_file_and_construct), cmocka_unit_test(test_every_truncation_is_refused),
-        cmocka_unit_test(test_pattern_translation),              cmocka_unit_test(test_pattern_length_is_bounded),
-        cmocka_unit_test(test_deep_matches_fall_back_and_end),   cmocka_unit_test(test_exponential_pattern_ends),
+        cmocka_unit_test(test_refusals_name_file_and_construct),
+        cmocka_unit_test(test_every_truncation_is_refused),
+        cmocka_unit_test(test_pattern_translation),
+        cmocka_unit_test(test_pattern_length_is_bounded),
+        cmocka_unit_test(test_deep_matches_fall_back_and_end),
+        cmocka_unit_test(test_exponential_pattern_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,17 +11,17 @@
 
 #define SAMPLE_GPT2 "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}"
 #define SAMPLE_RAW  "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}"
-#define SAMPLE_SPLIT(pattern)                                                                     \
-    "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern \
+#define SAMPLE_SPLIT(pattern)                                                                                          \
+    "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern                  \
     "\"},\"behavior\":\"Isolated\",\"invert\":false}," SAMPLE_RAW "]}"
 
 /* Members are JSON; NULL takes what stands in sample_load. */
 struct sample {
     const char *normalizer, *pre, *post, *decoder, *added;
-    const char *vocab;  /* more tokens, each ",\"text\":id" */
+    const char *vocab; /* more tokens, each ",\"text\":id" */
     const char *merges;
-    const char *model;  /* more members of the model, each ",\"key\":value" */
-    const char *top;    /* more members of the file */
+    const char *model; /* more members of the model, each ",\"key\":value" */
+    const char *top;   /* more members of the file */
     const char *type;
 };
 
@@ -52,14 +52,14 @@ static inline int sample_text(const struct sample *s, char *out, size_t size)
 {
     char bytes[8192];
     sample_bytes(bytes);
-    return snprintf(out, size,
-                    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[%s],\"normalizer\":%s,"
-                    "\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,\"model\":{\"type\":\"%s\",\"vocab\":{%s%s},"
-                    "\"merges\":[%s]%s}%s}",
-                    sample_or(s->added, ""), sample_or(s->normalizer, "null"), sample_or(s->pre, SAMPLE_RAW),
-                    sample_or(s->post, "null"), sample_or(s->decoder, SAMPLE_RAW), sample_or(s->type, "BPE"), bytes,
-                    sample_or(s->vocab, ""), sample_or(s->merges, ""), sample_or(s->model, ""),
-                    sample_or(s->top, ""));
+    return snprintf(
+        out, size,
+        "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[%s],\"normalizer\":%s,"
+        "\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,\"model\":{\"type\":\"%s\",\"vocab\":{%s%s},"
+        "\"merges\":[%s]%s}%s}",
+        sample_or(s->added, ""), sample_or(s->normalizer, "null"), sample_or(s->pre, SAMPLE_RAW),
+        sample_or(s->post, "null"), sample_or(s->decoder, SAMPLE_RAW), sample_or(s->type, "BPE"), bytes,
+        sample_or(s->vocab, ""), sample_or(s->merges, ""), sample_or(s->model, ""), sample_or(s->top, ""));
 }
 
 static inline status sample_load(const struct sample *s, struct tokenizer **tok, struct error *err)

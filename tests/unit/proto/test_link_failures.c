@@ -246,14 +246,14 @@ struct wired {
     struct link *link;
 };
 
-static void wired_open_with(struct wired *w, uint64_t closed_us)
+static void wired_open_with(struct wired *w, uint64_t closed_us, uint64_t b_closed_us)
 {
     *w = (struct wired){ .loop = world_loop() };
     struct links_options o = world_options(&w->a, w->loop, "a");
     o.closed_us = closed_us;
     end_open_with(&w->a, &o);
     o = world_options(&w->b, w->loop, "b");
-    o.closed_us = closed_us;
+    o.closed_us = b_closed_us;
     end_open_with(&w->b, &o);
     w->a.own_live = 2;
     w->b.own_live = 3;
@@ -276,7 +276,7 @@ static void a_short_cut_brings_the_live_lists(void **state)
 {
     (void)state;
     struct wired w;
-    wired_open_with(&w, 5000000);
+    wired_open_with(&w, 5000000, 5000000);
     for (int round = 2; round < 5; round++) {
         cable_unplug(&w.cable);
         world_run(w.loop, 20000, NULL, NULL);
@@ -303,7 +303,7 @@ static void a_long_cut_loses_and_comes_back(void **state)
 {
     (void)state;
     struct wired w;
-    wired_open_with(&w, WORLD_CLOSED_US);
+    wired_open_with(&w, WORLD_CLOSED_US, WORLD_CLOSED_US);
     cable_unplug(&w.cable);
     world_wait_for(w.loop, w.a.n_lost, 1);
     world_wait_for(w.loop, w.b.n_lost, 1);
@@ -322,7 +322,7 @@ static void a_blocked_network_freezes_both_sides(void **state)
 {
     (void)state;
     struct wired w;
-    wired_open_with(&w, WORLD_CLOSED_US);
+    wired_open_with(&w, WORLD_CLOSED_US, WORLD_CLOSED_US);
     cable_block(&w.cable, true);
     world_wait_for(w.loop, w.a.n_lost, 1);
     world_wait_for(w.loop, w.b.n_lost, 1);
@@ -343,7 +343,7 @@ static void a_standing_engine_is_frozen_until_it_moves(void **state)
     (void)state;
     for (int initiator = 0; initiator < 2; initiator++) {
         struct wired w;
-        wired_open_with(&w, WORLD_CLOSED_US);
+        wired_open_with(&w, WORLD_CLOSED_US, WORLD_CLOSED_US);
         struct end *stuck = initiator ? &w.a : &w.b, *judge = initiator ? &w.b : &w.a;
         stuck->busy = true;
         for (int i = 0; i < 20; i++) { /* busy for long, but moving */
@@ -366,6 +366,26 @@ static void a_standing_engine_is_frozen_until_it_moves(void **state)
     }
 }
 
+/* The one that is stuck connects anew before the other one noticed that it was gone: only its pings can say that
+ * its engine moves again. */
+static void a_frozen_peer_that_connects_anew_is_heard(void **state)
+{
+    (void)state;
+    struct wired w;
+    wired_open_with(&w, WORLD_CLOSED_US, 1000 * WORLD_CLOSED_US);
+    w.a.busy = true;
+    world_wait_for(w.loop, w.b.n_lost, 1);
+    cable_unplug(&w.cable);
+    world_wait_for(w.loop, w.a.n_lost, 1);
+    cable_plug_in(&w.cable);
+    world_run(w.loop, 2 * WORLD_FROZEN_US, NULL, NULL);
+    assert_int_equal(w.b.n_up, 1);
+    w.a.progress++;
+    world_wait_for(w.loop, w.b.n_up, 2);
+    world_wait_for(w.loop, w.a.n_up, 2);
+    wired_close(&w);
+}
+
 static void close_it(struct end *end, struct link *link)
 {
     (void)end;
@@ -377,7 +397,7 @@ static void on_lost_may_close(void **state)
     (void)state;
     for (int blocked = 0; blocked < 2; blocked++) {
         struct wired w;
-        wired_open_with(&w, WORLD_CLOSED_US);
+        wired_open_with(&w, WORLD_CLOSED_US, WORLD_CLOSED_US);
         w.a.on_lost = w.b.on_lost = close_it;
         if (blocked)
             cable_block(&w.cable, true);
@@ -408,6 +428,7 @@ int main(void)
         cmocka_unit_test(a_long_cut_loses_and_comes_back),
         cmocka_unit_test(a_blocked_network_freezes_both_sides),
         cmocka_unit_test(a_standing_engine_is_frozen_until_it_moves),
+        cmocka_unit_test(a_frozen_peer_that_connects_anew_is_heard),
         cmocka_unit_test(on_lost_may_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

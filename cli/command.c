@@ -1,0 +1,93 @@
+#include "cli/command.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define HELP_MAX_BYTES ((size_t)1 << 16)
+
+static void print_list(const char *prefix, const struct command *const table[], FILE *to)
+{
+    fprintf(to, "usage: %s COMMAND [ARGUMENTS]\n\n", prefix);
+    for (size_t i = 0; table[i]; i++)
+        fprintf(to, "  %-8s %s\n", table[i]->name, table[i]->about);
+    fprintf(to, "\n%s COMMAND --help says more.\n", prefix);
+}
+
+static int unknown_command(const char *prefix, const struct command *const table[], const char *text)
+{
+    const char *names[64];
+    size_t n = 0;
+    for (; table[n] && n < COUNT_OF(names); n++)
+        names[n] = table[n]->name;
+    const char *nearest = nearest_name(text, names, n);
+    fprintf(stderr, "%s: there is no command \"%.60s\"", prefix, text);
+    if (nearest)
+        fprintf(stderr, "; did you mean \"%s\"?", nearest);
+    fprintf(stderr, " (see %s help)\n", prefix);
+    return EXIT_USAGE;
+}
+
+int command_dispatch(const char *prefix, const struct command *const table[], int argc, char **argv)
+{
+    if (argc < 2) {
+        print_list(prefix, table, stderr);
+        return EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+        print_list(prefix, table, stdout);
+        return EXIT_DONE;
+    }
+    for (size_t i = 0; table[i]; i++)
+        if (!strcmp(table[i]->name, argv[1]))
+            return table[i]->run(table[i], argc - 1, argv + 1);
+    return unknown_command(prefix, table, argv[1]);
+}
+
+static void print_help(const struct command *self, const struct option_row *rows, size_t n_rows)
+{
+    struct text_buffer page;
+    text_buffer_init(&page, HELP_MAX_BYTES);
+    text_buffer_printf(&page, "baton %s: %s\n\nusage: baton %s %s%s[OPTIONS]\n\n", self->name, self->about, self->name,
+                       self->arguments, self->arguments[0] ? " " : "");
+    option_write_help(rows, n_rows, &page);
+    fputs(text_buffer_text(&page), stdout);
+    text_buffer_free(&page);
+}
+
+bool command_options(const struct command *self, int argc, char **argv, const struct option_row *rows, size_t n_rows,
+                     struct arguments *arguments, int *code)
+{
+    struct error err;
+    if (option_given_help(argc, argv)) {
+        print_help(self, rows, n_rows);
+        *code = EXIT_DONE;
+        return false;
+    }
+    if (option_parse(argc, argv, rows, n_rows, arguments, &err) == ST_OK)
+        return true;
+    *code = command_misuse(self, "%s", err.text);
+    return false;
+}
+
+int command_misuse(const struct command *self, const char *fmt, ...)
+{
+    va_list args;
+    fprintf(stderr, "baton %s: ", self->name);
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fprintf(stderr, " (see baton %s --help)\n", self->name);
+    return EXIT_USAGE;
+}
+
+int command_failed(const struct command *self, const char *fmt, ...)
+{
+    va_list args;
+    fprintf(stderr, "baton %s: ", self->name);
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fputc('\n', stderr);
+    return EXIT_FAILED;
+}

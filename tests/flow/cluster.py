@@ -1,0 +1,294 @@
+"""Starts real clusters with `baton up` for the flow tests, talks to them and looks for what they leave behind.
+
+Standard library only. $BATON_TEST_BIN names the folder of the programs, $BATON_TEST_SLOW how many times
+slower than the release build they are.
+"""
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BIN = os.environ.get("BATON_TEST_BIN") or os.path.join(ROOT, "build/release/bin")
+SLOW = float(os.environ.get("BATON_TEST_SLOW", "1"))
+TINY = os.path.join(ROOT, "models/baton-tiny")
+SMOLLM2 = os.environ.get("BATON_TEST_SMOLLM2")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(what, condition, seconds):
+    """Waits for a condition with a deadline; returns its first true value."""
+    end = time.monotonic() + seconds * SLOW
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds * SLOW:.0f} s in vain: {what}")
+        time.sleep(0.02)
+
+
+class Answer:
+    """One finished answer: text, token hashes, how it ended."""
+
+    def __init__(self):
+        self.text, self.hashes, self.finish, self.error, self.status = "", [], None, None, 0
+        self.usage, self.extra, self.first_us = {}, {}, 0
+
+
+class Cluster:
+    def __init__(self, model=TINY, prefill=1, decode=1, router=1, transfer="auto", sets=(), env=None, extra=()):
+        self.dir = tempfile.mkdtemp(prefix="baton-flow-")
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [os.path.join(BIN, "baton"), "up", "--model", model, "--router", str(router), "--prefill",
+                   str(prefill), "--decode", str(decode), "--transfer", transfer, "--port", str(self.port),
+                   "--state-dir", self.dir]
+        for item in sets:
+            command += ["--set", item]
+        done = subprocess.run(command + list(extra), capture_output=True, text=True, timeout=120 * SLOW,
+                              env=dict(os.environ, **(env or {})))
+        if done.returncode != 0 or not done.stdout.strip().endswith(f"ready {self.url}"):
+            self.print_logs()
+            raise AssertionError(f"baton up failed ({done.returncode}):\n{done.stdout}\n{done.stderr}")
+        self.model = self.get("/v1/models")["data"][0]["id"]
+        self.wait_workers(prefill, decode)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        if kind:
+            self.print_logs()
+        self.down(check=kind is None)
+
+    # -- commands -------------------------------------------------------------------
+
+    def baton(self, *args, timeout=90):
+        return subprocess.run([os.path.join(BIN, "baton"), *args, "--state-dir", self.dir], capture_output=True,
+                              text=True, timeout=timeout * SLOW)
+
+    def status(self):
+        return json.loads(self.baton("status", "--json").stdout)
+
+    def workers(self, role=None):
+        return [w for w in self.status()["workers"] if role in (None, w["role"])]
+
+    def pid(self, role, index=0):
+        return self.workers(role)[index]["pid"]
+
+    def wait_workers(self, prefill, decode):
+        """Until the router and every decode worker know each other and all prefill workers."""
+        def there():
+            up = [self.metrics(w) for w in self.workers("decode")]
+            links = [m.get("baton_worker_links_up", 0) for m in up]
+            return len(up) == decode and all(n >= prefill + 1 for n in links)
+        wait_for("workers to find each other", there, 30)
+
+    def print_logs(self, lines=40):
+        for folder, _, files in os.walk(self.dir):
+            for name in files:
+                if not name.endswith(".log"):
+                    continue
+                with open(os.path.join(folder, name), errors="replace") as log:
+                    print(f"---- {name}", *log.read().splitlines()[-lines:], sep="\n", file=sys.stderr)
+
+    def down(self, check=True):
+        pids = [w["pid"] for w in self.status()["workers"]] if check else []
+        done = self.baton("down")
+        try:
+            if check:
+                assert done.returncode == 0, f"baton down: {done.stdout} {done.stderr}"
+                for pid in pids:
+                    wait_for(f"process {pid} to end", lambda p=pid: not alive(p), 20)
+        finally:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    # -- HTTP ---------------------------------------------------------------------------
+
+    def get(self, path, port=None):
+        with_connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60 * SLOW)
+        try:
+            with_connection.request("GET", path)
+            body = with_connection.getresponse().read()
+        finally:
+            with_connection.close()
+        return json.loads(body)
+
+    def metrics(self, worker):
+        """All samples of a worker's metrics page, by name with labels."""
+        port = (worker.get("ports") or {}).get("admin") or worker.get("admin_port")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10 * SLOW)
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        except OSError:
+            return {}
+        finally:
+            connection.close()
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+                for line in text.splitlines() if line and not line.startswith("#")}
+
+    def ask(self, text, stream=True, route=None, hashes=True, on_token=None, **fields):
+        """Streams (or not) one chat answer; never raises: errors are in the Answer."""
+        answer = Answer()
+        body = {"model": self.model, "messages": [{"role": "user", "content": text}], "temperature": 0, "stream": stream,
+                "baton": {"timing": True, "logits_hash": hashes}}
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        if route:
+            body["baton"]["route"] = route
+        body.update(fields)
+        path = "/v1/completions" if "prompt" in fields else "/v1/chat/completions"
+        if "prompt" in fields:
+            del body["messages"]
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120 * SLOW)
+        begin = time.monotonic()
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer.status = response.status
+            if response.status != 200:
+                answer.error = response.read().decode(errors="replace")
+            elif stream:
+                read_stream(response, answer, on_token, begin)
+            else:
+                read_whole(json.loads(response.read()), answer)
+        except Exception as why:  # a broken stream is an answer, too
+            answer.error = f"{type(why).__name__}: {why}"
+        finally:
+            connection.close()
+        return answer
+
+    def leftovers(self):
+        """What workers and router still hold."""
+        held = {}
+        for w in self.workers():
+            if w["role"] not in ("prefill", "decode"):
+                continue
+            m = self.metrics(w)
+            used = sum(v for k, v in m.items() if k.startswith("baton_worker_kv_blocks") and "FREE" not in k)
+            if used or m.get("baton_worker_requests", 0):
+                held[w["id"]] = (used, m.get("baton_worker_requests"))
+        return held
+
+    def wait_nothing_left(self, seconds=20):
+        try:
+            wait_for("all blocks and requests to be given back", lambda: not self.leftovers(), seconds)
+        except AssertionError:
+            raise AssertionError(f"left over: {self.leftovers()}") from None
+
+
+def read_stream(response, answer, on_token, begin):
+    done = False
+    while True:
+        line = response.readline()
+        if not line:
+            break
+        if not line.startswith(b"data: "):
+            continue
+        if line.strip() == b"data: [DONE]":
+            done = True
+            continue
+        event = json.loads(line[6:])
+        if "error" in event:
+            answer.error = json.dumps(event["error"])
+            return
+        if event.get("usage"):
+            answer.usage = event["usage"]
+        for choice in event.get("choices", []):
+            text = choice.get("delta", {}).get("content") or choice.get("text") or ""
+            if text and not answer.first_us:
+                answer.first_us = int(1e6 * (time.monotonic() - begin))
+            answer.text += text
+            take_choice(choice, answer)
+            if on_token:
+                on_token(answer)
+    if not done:
+        answer.error = answer.error or "the stream ended without [DONE]"
+
+
+def take_choice(choice, answer):
+    answer.finish = choice.get("finish_reason") or answer.finish
+    if choice.get("baton"):
+        answer.extra = choice["baton"]
+        answer.hashes = answer.extra.get("logits_hash", answer.hashes)
+
+
+def read_whole(body, answer):
+    choice = body["choices"][0]
+    answer.usage = body.get("usage", {})
+    answer.text = choice.get("message", {}).get("content") or choice.get("text") or ""
+    take_choice(choice, answer)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def in_parallel(functions):
+    """Runs all at once; returns their results in order."""
+    results = [None] * len(functions)
+
+    def work(i):
+        results[i] = functions[i]()
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(functions))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return results
+
+
+class Suite:
+    """Runs functions as tests, and prints the closing line."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+
+    def test(self, name, function, *args):
+        begin = time.monotonic()
+        try:
+            function(*args)
+            self.passed += 1
+            print(f"ok      {name} ({time.monotonic() - begin:.1f} s)", flush=True)
+        except Exception as why:
+            self.failed += 1
+            print(f"FAILED  {name}: {why}", flush=True)
+            traceback.print_exc()
+
+    def skip(self, name, reason):
+        self.skipped += 1
+        print(f"SKIP: {name}: {reason}", flush=True)
+
+    def finish(self):
+        print(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped", flush=True)
+        sys.exit(1 if self.failed else 0)
+
+
+def send_signal(pid, number):
+    os.kill(pid, number)
+
+
+SIGKILL, SIGSTOP, SIGCONT, SIGTERM = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM
+
+STORY = "Tell me a short story about a dog and a river and a little boat that sails to the sea. "
+QUESTIONS = ["Hello!", "What is the capital of France?", "What is the opposite of hot?", STORY, STORY * 4, STORY * 12,
+             "Which day comes after Monday?", "Repeat these words: apple river stone"]

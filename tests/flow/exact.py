@@ -1,0 +1,67 @@
+"""Same request, same logits: over chunk sizes, threads, instruction sets, transports and batches.
+
+    exact.py            the built-in model, each setting once
+    exact.py --smollm2  SmolLM2, a small set of settings
+    exact.py --full     all settings on both models
+"""
+import sys
+
+from cluster import QUESTIONS, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel
+
+SETTINGS = [
+    ("chunks of 1", ["prefill.chunk_tokens=1", "decode.chunk_tokens=1"], "auto"),
+    ("chunks of 7", ["prefill.chunk_tokens=7", "decode.chunk_tokens=7"], "auto"),
+    ("chunks of 16", ["prefill.chunk_tokens=16", "decode.chunk_tokens=16"], "tcp"),
+    ("chunks of 512", ["prefill.chunk_tokens=512", "decode.chunk_tokens=512"], "auto"),
+    ("two threads", ["prefill.threads=2", "decode.threads=2"], "auto"),
+    ("reference kernels", ["prefill.isa=reference", "decode.isa=reference"], "auto"),
+    ("prefill by reference kernels", ["prefill.isa=reference", "prefill.chunk_tokens=7"], "tcp"),
+    ("blocks of 16 preempted", ["decode.kv_memory=2MiB", "decode.reserve_blocks=0"], "auto"),
+]
+BASE = ["prefill.threads=1", "decode.threads=1"]
+PROMPTS = QUESTIONS + [STORY + str(n) + " and then" * n for n in (3, 14, 15, 16, 17, 31, 32, 33)]
+
+
+def ask_all(c, prompts, together, tokens):
+    def one(i, text):
+        return c.ask(text, max_tokens=tokens, route=("local", "remote")[i % 2], seed=i,
+                     temperature=0.8 if i % 3 == 0 else 0)
+    calls = [lambda i=i, t=t: one(i, t) for i, t in enumerate(prompts)]
+    answers = in_parallel(calls) if together else [call() for call in calls]
+    for a in answers:
+        assert not a.error, a.error
+        assert a.hashes
+    return [(a.text, a.hashes) for a in answers]
+
+
+def compare(model, prompts, tokens, sets, transport, want):
+    sets = [s for s in BASE if s.split("=")[0] not in {x.split("=")[0] for x in sets}] + sets
+    with Cluster(model=model, sets=sets, transfer=transport) as c:
+        assert ask_all(c, prompts, True, tokens) == want, "together"
+        c.wait_nothing_left()
+
+
+def matrix(suite, name, model, prompts, tokens, settings):
+    with Cluster(model=model, sets=BASE) as c:
+        want = ask_all(c, prompts, False, tokens)
+    for title, sets, transport in settings:
+        if title == "blocks of 16 preempted" and model != TINY:
+            continue
+        suite.test(f"{name}: {title}", compare, model, prompts, tokens, sets, transport, want)
+
+
+def main():
+    suite = Suite()
+    full = "--full" in sys.argv
+    if "--smollm2" in sys.argv or full:
+        if SMOLLM2:
+            few = PROMPTS[1:12:3]
+            matrix(suite, "smollm2", SMOLLM2, few, 8, SETTINGS if full else [SETTINGS[1], SETTINGS[4]])
+        else:
+            suite.skip("smollm2", "the model is not there")
+    if "--smollm2" not in sys.argv or full:
+        matrix(suite, "baton-tiny", TINY, PROMPTS, 24, SETTINGS)
+    suite.finish()
+
+
+main()
