@@ -43,9 +43,10 @@ struct settings {
     bool json;
 };
 
-/* GB/s; 0: not measured. socket_direct sends from the blocks and receives into them: two copies fewer. */
+/* GB/s; 0: not measured. cpu_ratio is shm against memcpy in bytes a second of CPU time, which
+ * a busy machine disturbs less. socket_direct sends from the blocks and receives into them: two copies fewer. */
 struct figures {
-    double shm, shm_sums, memcpy_limit, tcp, tcp_sums, socket_limit, socket_direct;
+    double shm, shm_sums, memcpy_limit, cpu_ratio, tcp, tcp_sums, socket_limit, socket_direct;
 };
 
 static void fail(const char *what)
@@ -246,7 +247,7 @@ struct meter {
     struct end end;
     struct transfer_peer *peer;
     bool ready, failed;
-    uint64_t bytes, until_us, next_take;
+    uint64_t bytes, until_us, next_take, cpu_us;
     int under_way;
     bool sums;
     struct transfer_take takes[TAKES_AHEAD];
@@ -302,6 +303,13 @@ static void begin_take(struct meter *m, int i)
         fail("take");
 }
 
+static uint64_t cpu_now_us(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
 static double gbps(uint64_t bytes, uint64_t us)
 {
     return us ? (double)bytes / (double)us / 1000.0 : 0;
@@ -309,7 +317,7 @@ static double gbps(uint64_t bytes, uint64_t us)
 
 static double measure_takes(struct meter *m, bool sums, uint64_t us)
 {
-    uint64_t begun = clock_now_us();
+    uint64_t begun = clock_now_us(), cpu = cpu_now_us();
     m->bytes = 0;
     m->sums = sums;
     m->until_us = begun + us;
@@ -320,6 +328,7 @@ static double measure_takes(struct meter *m, bool sums, uint64_t us)
         (void)fprintf(stderr, "bench transfer: a take failed\n");
         _exit(1);
     }
+    m->cpu_us = cpu_now_us() - cpu;
     return gbps(m->bytes, clock_now_us() - begun);
 }
 
@@ -328,13 +337,15 @@ static double measure_memcpy(struct meter *m, uint64_t us)
     const struct settings *s = m->end.settings;
     size_t piece = transfer_layer_bytes(&s->geometry);
     uint8_t *blocks = transfer_blocks(m->end.transfer);
-    uint64_t begun = clock_now_us(), now = begun, i = 0;
+    uint64_t begun = clock_now_us(), now = begun, i = 0, cpu = cpu_now_us();
     for (; now - begun < us; now = clock_now_us())
         for (uint32_t k = 0; k < TAKE_BLOCKS; k++, i++) {
             size_t at = piece_offset(s, i);
             memcpy(blocks + at, m->plain + at, piece);
         }
-    return gbps(i * piece, now - begun);
+    m->bytes = i * piece;
+    m->cpu_us = cpu_now_us() - cpu;
+    return gbps(m->bytes, now - begun);
 }
 
 /* how: as in send_raw. */
@@ -404,7 +415,7 @@ static void connect_peer(struct meter *m, const uint8_t *description, size_t len
 
 static void measure_shm(struct meter *m, uint64_t us, struct figures *f)
 {
-    double shm[ROUNDS], sums[ROUNDS], limit[ROUNDS];
+    double shm[ROUNDS], sums[ROUNDS], limit[ROUNDS], cpu[ROUNDS];
     size_t bytes = pool_size(m->end.settings);
     m->plain = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (m->plain == MAP_FAILED)
@@ -413,12 +424,15 @@ static void measure_shm(struct meter *m, uint64_t us, struct figures *f)
     (void)measure_takes(m, false, us / 2);
     for (int r = 0; r < ROUNDS; r++) {
         shm[r] = measure_takes(m, false, us);
+        cpu[r] = gbps(m->bytes, m->cpu_us);
         limit[r] = measure_memcpy(m, us);
+        cpu[r] /= gbps(m->bytes, m->cpu_us);
         sums[r] = measure_takes(m, true, us);
     }
     f->shm = median(shm);
     f->memcpy_limit = median(limit);
     f->shm_sums = median(sums);
+    f->cpu_ratio = median(cpu);
 }
 
 static void measure_tcp(struct meter *m, uint64_t us, struct figures *f)
@@ -512,6 +526,7 @@ static void print_json(const struct settings *s, const struct figures *f)
     print_figure("shm_gbps", f->shm);
     print_figure("memcpy_gbps", f->memcpy_limit);
     print_figure("shm_ratio", ratio(f->shm, f->memcpy_limit));
+    print_figure("shm_cpu_ratio", f->cpu_ratio);
     print_figure("tcp_gbps", f->tcp);
     print_figure("socket_gbps", f->socket_limit);
     print_figure("tcp_ratio", ratio(f->tcp, f->socket_limit));
@@ -528,19 +543,28 @@ static void print_text(const struct settings *s, const struct figures *f)
 {
     (void)printf("pieces of %zu bytes, footprint %zu MiB (last-level cache %zu MiB)\n",
                  transfer_layer_bytes(&s->geometry), pool_size(s) >> 20, s->llc_bytes >> 20);
-    (void)printf("shm     %6.2f GB/s, with checksums %6.2f; memcpy %6.2f; ratio %.2f\n", f->shm, f->shm_sums,
-                 f->memcpy_limit, ratio(f->shm, f->memcpy_limit));
+    (void)printf("shm     %6.2f GB/s, with checksums %6.2f; memcpy %6.2f; ratio %.2f (of CPU time %.2f)\n", f->shm,
+                 f->shm_sums, f->memcpy_limit, ratio(f->shm, f->memcpy_limit), f->cpu_ratio);
     if (f->tcp > 0)
         (void)printf("tcp     %6.2f GB/s, with checksums %6.2f; socket %6.2f (no staging %.2f); ratio %.2f\n", f->tcp,
                      f->tcp_sums, f->socket_limit, f->socket_direct, ratio(f->tcp, f->socket_limit));
 }
 
+/* As the kernel lists it: what sysconf() answers on a virtual machine may be the whole host's. */
 static size_t last_level_cache(void)
 {
-    long n = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    if (n <= 0)
-        n = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return n > 0 ? (size_t)n : 32u << 20;
+    size_t kib = 0;
+    for (int i = 0; i < 8; i++) {
+        char path[96];
+        unsigned long n;
+        (void)snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
+        FILE *f = fopen(path, "re");
+        if (f && fscanf(f, "%luK", &n) == 1 && n > kib)
+            kib = n;
+        if (f)
+            (void)fclose(f);
+    }
+    return kib ? kib << 10 : 32u << 20;
 }
 
 static bool read_settings(int argc, char **argv, struct settings *s)

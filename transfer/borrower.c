@@ -45,7 +45,7 @@ static void give_up(struct mover *m, struct transfer_peer *peer, status st)
     move_to(peer, PEER_LOST);
     peer->ready_st = st;
     takes_end_all(m, &peer->jobs, ST_CLOSED);
-    handoff_push(&m->events, EVENT_READY, peer);
+    handoff_add(&m->events, EVENT_READY, peer);
 }
 
 static void begin_way(struct transfer_peer *peer)
@@ -197,7 +197,7 @@ void borrower_disconnect(struct mover *m, struct transfer_peer *peer)
     m->peers[peer->index] = NULL;
     while (m->n_peers && !m->peers[m->n_peers - 1])
         m->n_peers--;
-    handoff_push(&m->events, EVENT_GONE, peer);
+    handoff_add(&m->events, EVENT_GONE, peer);
 }
 
 static void lose(struct mover *m, struct transfer_peer *peer)
@@ -208,7 +208,7 @@ static void lose(struct mover *m, struct transfer_peer *peer)
     move_to(peer, PEER_LOST);
     takes_end_all(m, &peer->jobs, ST_CLOSED);
     close_way(m, peer);
-    handoff_push(&m->events, EVENT_LOST, peer);
+    handoff_add(&m->events, EVENT_LOST, peer);
 }
 
 static void on_welcome(struct mover *m, struct transfer_peer *peer, const uint8_t *page)
@@ -225,7 +225,7 @@ static void on_welcome(struct mover *m, struct transfer_peer *peer, const uint8_
     move_to(peer, PEER_READY);
     peer->ready_st = ST_OK;
     peer->ready_transport = peer->ways[peer->way];
-    handoff_push(&m->events, EVENT_READY, peer);
+    handoff_add(&m->events, EVENT_READY, peer);
 }
 
 /* A malformed answer ends the takes as CORRUPT and the peer as lost: what follows it cannot be trusted either. */
@@ -285,11 +285,9 @@ static bool work_on_peer(struct mover *m, struct transfer_peer *peer)
         fetch_ask(m, peer);
         return peer->broken;
     }
-    struct job *job = TAILQ_FIRST(&peer->jobs);
-    if (!job)
+    if (TAILQ_EMPTY(&peer->jobs))
         return populate_some(peer);
-    copier_work(m, job);
-    return true;
+    return copier_work(m, &peer->jobs);
 }
 
 bool borrower_work(struct mover *m)
@@ -298,8 +296,5 @@ bool borrower_work(struct mover *m)
     for (uint32_t i = 0; i < m->n_peers; i++)
         if (m->peers[i] && work_on_peer(m, m->peers[i]))
             more = true;
-    struct job *own = TAILQ_FIRST(&m->own_jobs);
-    if (own)
-        copier_work(m, own);
-    return more || own;
+    return copier_work(m, &m->own_jobs) || more;
 }

@@ -55,11 +55,11 @@ static status copy_piece(struct mover *m, struct job *job, const struct run *run
     return still_as_lent(peer, s) ? ST_OK : ST_STALE;
 }
 
-static status work_some(struct mover *m, struct job *job, bool *ended)
+/* At most so many bytes of one take; *ended when it has no more. */
+static status work_on(struct mover *m, struct job *job, size_t most, size_t *worked, bool *ended)
 {
-    size_t worked = 0;
     struct run run;
-    while (worked < MOVER_QUANTUM) {
+    while (*worked < most) {
         if (atomic_load_explicit(&job->take->cancelled, memory_order_relaxed))
             return ST_CANCELLED;
         bool begins = !job->cursor.layer && !job->cursor.segment;
@@ -72,19 +72,24 @@ static status work_some(struct mover *m, struct job *job, bool *ended)
             return st;
         if (run.ends_layer)
             copier_layer_done(m, job, run.span, run.layer);
-        worked += run.bytes;
+        *worked += run.bytes;
         if (job->peer)
             job->bytes += run.bytes;
     }
     return ST_OK;
 }
 
-void copier_work(struct mover *m, struct job *job)
+bool copier_work(struct mover *m, struct jobs *jobs)
 {
-    uint64_t before = clock_now_us();
-    bool ended = false;
-    status st = work_some(m, job, &ended);
-    job->busy_us += clock_now_us() - before;
-    if (st || ended)
-        takes_end(m, job, st);
+    size_t worked = 0;
+    struct job *job;
+    while (worked < MOVER_QUANTUM && (job = TAILQ_FIRST(jobs)) != NULL) {
+        uint64_t before = clock_now_us();
+        bool ended = false;
+        status st = work_on(m, job, MOVER_QUANTUM, &worked, &ended);
+        job->busy_us += clock_now_us() - before;
+        if (st || ended)
+            takes_end(m, job, st);
+    }
+    return !TAILQ_EMPTY(jobs);
 }

@@ -34,17 +34,29 @@ void handoff_free(struct handoff *ring)
 
 /* The counters and the flag are sequentially consistent: a pusher that does not
  * see the flag has pushed before the popper looked a last time. */
-void handoff_push(struct handoff *ring, int kind, void *what)
+void handoff_add(struct handoff *ring, int kind, void *what)
 {
     uint32_t at = atomic_load_explicit(&ring->pushed, memory_order_relaxed);
     ASSERT(at - atomic_load(&ring->popped) <= ring->mask);
     ring->items[at & ring->mask] = (struct handoff_item){ kind, what };
     atomic_store(&ring->pushed, at + 1);
-    if (!atomic_load(&ring->asleep) || !atomic_exchange(&ring->asleep, false))
+}
+
+void handoff_wake(struct handoff *ring)
+{
+    if (!atomic_load(&ring->asleep))
+        return;
+    if (atomic_load(&ring->pushed) == atomic_load(&ring->popped) || !atomic_exchange(&ring->asleep, false))
         return;
     const uint64_t one = 1;
     while (write(ring->fd, &one, sizeof one) < 0 && errno == EINTR) {
     }
+}
+
+void handoff_push(struct handoff *ring, int kind, void *what)
+{
+    handoff_add(ring, kind, what);
+    handoff_wake(ring);
 }
 
 bool handoff_pop(struct handoff *ring, struct handoff_item *out)

@@ -30,6 +30,9 @@ void handoff_free(struct handoff *ring); /* also of an object that is all zeros 
 
 /* Pusher. What may be in the ring at one time is bounded by the caller, so a full ring is our own bug. */
 void handoff_push(struct handoff *ring, int kind, void *what);
+/* The same in two steps, for many messages and one wake. */
+void handoff_add(struct handoff *ring, int kind, void *what);
+void handoff_wake(struct handoff *ring);
 
 /* Popper. */
 bool handoff_pop(struct handoff *ring, struct handoff_item *out);

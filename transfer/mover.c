@@ -84,6 +84,7 @@ static bool turn(struct mover *m)
         timers_run(&m->timers, now);
         any = true;
     }
+    handoff_wake(&m->events);
     return any;
 }
 

@@ -185,9 +185,9 @@ void takes_cancel(struct mover *m, struct job *job);
 void takes_end(struct mover *m, struct job *job, status st);
 void takes_end_all(struct mover *m, struct jobs *jobs, status st);
 
-/* copier.c: works one quantum off a take by copying through the mapping, or off the checksums of our own
- * blocks; may end the take. */
-void copier_work(struct mover *m, struct job *job);
+/* copier.c: works one quantum off the takes of a queue, in order, by copying through the mapping, or off the
+ * checksums of our own blocks. False: the queue is empty. */
+MUST_CHECK bool copier_work(struct mover *m, struct jobs *jobs);
 /* After a layer of a span lies in our own block. */
 void copier_layer_done(struct mover *m, struct job *job, uint32_t span, uint32_t layer);
 

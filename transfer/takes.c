@@ -76,7 +76,7 @@ void takes_end(struct mover *m, struct job *job, status st)
     take->st = st;
     take->bytes = job->bytes;
     take->busy_us = job->busy_us;
-    handoff_push(&m->events, EVENT_DONE, job);
+    handoff_add(&m->events, EVENT_DONE, job);
 }
 
 void takes_end_all(struct mover *m, struct jobs *jobs, status st)

@@ -1,0 +1,30 @@
+/* child.h - starting a process and knowing it again. */
+#ifndef BATON_CLI_CHILD_H
+#define BATON_CLI_CHILD_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/status.h"
+
+struct child_options {
+    char *const *argv;    /* argv[0] is looked up in PATH when it has no slash */
+    const char *log_path; /* appended to by standard output and error; NULL: inherited */
+    int ready_fd;         /* given to the child as BATON_READY_FD; -1: none */
+};
+
+/* In a process group of its own, without the caller's signal mask, and told SIGTERM should the caller die. */
+MUST_CHECK status child_spawn(const struct child_options *options, pid_t *pid, struct error *err);
+/* Runs to the end; what it writes on both outputs is kept, cut to size. *code: exit code, or 128 + signal. */
+MUST_CHECK status child_run(char *const argv[], char *output, size_t size, int *code, struct error *err);
+
+/* The process's start in clock ticks after boot; 0 when there is no such process. */
+uint64_t process_start_ticks(pid_t pid);
+/* The same process is still there (a zombie is not). */
+bool process_is_alive(pid_t pid, uint64_t start_ticks);
+/* "exited with code 1", "was ended by signal 9 (Killed)". Returns buf. */
+const char *describe_exit(int wait_status, char *buf, size_t size);
+
+#endif

@@ -1,0 +1,174 @@
+#include "cli/cluster_options.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/model_store.h"
+
+static const char *const role_names[] = {
+#define X(name, text) text,
+    ROLES(X)
+#undef X
+};
+
+const char *role_name(enum role role)
+{
+    ASSERT((unsigned)role < ROLE_COUNT);
+    return role_names[role];
+}
+
+enum role role_parse(const char *name)
+{
+    unsigned role = 0;
+    while (role < ROLE_COUNT && strcmp(name, role_names[role]) != 0)
+        role++;
+    return (enum role)role;
+}
+
+/* As the daemons name a model: the last part of the path, a file's without its extension. */
+static void name_after_path(struct cluster_model *model)
+{
+    struct stat info;
+    const char *slash = strrchr(model->path, '/');
+    snprintf(model->name, sizeof model->name, "%.127s", slash ? slash + 1 : model->path);
+    char *extension = strrchr(model->name, '.');
+    if (extension && extension != model->name && stat(model->path, &info) == 0 && !S_ISDIR(info.st_mode))
+        *extension = '\0';
+}
+
+static status resolve_model(struct cluster_model *model, const char *text, struct error *err)
+{
+    char found[PATH_MAX];
+    bool known = false;
+    status st = model_store_resolve(text, found, sizeof found, &known, err);
+    if (st != ST_OK)
+        return st;
+    if (strlen(found) >= sizeof model->path)
+        return error_set(err, ST_LIMIT, "--model: the path %.80s... is longer than %zu bytes", found,
+                         sizeof model->path - 1);
+    if (strchr(found, ','))
+        return error_set(err, ST_INVALID, "--model: the path %s holds a comma, which separates models", found);
+    snprintf(model->path, sizeof model->path, "%s", found);
+    if (known)
+        snprintf(model->name, sizeof model->name, "%.127s", text);
+    else
+        name_after_path(model);
+    return ST_OK;
+}
+
+static status add_model(struct cluster_options *o, char *text, struct error *err)
+{
+    struct cluster_model model = { 0 };
+    char *equals = strchr(text, '=');
+    if (o->n_models == CLUSTER_MAX_MODELS)
+        return error_set(err, ST_LIMIT, "--model: at most %d models in one cluster", CLUSTER_MAX_MODELS);
+    status st = resolve_model(&model, equals ? equals + 1 : text, err);
+    if (st != ST_OK)
+        return st;
+    if (equals) {
+        *equals = '\0';
+        if (!text[0] || strlen(text) >= sizeof model.name)
+            return error_set(err, ST_INVALID, "--model: the name before '=' is empty or too long");
+        snprintf(model.name, sizeof model.name, "%s", text);
+    }
+    for (uint32_t i = 0; i < o->n_models; i++)
+        if (!strcmp(o->models[i].name, model.name))
+            return error_set(err, ST_INVALID, "--model: two models are named \"%s\"; give one another name: NAME=PATH",
+                             model.name);
+    o->models[o->n_models++] = model;
+    return ST_OK;
+}
+
+status cluster_options_add_models(struct cluster_options *o, const char *text, struct error *err)
+{
+    char *copy = strdup(text), *rest = copy;
+    status st = copy ? ST_OK : error_set(err, ST_NO_MEMORY, "out of memory");
+    while (st == ST_OK && rest) {
+        char *one = strsep(&rest, ",");
+        st = *one ? add_model(o, one, err) : error_set(err, ST_INVALID, "--model: a name is empty in \"%.80s\"", text);
+    }
+    free(copy);
+    return st;
+}
+
+static bool is_setting_role(const char *role)
+{
+    return !strcmp(role, "all") || !strcmp(role, "worker") || !strcmp(role, "prefill") || !strcmp(role, "decode") ||
+           !strcmp(role, "router");
+}
+
+status cluster_options_add_setting(struct cluster_options *o, const char *text, struct error *err)
+{
+    struct cluster_setting s;
+    const char *dot = strchr(text, '.'), *equals = strchr(text, '=');
+    if (o->n_settings == CLUSTER_MAX_SETTINGS)
+        return error_set(err, ST_LIMIT, "--set may be given %d times at most", CLUSTER_MAX_SETTINGS);
+    if (!dot || !equals || dot > equals || equals == dot + 1)
+        return error_set(err, ST_INVALID, "--set: \"%.80s\" is not ROLE.KEY=VALUE", text);
+    size_t role = (size_t)(dot - text), key = (size_t)(equals - dot - 1);
+    if (role >= sizeof s.role || key >= sizeof s.key || strlen(equals + 1) >= sizeof s.value)
+        return error_set(err, ST_LIMIT, "--set: \"%.80s\" is too long", text);
+    snprintf(s.role, sizeof s.role, "%.*s", (int)role, text);
+    snprintf(s.key, sizeof s.key, "%.*s", (int)key, dot + 1);
+    snprintf(s.value, sizeof s.value, "%s", equals + 1);
+    if (!is_setting_role(s.role))
+        return error_set(err, ST_INVALID, "--set: there is no role \"%s\"; it takes router, prefill, decode, worker or all",
+                         s.role);
+    o->settings[o->n_settings++] = s;
+    return ST_OK;
+}
+
+bool cluster_setting_is_for(const struct cluster_setting *setting, enum role role)
+{
+    if (role == ROLE_ETCD)
+        return false;
+    if (!strcmp(setting->role, "all"))
+        return true;
+    if (!strcmp(setting->role, "worker"))
+        return role == ROLE_PREFILL || role == ROLE_DECODE;
+    return !strcmp(setting->role, role_name(role));
+}
+
+void cluster_options_write(const struct cluster_options *o, struct json_writer *w)
+{
+    json_write_object(w);
+    json_write_key(w, "models");
+    json_write_object(w);
+    for (uint32_t i = 0; i < o->n_models; i++)
+        json_field_string(w, o->models[i].name, o->models[i].path);
+    json_write_end(w);
+    for (unsigned role = ROLE_ETCD + 1; role < ROLE_COUNT; role++)
+        json_field_uint(w, role_name((enum role)role), o->replicas[role]);
+    json_field_string(w, "transfer", o->transfer);
+    json_field_uint(w, "port", o->port);
+    json_field_string(w, "etcd", o->etcd);
+    json_write_key(w, "set");
+    json_write_array(w);
+    for (uint32_t i = 0; i < o->n_settings; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "%s.%s=%s", o->settings[i].role, o->settings[i].key, o->settings[i].value);
+        json_write_string(w, text);
+    }
+    json_write_end(w);
+    json_write_end(w);
+}
+
+bool cluster_options_equal(const struct cluster_options *a, const struct cluster_options *b)
+{
+    struct text_buffer texts[2];
+    const struct cluster_options *both[2] = { a, b };
+    for (int i = 0; i < 2; i++) {
+        struct json_writer w;
+        text_buffer_init(&texts[i], (size_t)1 << 18);
+        json_writer_init(&w, &texts[i]);
+        cluster_options_write(both[i], &w);
+    }
+    bool equal = !strcmp(text_buffer_text(&texts[0]), text_buffer_text(&texts[1]));
+    text_buffer_free(&texts[0]);
+    text_buffer_free(&texts[1]);
+    return equal;
+}
