@@ -17,7 +17,7 @@
 #define MEMBER_STATES(X) /* name, text, may become */                               \
     X(PENDING, "restarting", TO(STARTING) | TO(GONE)) /* a moment of back-off     */ \
     X(STARTING, "starting", TO(READY) | TO(PENDING) | TO(DRAINING) | TO(GONE))       \
-    X(READY, "ready", TO(STARTING) | TO(PENDING) | TO(DRAINING) | TO(GONE))          \
+    X(READY, "ready", TO(PENDING) | TO(DRAINING) | TO(GONE))                         \
     X(DRAINING, "draining", TO(GONE))                 /* was told to end          */ \
     X(GONE, "gone", 0)                                /* its place may be reused  */
 

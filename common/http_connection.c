@@ -148,6 +148,8 @@ static void keep_from(struct http_connection *c, const struct iovec *parts, int 
     for (int i = 0; i < n; i++) {
         size_t gone = skip < parts[i].iov_len ? skip : parts[i].iov_len;
         skip -= gone;
+        if (gone == parts[i].iov_len)
+            continue;
         if (!http_buffer_append(&c->out, (const char *)parts[i].iov_base + gone, parts[i].iov_len - gone)) {
             http_connection_break(c);
             return;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #define PANEL_ALIGN 64u
+#define SLICE       4u /* values of one output that stand together */
 
 size_t pack_group_bytes(enum dtype type)
 {
@@ -56,16 +57,20 @@ static void pack_quantised(const struct matrix *m, const uint8_t *src, uint32_t 
     size_t groups = m->n_in / CONTRACT_GROUP;
     size_t group_bytes = pack_group_bytes(m->type);
     size_t header = m->type == DTYPE_Q4_1 ? 4 : 2;
-    uint8_t flip = m->type == DTYPE_Q8_0 ? 0x80 : 0;
+    uint32_t flip = m->type == DTYPE_Q8_0 ? 0x80808080u : 0;
     uint8_t *scales = panel + groups * group_bytes + lane * sizeof(uint16_t);
     uint8_t *minima = scales + groups * PANEL * sizeof(uint16_t);
     for (size_t g = 0; g < groups; g++, src += dtype_block_bytes(m->type)) {
         memcpy(scales + g * PANEL * sizeof(uint16_t), src, sizeof(uint16_t));
         if (m->type == DTYPE_Q4_1)
             memcpy(minima + g * PANEL * sizeof(uint16_t), src + 2, sizeof(uint16_t));
-        uint8_t *dst = panel + g * group_bytes + lane * 4;
-        for (size_t i = 0; i < group_bytes / PANEL; i++)
-            dst[i / 4 * 4 * PANEL + i % 4] = src[header + i] ^ flip;
+        uint8_t *dst = panel + g * group_bytes + lane * SLICE;
+        for (size_t i = 0; i < group_bytes / PANEL; i += SLICE, dst += SLICE * PANEL) {
+            uint32_t values;
+            memcpy(&values, src + header + i, SLICE);
+            values ^= flip;
+            memcpy(dst, &values, SLICE);
+        }
     }
 }
 
@@ -82,8 +87,12 @@ static void pack_lane(const struct tensor *t, const struct matrix *m, uint32_t o
         dtype_to_f32(t->type, src, row, m->n_in);
         src = (const uint8_t *)row;
     }
-    for (size_t k = 0; k < m->n_in; k++)
-        memcpy(panel + (k * PANEL + lane) * bytes, src + k * bytes, bytes);
+    if (bytes == sizeof(uint16_t))
+        for (size_t k = 0; k < m->n_in; k++)
+            memcpy(panel + (k * PANEL + lane) * sizeof(uint16_t), src + k * sizeof(uint16_t), sizeof(uint16_t));
+    else
+        for (size_t k = 0; k < m->n_in; k++)
+            memcpy(panel + (k * PANEL + lane) * sizeof(float), src + k * sizeof(float), sizeof(float));
 }
 
 void pack_panel(const struct tensor *t, const struct matrix *m, uint32_t panel, float *row)

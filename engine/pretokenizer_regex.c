@@ -4,7 +4,6 @@
 #include <pcre2.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "engine/pretokenizer_syntax.h"
 
@@ -24,24 +23,38 @@ struct regex_scratch {
     pcre2_match_data *match;
 };
 
-static pcre2_code *compile(const char *pattern, struct error *err)
+static status compile(const char *pattern, pcre2_code **out, struct error *err)
 {
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (!context)
-        return NULL;
+        return error_set(err, ST_NO_MEMORY, "no memory for a regular expression");
     (void)pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     int code = 0;
     PCRE2_SIZE where = 0;
-    pcre2_code *compiled =
+    *out =
         pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
                       PCRE2_UTF | PCRE2_UCP | PCRE2_NO_AUTO_CAPTURE | PCRE2_NEVER_BACKSLASH_C, &code, &where, context);
     pcre2_compile_context_free(context);
-    if (!compiled) {
-        PCRE2_UCHAR why[160] = "";
-        (void)pcre2_get_error_message(code, why, sizeof why);
-        (void)error_set(err, ST_UNSUPPORTED, "the regular expression does not compile: %s", (const char *)why);
-    }
-    return compiled;
+    if (*out)
+        return ST_OK;
+    PCRE2_UCHAR why[160] = "";
+    (void)pcre2_get_error_message(code, why, sizeof why);
+    return error_set(err, ST_UNSUPPORTED, "the regular expression does not compile: %s", (const char *)why);
+}
+
+/* Fills regex; what is there already when it fails is for regex_destroy. */
+static status prepare(struct regex *regex, const char *pattern, struct error *err)
+{
+    regex->limits = pcre2_match_context_create(NULL);
+    if (!regex->limits)
+        return error_set(err, ST_NO_MEMORY, "no memory for a regular expression");
+    (void)pcre2_set_match_limit(regex->limits, MATCH_STEPS);
+    (void)pcre2_set_heap_limit(regex->limits, MATCH_HEAP_KIB);
+    status st = compile(pattern, &regex->code, err);
+    /* Without executable memory the interpreter gives the same matches. */
+    if (st == ST_OK)
+        regex->jit = pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE) == 0;
+    return st;
 }
 
 status regex_create(const char *pattern, size_t len, bool literal, struct regex **out, struct error *err)
@@ -52,23 +65,13 @@ status regex_create(const char *pattern, size_t len, bool literal, struct regex 
     if (st != ST_OK)
         return st;
     struct regex *regex = calloc(1, sizeof *regex);
-    if (regex) {
-        regex->limits = pcre2_match_context_create(NULL);
-        (void)error_set(err, ST_NO_MEMORY, "no memory for a regular expression");
-    }
-    if (regex && regex->limits)
-        regex->code = compile(translated, err);
+    st = regex ? prepare(regex, translated, err) : error_set(err, ST_NO_MEMORY, "no memory for a regular expression");
     free(translated);
-    if (!regex || !regex->code) {
+    if (st == ST_OK)
+        *out = regex;
+    else
         regex_destroy(&regex);
-        return ST_UNSUPPORTED;
-    }
-    (void)pcre2_set_match_limit(regex->limits, MATCH_STEPS);
-    (void)pcre2_set_heap_limit(regex->limits, MATCH_HEAP_KIB);
-    /* Without executable memory the interpreter gives the same matches. */
-    regex->jit = pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE) == 0;
-    *out = regex;
-    return ST_OK;
+    return st;
 }
 
 void regex_destroy(struct regex **regex)

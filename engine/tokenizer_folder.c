@@ -54,16 +54,28 @@ static status read_config(const char *dir, const char *name, json_t **out, struc
     if (st != ST_OK)
         return st == ST_NOT_FOUND ? ST_OK : st;
     json_error_t why;
-    *out = json_loadb(data, len, 0, &why);
+    /* model_max_length is often written as an integer beyond 64 bits. */
+    *out = json_loadb(data, len, JSON_DECODE_INT_AS_REAL, &why);
     free(data);
     return *out ? ST_OK : error_set(err, ST_INVALID, "%s: line %d: %s", path, why.line, why.text);
 }
 
+/* False when it is no number that could be a token. */
+static bool token_of(const json_t *id, uint32_t *out)
+{
+    double value = json_number_value(id);
+    if (!json_is_number(id) || value < 0 || value >= TOKENIZER_MAX_VOCAB || value != (double)(uint32_t)value)
+        return false;
+    *out = (uint32_t)value;
+    return true;
+}
+
 static status add_eos(const char *dir, const json_t *id, struct tokenizer *tok, struct error *err)
 {
-    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= TOKENIZER_MAX_VOCAB)
+    uint32_t token;
+    if (!token_of(id, &token))
         return error_set(err, ST_INVALID, "%s: eos_token_id is not a token", dir);
-    status st = tokenizer_add_eos(tok, (uint32_t)json_integer_value(id));
+    status st = tokenizer_add_eos(tok, token);
     return st == ST_OK ? st : error_set(err, st, "%s: more than %d ids end an answer", dir, TOKENIZER_MAX_EOS);
 }
 
@@ -106,9 +118,9 @@ static status settle_ends(struct tokenizer *tok, const json_t *config)
     const json_t *bos = json_object_get(config, "bos_token_id");
     if (tok->bos == TOKENIZER_NONE && tok->bos_text)
         tok->bos = tokenizer_id(tok, tok->bos_text, strlen(tok->bos_text));
-    if (tok->bos == TOKENIZER_NONE && !tok->bos_text && json_is_integer(bos) && json_integer_value(bos) >= 0 &&
-        json_integer_value(bos) < (json_int_t)tokenizer_vocab_size(tok))
-        tok->bos = (uint32_t)json_integer_value(bos);
+    uint32_t token;
+    if (tok->bos == TOKENIZER_NONE && !tok->bos_text && token_of(bos, &token) && token < tokenizer_vocab_size(tok))
+        tok->bos = token;
     uint32_t eos = tok->eos_text ? tokenizer_id(tok, tok->eos_text, strlen(tok->eos_text)) : TOKENIZER_NONE;
     status st = tok->n_eos == 0 && eos != TOKENIZER_NONE ? tokenizer_add_eos(tok, eos) : ST_OK;
     if (st == ST_OK && tok->n_eos > 0)

@@ -1,3 +1,4 @@
+#include "common/failpoint.h"
 #include "tests/unit/proto/link_world.h"
 
 struct pair {
@@ -144,6 +145,25 @@ static void pending_messages_are_bounded(void **state)
     assert_int_equal(end_stats(&p.a).pending, 0);
     pair_close(&p);
 }
+
+#ifdef BATON_FAILPOINTS
+/* The handler hears of a message again when its acknowledgement was lost. */
+static void lost_acknowledgements_bring_repeats(void **state)
+{
+    (void)state;
+    struct pair p;
+    pair_up(&p);
+    assert_int_equal(failpoint_arm("link.send.ACK=drop,times=2", NULL), ST_OK);
+    struct message_head head = head_of(FRAME_GRANT, 1);
+    assert_int_equal(link_send_acked(p.to_b, &head, NULL), ST_OK);
+    world_wait_for(p.loop, p.b.n_messages, 3);
+    world_run(p.loop, 4 * WORLD_REPEAT_US, NULL, NULL);
+    assert_int_equal(p.b.n_messages, 3);
+    assert_int_equal(end_stats(&p.a).pending, 0);
+    failpoint_reset();
+    pair_close(&p);
+}
+#endif
 
 static void close_at_once(struct end *end, struct link *link)
 {
@@ -336,6 +356,9 @@ int main(void)
         cmocka_unit_test(bursts_arrive_both_ways),
         cmocka_unit_test(acknowledged_messages_wait_for_the_link),
         cmocka_unit_test(pending_messages_are_bounded),
+#ifdef BATON_FAILPOINTS
+        cmocka_unit_test(lost_acknowledgements_bring_repeats),
+#endif
         cmocka_unit_test(callbacks_may_close_their_link),
         cmocka_unit_test(on_up_may_close),
         cmocka_unit_test(a_link_that_is_opened_anew_replaces_the_former),

@@ -1,0 +1,59 @@
+/* request.h - a checked request of a client: which model, which prompts as token ids, how to
+ * sample, what to answer. Reading is pure and may be long (template, tokenizer),
+ * so it may run on any thread; afterwards one thread owns the request. */
+#ifndef BATON_ROUTER_REQUEST_H
+#define BATON_ROUTER_REQUEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/arena.h"
+#include "engine/sampling.h"
+#include "proto/baton.pb-c.h"
+#include "router/models.h"
+#include "router/request_values.h"
+#include "router/stop_match.h"
+
+#define REQUEST_MAX_CHOICES     256 /* prompts times n */
+#define REQUEST_ARENA_BYTES     ((size_t)8 << 20) /* beside token ids and prompt texts */
+#define REQUEST_DEFAULT_TOKENS  16 /* completions without max_tokens */
+
+struct request_rules {
+    const struct models *models;
+    uint32_t max_choices;
+    bool debug_extensions;
+};
+
+struct request_prompt {
+    struct token_list tokens;
+    char *text; /* with echo: malloc'ed; else NULL */
+    size_t text_len;
+};
+
+struct request {
+    enum request_kind kind;
+    const struct served_model *model;
+    struct arena *arena; /* of what follows */
+    struct request_prompt *prompts;
+    uint32_t n_prompts, n; /* n answers for each */
+    struct sampling sampling; /* choice, seed and max_tokens are set for each choice; bias, stop_ids: arena */
+    bool has_seed, has_max_tokens;
+    struct stop_set stops;
+    bool stream, include_usage, continuous_usage, echo, keep_special;
+    bool return_strings; /* /tokenize */
+    Baton__Route route;
+    bool no_cache, want_timing, want_baton;
+    char ignored[REQUEST_IGNORED_BYTES];
+};
+
+MUST_CHECK status request_read(const struct request_rules *rules, enum request_kind kind, const char *body, size_t len,
+                               struct request **out, struct api_error *err);
+void request_free(struct request **request);
+
+/* Settles sampling.max_tokens of a prompt under max_model_len (prompt and answer together);
+ * default_tokens: when the client did not say, 0: as many as fit. API_TOO_LONG with the numbers. */
+MUST_CHECK status request_fit(const struct request *request, const struct request_prompt *prompt,
+                              uint32_t max_model_len, uint32_t default_tokens, uint32_t *max_tokens,
+                              struct api_error *err);
+
+#endif

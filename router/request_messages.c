@@ -1,0 +1,211 @@
+#include "router/request_messages.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* Templates of open models know no "developer"; OpenAI gives it a system message's place. */
+static const struct {
+    const char *name, *rendered;
+} roles[] = {
+    { "system", "system" }, { "developer", "system" }, { "user", "user" },
+    { "assistant", "assistant" }, { "tool", "tool" },
+};
+
+static const char *find_role(const json_t *role)
+{
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+        if (strlen(roles[i].name) == json_string_length(role) && !strcmp(roles[i].name, json_string_value(role)))
+            return roles[i].rendered;
+    return NULL;
+}
+
+static status no_memory(struct api_error *err)
+{
+    return api_error_set(err, API_INTERNAL, NULL, "There is not enough memory for this request.");
+}
+
+/* The text of one part, checked; path names the part. */
+static status check_part(const json_t *part, const char *path, const json_t **text, struct api_error *err)
+{
+    char field[API_ERROR_PARAM_BYTES];
+    if (!json_is_object(part))
+        return request_wrong_type(err, path, "an object", part);
+    const json_t *type = json_object_get(part, "type");
+    snprintf(field, sizeof field, "%.100s.type", path);
+    if (!request_given(type))
+        return api_error_set(err, API_MISSING, field, "Missing required parameter: '%s'.", field);
+    if (!json_is_string(type))
+        return request_wrong_type(err, field, "a string", type);
+    if (strcmp(json_string_value(type), "text") != 0)
+        return api_error_set(err, API_UNSUPPORTED, field,
+                             "Unsupported value for '%s': content parts of type '%.64s' are not supported, only 'text'.",
+                             field, json_string_value(type));
+    snprintf(field, sizeof field, "%.100s.text", path);
+    *text = json_object_get(part, "text");
+    if (!request_given(*text))
+        return api_error_set(err, API_MISSING, field, "Missing required parameter: '%s'.", field);
+    return json_is_string(*text) ? ST_OK : request_wrong_type(err, field, "a string", *text);
+}
+
+/* Parts become one text, a line break between them. */
+static status join_parts(const json_t *parts, const char *path, json_t **out, struct api_error *err)
+{
+    char part_path[API_ERROR_PARAM_BYTES];
+    struct text_buffer joined;
+    size_t i;
+    json_t *part;
+    status st = ST_OK;
+    if (json_array_size(parts) == 0)
+        return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': the list of parts is empty.", path);
+    text_buffer_init(&joined, (size_t)1 << 30);
+    json_array_foreach((json_t *)(uintptr_t)parts, i, part)
+    {
+        const json_t *text = NULL;
+        snprintf(part_path, sizeof part_path, "%.100s[%zu]", path, i);
+        st = check_part(part, part_path, &text, err);
+        if (st != ST_OK)
+            break;
+        if (i)
+            text_buffer_char(&joined, '\n');
+        text_buffer_append(&joined, json_string_value(text), json_string_length(text));
+    }
+    if (st == ST_OK) {
+        *out = joined.state == ST_OK ? json_stringn(text_buffer_text(&joined), joined.len) : NULL;
+        st = *out ? ST_OK : no_memory(err);
+    }
+    text_buffer_free(&joined);
+    return st;
+}
+
+static status read_content(const json_t *message, size_t index, bool optional, json_t **out, struct api_error *err)
+{
+    char path[API_ERROR_PARAM_BYTES];
+    json_t *content = json_object_get(message, "content");
+    snprintf(path, sizeof path, "messages[%zu].content", index);
+    if (!request_given(content)) {
+        if (!optional)
+            return api_error_set(err, API_MISSING, path, "Missing required parameter: '%s'.", path);
+        *out = json_string("");
+        return *out ? ST_OK : no_memory(err);
+    }
+    if (json_is_string(content)) {
+        *out = json_incref(content);
+        return ST_OK;
+    }
+    if (json_is_array(content))
+        return join_parts(content, path, out, err);
+    return request_wrong_type(err, path, "a string or an array of text parts", content);
+}
+
+static status refuse_members(const json_t *message, size_t index, struct api_error *err)
+{
+    static const char *const names[] = { "tool_calls", "function_call", "audio" };
+    char path[API_ERROR_PARAM_BYTES];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const json_t *value = request_given(json_object_get(message, names[i]));
+        snprintf(path, sizeof path, "messages[%zu].%s", index, names[i]);
+        if (value && !(json_is_array(value) && json_array_size(value) == 0))
+            return api_error_set(err, API_UNSUPPORTED, path,
+                                 "Unsupported parameter: '%s' is not supported by this server.", path);
+    }
+    return ST_OK;
+}
+
+static status read_role(const json_t *message, size_t index, const char **out, struct api_error *err)
+{
+    char path[API_ERROR_PARAM_BYTES];
+    const json_t *role = json_object_get(message, "role");
+    snprintf(path, sizeof path, "messages[%zu].role", index);
+    if (!request_given(role))
+        return api_error_set(err, API_MISSING, path, "Missing required parameter: '%s'.", path);
+    if (!json_is_string(role))
+        return request_wrong_type(err, path, "a string", role);
+    *out = find_role(role);
+    if (*out)
+        return ST_OK;
+    return api_error_set(err, API_WRONG_VALUE, path,
+                         "Invalid value for '%s': '%.64s' is not one of 'system', 'developer', 'user', 'assistant' and "
+                         "'tool'.",
+                         path, json_string_value(role));
+}
+
+/* One message as templates want it: role and content as text, other members as they came. */
+static status read_message(const json_t *message, size_t index, json_t *list, struct api_error *err)
+{
+    char path[API_ERROR_PARAM_BYTES];
+    const char *role = NULL;
+    json_t *content = NULL;
+    snprintf(path, sizeof path, "messages[%zu]", index);
+    if (!json_is_object(message))
+        return request_wrong_type(err, path, "an object", message);
+    status st = read_role(message, index, &role, err);
+    if (st == ST_OK)
+        st = refuse_members(message, index, err);
+    if (st == ST_OK)
+        st = read_content(message, index, !strcmp(role, "assistant"), &content, err);
+    if (st != ST_OK)
+        return st;
+    json_t *copy = json_copy((json_t *)(uintptr_t)message);
+    bool good = copy && json_object_set_new(copy, "role", json_string(role)) == 0;
+    good = good && json_object_set(copy, "content", content) == 0 && json_array_append(list, copy) == 0;
+    json_decref(content);
+    json_decref(copy);
+    return good ? ST_OK : no_memory(err);
+}
+
+static status read_messages(const json_t *messages, json_t *list, struct api_error *err)
+{
+    size_t i;
+    json_t *message;
+    if (!json_is_array(messages))
+        return request_wrong_type(err, "messages", "an array", messages);
+    if (json_array_size(messages) == 0)
+        return api_error_set(err, API_WRONG_VALUE, "messages", "Invalid value for 'messages': the list is empty.");
+    if (json_array_size(messages) > REQUEST_MAX_MESSAGES)
+        return api_error_set(err, API_WRONG_VALUE, "messages",
+                             "Invalid value for 'messages': %zu messages, at most %d are allowed.",
+                             json_array_size(messages), REQUEST_MAX_MESSAGES);
+    json_array_foreach((json_t *)(uintptr_t)messages, i, message)
+    {
+        status st = read_message(message, i, list, err);
+        if (st != ST_OK)
+            return st;
+    }
+    return ST_OK;
+}
+
+static status render(const struct served_model *model, const struct request_values *values, const json_t *list,
+                     char **text, size_t *len, struct api_error *err)
+{
+    struct error why;
+    struct chat_template_input in = {
+        .messages = list,
+        .variables = values->chat_template_kwargs,
+        .bos_token = tokenizer_bos_text(model->tokenizer),
+        .eos_token = tokenizer_eos_text(model->tokenizer),
+        .add_generation_prompt = values->add_generation_prompt,
+        .now = time(NULL),
+    };
+    status st = chat_template_render(model->chat_template, &in, text, len, &why);
+    if (st == ST_NO_MEMORY)
+        return no_memory(err);
+    if (st != ST_OK)
+        return api_error_set(err, API_WRONG_VALUE, "messages", "The model's chat template refuses these messages: %.400s",
+                             why.text);
+    return ST_OK;
+}
+
+status request_render(const struct served_model *model, const struct request_values *values, char **text, size_t *len,
+                      struct api_error *err)
+{
+    if (!model->chat_template)
+        return api_error_set(err, API_UNSUPPORTED, "messages",
+                             "The model '%s' has no chat template; use /v1/completions.", model->name);
+    json_t *list = json_array();
+    status st = list ? read_messages(values->messages, list, err) : no_memory(err);
+    if (st == ST_OK)
+        st = render(model, values, list, text, len, err);
+    json_decref(list);
+    return st;
+}
