@@ -16,6 +16,7 @@
 #include "common/clock.h"
 
 #define READ_BYTES (256u << 10)
+#define MAX_HEADER (64u << 10) /* bytes of one name or value */
 
 struct connection {
     struct load *load;
@@ -23,7 +24,7 @@ struct connection {
     struct event *readable, *writable;
     llhttp_t parser;
     struct sse_parser events;
-    struct text_buffer out, body;
+    struct text_buffer out, header, body;
     size_t out_sent;
     bool is_busy;  /* a request is under way */
     bool complete; /* its answer is here */
@@ -54,42 +55,28 @@ static void start_next(struct connection *c);
 
 /* ---- parsing ---------------------------------------------------------------- */
 
-static bool names_type(const char *at, size_t len)
-{
-    return len == 12 && strncasecmp(at, "content-type", 12) == 0;
-}
-
-/* The server writes each name and value in one piece almost always; a name that is cut is missed only when the
- * cut falls inside it, so the pieces are put together in body, which is empty until the head is complete. */
-static int on_field(llhttp_t *parser, const char *at, size_t len)
+/* Both may come in pieces. */
+static int on_header_piece(llhttp_t *parser, const char *at, size_t len)
 {
     struct connection *c = parser->data;
-    text_buffer_append(&c->body, at, len);
-    return c->body.state == ST_OK ? 0 : HPE_USER;
+    text_buffer_append(&c->header, at, len);
+    return c->header.state == ST_OK ? 0 : HPE_USER;
 }
 
 static int on_field_complete(llhttp_t *parser)
 {
     struct connection *c = parser->data;
-    c->in_type = names_type(text_buffer_text(&c->body), c->body.len);
-    text_buffer_clear(&c->body);
+    c->in_type = strcasecmp(text_buffer_text(&c->header), "content-type") == 0;
+    text_buffer_clear(&c->header);
     return 0;
-}
-
-static int on_value(llhttp_t *parser, const char *at, size_t len)
-{
-    struct connection *c = parser->data;
-    if (c->in_type)
-        text_buffer_append(&c->body, at, len);
-    return c->body.state == ST_OK ? 0 : HPE_USER;
 }
 
 static int on_value_complete(llhttp_t *parser)
 {
     struct connection *c = parser->data;
     if (c->in_type)
-        c->answer.is_stream = strncasecmp(text_buffer_text(&c->body), "text/event-stream", 17) == 0;
-    text_buffer_clear(&c->body);
+        c->answer.is_stream = strncasecmp(text_buffer_text(&c->header), "text/event-stream", 17) == 0;
+    text_buffer_clear(&c->header);
     return 0;
 }
 
@@ -106,8 +93,9 @@ static void on_sse_event(void *arg, const char *data, size_t len)
     struct load *load = c->load;
     load->stats.events++;
     c->answer.n_events++;
-    bool token = load->options.on_event && load->options.on_event(load->options.ctx, c->answer.number, data, len,
-                                                                  load->received_us);
+    if (!load->options.on_event)
+        return;
+    bool token = load->options.on_event(load->options.ctx, c->answer.number, data, len, load->received_us);
     if (token && !c->answer.first_us)
         c->answer.first_us = load->received_us;
 }
@@ -132,9 +120,9 @@ static int on_complete(llhttp_t *parser)
 }
 
 static const llhttp_settings_t settings = {
-    .on_header_field = on_field,
+    .on_header_field = on_header_piece,
     .on_header_field_complete = on_field_complete,
-    .on_header_value = on_value,
+    .on_header_value = on_header_piece,
     .on_header_value_complete = on_value_complete,
     .on_headers_complete = on_head,
     .on_body = on_body,
@@ -315,6 +303,7 @@ static void start_next(struct connection *c)
     llhttp_init(&c->parser, HTTP_RESPONSE, &settings);
     c->parser.data = c;
     sse_parser_reset(&c->events);
+    text_buffer_clear(&c->header);
     text_buffer_clear(&c->body);
     c->out_sent = 0;
     c->complete = c->in_type = false;
@@ -371,6 +360,7 @@ status load_create(const struct load_options *options, struct load **out, struct
         c->fd = -1;
         sse_parser_init(&c->events, on_sse_event, c);
         text_buffer_init(&c->out, LOAD_MAX_REQUEST + 4096);
+        text_buffer_init(&c->header, MAX_HEADER);
         text_buffer_init(&c->body, LOAD_MAX_BODY);
     }
     *out = load;
@@ -389,6 +379,7 @@ void load_destroy(struct load **p)
         hang_up(c);
         sse_parser_free(&c->events);
         text_buffer_free(&c->out);
+        text_buffer_free(&c->header);
         text_buffer_free(&c->body);
     }
     text_buffer_free(&load->request);

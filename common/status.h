@@ -6,19 +6,19 @@
 
 #include <stddef.h>
 
-#define STATUSES(X)                                                    \
-    X(OK, "ok")                                                        \
-    X(AGAIN, "try again")             /* short of something for now */ \
-    X(INVALID, "invalid")             /* the input is wrong         */ \
-    X(NOT_FOUND, "not found")                                          \
-    X(UNSUPPORTED, "not supported")   /* valid, but not built       */ \
-    X(LIMIT, "limit reached")         /* a named bound was hit      */ \
-    X(NO_MEMORY, "out of memory")                                      \
-    X(TIMEOUT, "deadline passed")                                      \
-    X(CANCELLED, "cancelled")                                          \
-    X(CLOSED, "closed")               /* the peer or the object     */ \
-    X(STALE, "stale")                 /* an older attempt or leg    */ \
-    X(CORRUPT, "corrupt")             /* checksum or format         */ \
+#define STATUSES(X)                                                                                                    \
+    X(OK, "ok")                                                                                                        \
+    X(AGAIN, "try again") /* short of something for now */                                                             \
+    X(INVALID, "invalid") /* the input is wrong         */                                                             \
+    X(NOT_FOUND, "not found")                                                                                          \
+    X(UNSUPPORTED, "not supported") /* valid, but not built       */                                                   \
+    X(LIMIT, "limit reached")       /* a named bound was hit      */                                                   \
+    X(NO_MEMORY, "out of memory")                                                                                      \
+    X(TIMEOUT, "deadline passed")                                                                                      \
+    X(CANCELLED, "cancelled")                                                                                          \
+    X(CLOSED, "closed")   /* the peer or the object     */                                                             \
+    X(STALE, "stale")     /* an older attempt or leg    */                                                             \
+    X(CORRUPT, "corrupt") /* checksum or format         */                                                             \
     X(IO, "input/output error")
 
 typedef enum status {
@@ -28,7 +28,7 @@ typedef enum status {
         ST_COUNT
 } status;
 
-#define MUST_CHECK __attribute__((warn_unused_result))
+#define MUST_CHECK              __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt, first) __attribute__((format(printf, fmt, first)))
 
 const char *status_text(status st);
@@ -43,10 +43,10 @@ struct error {
 status error_set(struct error *err, status st, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* For our own bugs; kept in release builds. Logs the place and aborts. */
-#define ASSERT(cond)                                        \
-    do {                                                    \
-        if (__builtin_expect(!(cond), 0))                   \
-            assert_failed(#cond, __FILE__, __LINE__);       \
+#define ASSERT(cond)                                                                                                   \
+    do {                                                                                                               \
+        if (__builtin_expect(!(cond), 0))                                                                              \
+            assert_failed(#cond, __FILE__, __LINE__);                                                                  \
     } while (0)
 
 _Noreturn void assert_failed(const char *cond, const char *file, int line);

@@ -25,7 +25,7 @@ static const char *const state_names[] = {
 };
 
 static const unsigned legal_next[] = {
-#define TO(name) (1u << BLOCK_##name)
+#define TO(name)      (1u << BLOCK_##name)
 #define X(name, next) (next),
     BLOCK_STATES(X)
 #undef X

@@ -12,11 +12,11 @@
 #include "common/status.h"
 
 /* STATE, and the states that may follow it. */
-#define BLOCK_STATES(X)                                                                    \
-    X(FREE, TO(RESERVED) | TO(FILLING))          /* on the free list                    */ \
-    X(RESERVED, TO(FILLING) | TO(FREE))          /* destination of a transfer           */ \
-    X(FILLING, TO(COMPLETE) | TO(FREE))          /* some slots are valid, more may come */ \
-    X(COMPLETE, TO(FREE))                        /* every slot is valid                 */
+#define BLOCK_STATES(X)                                                                                                \
+    X(FREE, TO(RESERVED) | TO(FILLING)) /* on the free list                    */                                      \
+    X(RESERVED, TO(FILLING) | TO(FREE)) /* destination of a transfer           */                                      \
+    X(FILLING, TO(COMPLETE) | TO(FREE)) /* some slots are valid, more may come */                                      \
+    X(COMPLETE, TO(FREE))               /* every slot is valid                 */
 
 enum block_state {
 #define X(name, next) BLOCK_##name,

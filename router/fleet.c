@@ -78,8 +78,8 @@ static struct fleet_worker *find(const struct fleet *fleet, const char *id)
 {
     struct fleet_worker *worker;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-        if (!strcmp(worker->instance.id, id))
-            return worker;
+    if (!strcmp(worker->instance.id, id))
+        return worker;
     return NULL;
 }
 
@@ -270,10 +270,10 @@ static struct fleet_worker *choose(struct fleet *fleet, const char *model, const
     static struct pick_candidate candidates[FLEET_MAX_WORKERS]; /* the loop thread's */
     uint32_t n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-        if (decode_usable(worker, model)) {
-            list[n] = worker;
-            candidates[n++] = snapshot(worker, !avoided(worker, avoid, n_avoid));
-        }
+    if (decode_usable(worker, model)) {
+        list[n] = worker;
+        candidates[n++] = snapshot(worker, !avoided(worker, avoid, n_avoid));
+    }
     uint32_t i = pick_worker(fleet->options.policy, candidates, n, fleet->turn++);
     return i == PICK_NONE ? NULL : list[i];
 }
@@ -303,10 +303,10 @@ uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *dec
     static struct pick_candidate candidates[FLEET_MAX_WORKERS]; /* the loop thread's */
     uint32_t order[64], n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-        if (prefill_usable(fleet, worker, decode)) {
-            list[n] = worker;
-            candidates[n++] = snapshot(worker, true);
-        }
+    if (prefill_usable(fleet, worker, decode)) {
+        list[n] = worker;
+        candidates[n++] = snapshot(worker, true);
+    }
     uint32_t ranked = pick_rank(candidates, n, fleet->turn, order, max < 64 ? max : 64);
     for (uint32_t i = 0; i < ranked; i++)
         out[i] = list[order[i]];
@@ -343,8 +343,8 @@ bool fleet_has_decode(const struct fleet *fleet, const char *model)
 {
     const struct fleet_worker *worker;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-        if (decode_usable(worker, model ? model : worker->instance.model))
-            return true;
+    if (decode_usable(worker, model ? model : worker->instance.model))
+        return true;
     return false;
 }
 
@@ -353,8 +353,8 @@ uint32_t fleet_max_model_len(const struct fleet *fleet, const char *model)
     const struct fleet_worker *worker;
     uint32_t most = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-        if (worker->is_decode && !strcmp(worker->instance.model, model) && worker->instance.max_model_len > most)
-            most = worker->instance.max_model_len;
+    if (worker->is_decode && !strcmp(worker->instance.model, model) && worker->instance.max_model_len > most)
+        most = worker->instance.max_model_len;
     return most;
 }
 
@@ -368,6 +368,6 @@ uint32_t fleet_ours(const struct fleet *fleet)
     const struct fleet_worker *worker;
     uint32_t n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-        n += worker->ours;
+    n += worker->ours;
     return n;
 }

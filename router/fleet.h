@@ -23,7 +23,7 @@ struct fleet_worker {
     struct link *link; /* NULL in tests */
     bool up;           /* link up */
     struct subscription *loads;
-    uint64_t load_us;  /* when load was heard; 0: never */
+    uint64_t load_us; /* when load was heard; 0: never */
     bool draining;
     uint64_t queued_tokens, running_tokens;
     uint32_t requests, kv_blocks, kv_free;

@@ -10,7 +10,7 @@
 
 #define MAX_PREFILL_CANDIDATES 8
 #define MAX_AVOIDED            8
-#define MAX_DEATHS             3 /* workers that died while this flow ran on them: then it is not tried again */
+#define MAX_DEATHS             3      /* workers that died while this flow ran on them: then it is not tried again */
 #define RETRY_US               50000u /* between tries while no worker takes a flow */
 #define FLOW_BUCKETS           4096u
 
@@ -55,7 +55,7 @@ static const char *const state_names[] = {
 };
 
 static const unsigned legal_next[] = {
-#define TO(name) (1u << FLOW_##name)
+#define TO(name)      (1u << FLOW_##name)
 #define X(name, next) (next) | (1u << FLOW_ENDED),
     FLOW_STATES(X)
 #undef X
@@ -134,8 +134,9 @@ static void flow_free(struct flow *flow)
 
 static void send_cancel(struct flow *flow, const char *reason)
 {
-    struct message_head head = { FRAME_CANCEL, flow_key(flow), flow->attempt, 0, FRAME_NO_DEADLINE,
-                                 &flow->request.trace };
+    struct message_head head = {
+        FRAME_CANCEL, flow_key(flow), flow->attempt, 0, FRAME_NO_DEADLINE, &flow->request.trace
+    };
     Baton__Cancel body = BATON__CANCEL__INIT;
     struct fleet_worker *worker = flow->worker;
     body.reason = (char *)reason;
@@ -240,7 +241,7 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker)
     body.prefills = pointers;
     body.n_prefills = n;
     body.no_cache = flow->request.no_cache;
-    struct message_head head = { FRAME_GENERATE, flow_key(flow), flow->attempt, 0, flow->request.deadline_us,
+    struct message_head head = { FRAME_GENERATE,      flow_key(flow), flow->attempt, 0, flow->request.deadline_us,
                                  &flow->request.trace };
     return fleet_send(worker, &head, &body.base, true);
 }
@@ -373,8 +374,9 @@ status flow_submit(struct flows *flows, const struct flow_request *request, stru
 
 static void send_resume(struct flow *flow)
 {
-    struct message_head head = { FRAME_RESUME, flow_key(flow), flow->attempt, 0, FRAME_NO_DEADLINE,
-                                 &flow->request.trace };
+    struct message_head head = {
+        FRAME_RESUME, flow_key(flow), flow->attempt, 0, FRAME_NO_DEADLINE, &flow->request.trace
+    };
     Baton__Resume body = BATON__RESUME__INIT;
     body.position = flow->n_tokens;
     flow->flows->counters.gaps_resumed++;
@@ -427,8 +429,8 @@ static void on_failure(struct flow *flow, const Baton__Failure *failure)
     }
     flow_fail(flow,
               code == BATON__FAILURE_CODE__FAILURE_INVALID || code == BATON__FAILURE_CODE__FAILURE_LIMIT ? FLOW_INVALID
-              : code == BATON__FAILURE_CODE__FAILURE_DEADLINE                                           ? FLOW_DEADLINE
-                                                                                                        : FLOW_INTERNAL,
+              : code == BATON__FAILURE_CODE__FAILURE_DEADLINE                                            ? FLOW_DEADLINE
+                                                              : FLOW_INTERNAL,
               text);
 }
 
@@ -556,7 +558,8 @@ size_t flows_live(struct flows *flows, struct fleet_worker *worker, Baton__Live 
 {
     size_t n = 0;
     const struct flow *flow;
-    TAILQ_FOREACH(flow, &flows->list, order) {
+    TAILQ_FOREACH(flow, &flows->list, order)
+    {
         if (flow->worker != worker || n == max)
             continue;
         baton__live__init(&out[n]);

@@ -19,10 +19,10 @@ struct flows;
 struct fleet;
 struct fleet_worker;
 
-#define FLOW_STATES(X) /* any state may go to ENDED */                                     \
-    X(WAITING, TO(DISPATCHED))               /* no decode worker is there, or all refuse */ \
-    X(DISPATCHED, TO(STREAMING) | TO(WAITING)) /* sent; no token yet                     */ \
-    X(STREAMING, TO(WAITING))                /* tokens come in                          */ \
+#define FLOW_STATES(X)                         /* any state may go to ENDED */                                         \
+    X(WAITING, TO(DISPATCHED))                 /* no decode worker is there, or all refuse */                          \
+    X(DISPATCHED, TO(STREAMING) | TO(WAITING)) /* sent; no token yet                     */                            \
+    X(STREAMING, TO(WAITING))                  /* tokens come in                          */                           \
     X(ENDED, 0)
 
 enum flow_state {
@@ -34,11 +34,11 @@ enum flow_state {
 
 /* What a client must be told when a flow fails. */
 enum flow_error {
-    FLOW_INVALID,    /* 400: the request can never be served; text says why, with the numbers */
-    FLOW_NO_WORKER,  /* 503 + Retry-After */
-    FLOW_BUSY,       /* 429 + Retry-After */
-    FLOW_DEADLINE,   /* 504 */
-    FLOW_INTERNAL,   /* 500 */
+    FLOW_INVALID,   /* 400: the request can never be served; text says why, with the numbers */
+    FLOW_NO_WORKER, /* 503 + Retry-After */
+    FLOW_BUSY,      /* 429 + Retry-After */
+    FLOW_DEADLINE,  /* 504 */
+    FLOW_INTERNAL,  /* 500 */
 };
 
 /* Microseconds, with Baton__Timing of the worker. */
@@ -60,13 +60,13 @@ struct flow_callbacks {
 };
 
 struct flow_request {
-    const char *model;           /* borrowed for the life of the flow */
-    const uint32_t *prompt;      /* copied */
+    const char *model;      /* borrowed for the life of the flow */
+    const uint32_t *prompt; /* copied */
     uint32_t n_prompt;
-    struct sampling sampling;    /* bias and stop_ids are copied; prompt_len is set by the flow */
+    struct sampling sampling; /* bias and stop_ids are copied; prompt_len is set by the flow */
     Baton__Route route;
     bool no_cache;
-    uint64_t deadline_us;        /* absolute, on the clock of flows_options.now */
+    uint64_t deadline_us; /* absolute, on the clock of flows_options.now */
     struct trace_context trace;
     const struct flow_callbacks *callbacks;
     void *arg;
@@ -77,7 +77,7 @@ struct flows_options {
     struct timers *timers;
     uint64_t (*now)(void *ctx);
     void *ctx;
-    uint64_t incarnation;  /* the router's: first half of every request key */
+    uint64_t incarnation; /* the router's: first half of every request key */
     uint32_t max_attempts;
     uint64_t worker_wait_us;
 };
@@ -102,15 +102,15 @@ size_t flows_live(struct flows *flows, struct fleet_worker *worker, Baton__Live 
 /* A worker became available: waiting flows are dispatched. */
 void flows_on_worker_ready(struct flows *flows);
 
-#define FLOW_COUNTERS(X)                                              \
-    X(submitted, "choices accepted")                                 \
-    X(finished, "choices finished")                                  \
-    X(failed, "choices that ended with an error")                    \
-    X(cancelled, "choices cancelled")                                \
-    X(dispatched, "Generate messages sent, further attempts included") \
-    X(replayed, "choices that went on at another worker")            \
-    X(repeats_dropped, "tokens that had come before")                \
-    X(gaps_resumed, "gaps in positions that were asked for again")   \
+#define FLOW_COUNTERS(X)                                                                                               \
+    X(submitted, "choices accepted")                                                                                   \
+    X(finished, "choices finished")                                                                                    \
+    X(failed, "choices that ended with an error")                                                                      \
+    X(cancelled, "choices cancelled")                                                                                  \
+    X(dispatched, "Generate messages sent, further attempts included")                                                 \
+    X(replayed, "choices that went on at another worker")                                                              \
+    X(repeats_dropped, "tokens that had come before")                                                                  \
+    X(gaps_resumed, "gaps in positions that were asked for again")                                                     \
     X(stale, "messages of an older attempt")
 
 struct flow_counters {

@@ -14,7 +14,7 @@ struct pick_candidate {
     uint64_t running_tokens; /* context of running sequences */
     uint32_t requests;
     uint32_t kv_blocks, kv_free;
-    bool usable;             /* up, right model, not draining, not tried in vain before */
+    bool usable; /* up, right model, not draining, not tried in vain before */
 };
 
 #define PICK_NONE UINT32_MAX

@@ -44,7 +44,8 @@ static uint32_t gather(struct worker *worker)
     struct batch *b = &worker->batch;
     uint32_t n = 0;
     struct sequence *seq;
-    TAILQ_FOREACH(seq, &worker->running, running) {
+    TAILQ_FOREACH(seq, &worker->running, running)
+    {
         if (seq->paused || seq->computed >= seq->n_tokens)
             continue;
         ASSERT(n < 2 * worker->options.max_requests);

@@ -37,9 +37,9 @@ struct worker {
 
     struct request_table generations; /* current ones, by key */
     struct generation_list generation_order;
-    struct generation_list claims;    /* preempted first, then by arrival */
-    struct generation_list dying;     /* ended, but a step or a take still uses their blocks */
-    struct generation_list unsent;    /* have tokens for their router */
+    struct generation_list claims; /* preempted first, then by arrival */
+    struct generation_list dying;  /* ended, but a step or a take still uses their blocks */
+    struct generation_list unsent; /* have tokens for their router */
     uint64_t arrivals;
     struct timer claim_timer;
 

@@ -54,8 +54,7 @@ static status model_start(struct daemon *d, struct error *err)
     }
     const char *name = p->config->model_name[0] ? p->config->model_name : model_name(p->model);
     snprintf(p->model_name, sizeof p->model_name, "%s", name);
-    metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS,
-                              (const char *[]){ "map" }),
+    metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ "map" }),
                (double)(clock_now_us() - begin) / 1e6);
     return ST_OK;
 }
@@ -90,8 +89,9 @@ static status size_pool(struct worker_process *p, struct error *err)
         return error_set(err, ST_INVALID, "--kv-memory of %" PRIu64 " bytes gives %" PRIu64 " blocks of %zu bytes",
                          bytes, blocks, kv_block_bytes(&p->layout));
     if (c->max_model_len && wanted > slots - 1)
-        return error_set(err, ST_INVALID, "--max-model-len %" PRIu64 " does not fit: --kv-memory holds %" PRIu64 " tokens",
-                         wanted, slots - 1);
+        return error_set(err, ST_INVALID,
+                         "--max-model-len %" PRIu64 " does not fit: --kv-memory holds %" PRIu64 " tokens", wanted,
+                         slots - 1);
     p->n_blocks = (uint32_t)blocks;
     p->max_model_len = (uint32_t)(wanted < slots ? wanted : slots - 1);
     return ST_OK;
@@ -187,7 +187,8 @@ static status engine_start(struct daemon *d, struct error *err)
     p->step_seconds = metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_STEP_SECONDS, NULL);
     metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ "pack" }),
                (double)(clock_now_us() - begin) / 1e6);
-    log_info("engine ready", "model=%s isa=%s threads=%u", p->model_name, engine_isa_name(p->engine), options.n_threads);
+    log_info("engine ready", "model=%s isa=%s threads=%u", p->model_name, engine_isa_name(p->engine),
+             options.n_threads);
     return ST_OK;
 }
 
@@ -248,14 +249,12 @@ static void io_entered(void *ctx, const char *what, const char *state)
     (void)FAILPOINT(name);
 }
 
-
-
 static status protocol_start(struct daemon *d, struct error *err)
 {
     struct worker_process *p = worker_process_of(d);
     const struct worker_config *c = p->config;
-    p->io = (struct worker_io){ p, io_now, io_send, io_forget, peers_find_prefill, io_run, io_take, io_cancel_take,
-                                io_entered };
+    p->io = (struct worker_io){ p,      io_now,  io_send,        io_forget, peers_find_prefill,
+                                io_run, io_take, io_cancel_take, io_entered };
     struct worker_options options = {
         .io = &p->io,
         .timers = loop_timers(daemon_loop(d)),
@@ -329,15 +328,15 @@ static bool is_ready(struct daemon *d, struct text_buffer *why)
 
 int worker_daemon_run(int argc, char **argv, enum worker_role role)
 {
-    static const struct part *const parts[] = { /* started down, stopped up */
-        &part_model,    /* the model, mapped                       */
-        &part_pool,     /* KV blocks, in memory others can map     */
-        &part_engine,   /* the engine and its thread               */
-        &part_protocol, /* requests, steps, blocks: worker.h       */
-        &part_peers,    /* links to routers and other workers      */
-        &part_members,  /* etcd: who we are and who is there       */
-        &part_report,   /* load figures for routers, metrics       */
-        NULL
+    static const struct part *const parts[] = {                 /* started down, stopped up */
+                                                &part_model,    /* the model, mapped                       */
+                                                &part_pool,     /* KV blocks, in memory others can map     */
+                                                &part_engine,   /* the engine and its thread               */
+                                                &part_protocol, /* requests, steps, blocks: worker.h       */
+                                                &part_peers,    /* links to routers and other workers      */
+                                                &part_members,  /* etcd: who we are and who is there       */
+                                                &part_report,   /* load figures for routers, metrics       */
+                                                NULL
     };
     process_role = role;
     return daemon_run(argc, argv,

@@ -11,7 +11,7 @@ struct engine_thread;
 
 struct engine_thread_options {
     struct loop *loop;
-    struct engine *engine; /* borrowed */
+    struct engine *engine;                         /* borrowed */
     void (*on_layers)(void *ctx, uint32_t layers); /* layers [0, layers) of all rows; calls may be merged */
     void (*on_done)(void *ctx);
     void *ctx;

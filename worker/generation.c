@@ -13,7 +13,7 @@ static const char *const state_names[] = {
 };
 
 static const unsigned legal_next[] = {
-#define TO(name) (1u << GENERATION_##name)
+#define TO(name)      (1u << GENERATION_##name)
 #define X(name, next) (next) | (1u << GENERATION_ENDED),
     GENERATION_STATES(X)
 #undef X
@@ -24,8 +24,9 @@ void generation_enter(struct generation *g, enum generation_state state)
 {
     ASSERT(legal_next[g->state] & (1u << state));
     g->state = state;
-    log_debug("generation state", "request=%llx.%llx attempt=%u leg=%u state=%s", (unsigned long long)g->node.key.router,
-              (unsigned long long)g->node.key.seq, g->attempt, g->leg, state_names[state]);
+    log_debug("generation state", "request=%llx.%llx attempt=%u leg=%u state=%s",
+              (unsigned long long)g->node.key.router, (unsigned long long)g->node.key.seq, g->attempt, g->leg,
+              state_names[state]);
     g->worker->io->entered(g->worker->io->ctx, "generation", state_names[state]);
 }
 
@@ -143,9 +144,9 @@ bool generations_preempt(struct worker *worker)
 {
     struct generation *youngest = NULL, *g;
     TAILQ_FOREACH(g, &worker->generation_order, order)
-        if ((g->state == GENERATION_DECODING || g->state == GENERATION_COMPUTING) && !g->seq.in_step &&
-            (!youngest || g->arrival > youngest->arrival))
-            youngest = g;
+    if ((g->state == GENERATION_DECODING || g->state == GENERATION_COMPUTING) && !g->seq.in_step &&
+        (!youngest || g->arrival > youngest->arrival))
+        youngest = g;
     if (!youngest)
         return false;
     worker->counters.preemptions++;
@@ -280,7 +281,8 @@ static void refuse(struct worker *worker, struct worker_peer *router, const stru
     struct message_head head = { FRAME_TOKENS, frame->key, frame->attempt, 0, FRAME_NO_DEADLINE, &frame->trace };
     worker->counters.refused++;
     log_info("generate refused", "request=%llx.%llx attempt=%u code=%d reason=\"%s\"",
-             (unsigned long long)frame->key.router, (unsigned long long)frame->key.seq, frame->attempt, (int)why.code, text);
+             (unsigned long long)frame->key.router, (unsigned long long)frame->key.seq, frame->attempt, (int)why.code,
+             text);
     (void)output_send_failure(worker, router, &head, position, why.code, why.retry, text);
 }
 
@@ -330,8 +332,8 @@ void generation_on_generate(struct worker *worker, struct worker_peer *router, c
     struct generation *g = no.code ? NULL : calloc(1, sizeof *g);
     if (!no.code && !g)
         no = (struct refusal){ BATON__FAILURE_CODE__FAILURE_BUSY, true };
-    if (g && sequence_init(&g->seq, &generation_ops, msg->tokens, msg->n_tokens, msg->sampling,
-                           worker->options.n_vocab, worker->options.max_model_len, &err) != ST_OK) {
+    if (g && sequence_init(&g->seq, &generation_ops, msg->tokens, msg->n_tokens, msg->sampling, worker->options.n_vocab,
+                           worker->options.max_model_len, &err) != ST_OK) {
         no = (struct refusal){ BATON__FAILURE_CODE__FAILURE_INVALID, false };
         free(g);
     }
@@ -446,8 +448,7 @@ void generations_on_peer_lost(struct worker *worker, struct worker_peer *peer)
     }
 }
 
-void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live,
-                               size_t n_live)
+void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live, size_t n_live)
 {
     struct generation *g, *next;
     for (g = TAILQ_FIRST(&worker->generation_order); g; g = next) {
@@ -463,7 +464,8 @@ size_t generations_live(struct worker *worker, struct worker_peer *peer, Baton__
 {
     size_t n = 0;
     struct generation *g;
-    TAILQ_FOREACH(g, &worker->generation_order, order) {
+    TAILQ_FOREACH(g, &worker->generation_order, order)
+    {
         if (n == max || (g->router != peer && g->prefill != peer))
             continue;
         baton__live__init(&out[n]);

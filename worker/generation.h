@@ -12,16 +12,16 @@
 
 #include "worker/core.h"
 
-#define GENERATION_STATES(X) /* any state may go to ENDED */                                                     \
-    X(NEW, TO(WAITING) | TO(ASKED))                                                                              \
-    X(WAITING, TO(COMPUTING))                            /* in the claim list, for blocks to compute in     */ \
-    X(ASKED, TO(CLAIMING) | TO(ASKED) | TO(WAITING))     /* Prefill sent, its Grant ask is awaited          */ \
-    X(CLAIMING, TO(RECEIVING) | TO(ASKED) | TO(WAITING)) /* in the claim list, for blocks to receive in     */ \
-    X(RECEIVING, TO(DECODING) | TO(FINISHED) | TO(ASKED) | TO(WAITING)) /* chunks come in                   */ \
-    X(COMPUTING, TO(DECODING) | TO(FINISHED) | TO(WAITING)) /* in the batch, with its prompt                */ \
-    X(DECODING, TO(FINISHED) | TO(WAITING))              /* in the batch, a token a step                    */ \
-    X(FINISHED, 0)                                       /* ids are kept until the router has them          */ \
-    X(ENDED, 0)                                          /* waits for a step or a take that uses its blocks */
+#define GENERATION_STATES(X) /* any state may go to ENDED */                                                           \
+    X(NEW, TO(WAITING) | TO(ASKED))                                                                                    \
+    X(WAITING, TO(COMPUTING))                            /* in the claim list, for blocks to compute in     */         \
+    X(ASKED, TO(CLAIMING) | TO(ASKED) | TO(WAITING))     /* Prefill sent, its Grant ask is awaited          */         \
+    X(CLAIMING, TO(RECEIVING) | TO(ASKED) | TO(WAITING)) /* in the claim list, for blocks to receive in     */         \
+    X(RECEIVING, TO(DECODING) | TO(FINISHED) | TO(ASKED) | TO(WAITING)) /* chunks come in                   */         \
+    X(COMPUTING, TO(DECODING) | TO(FINISHED) | TO(WAITING)) /* in the batch, with its prompt                */         \
+    X(DECODING, TO(FINISHED) | TO(WAITING))                 /* in the batch, a token a step                    */      \
+    X(FINISHED, 0)                                          /* ids are kept until the router has them          */      \
+    X(ENDED, 0)                                             /* waits for a step or a take that uses its blocks */
 
 enum generation_state {
 #define X(name, next) GENERATION_##name,
@@ -51,18 +51,18 @@ struct incoming_chunk {
     struct generation *generation;
     uint32_t index, first, n;
     uint32_t n_spans;
-    struct transfer_span *spans;     /* [n_spans] */
-    uint64_t *sums;                  /* [n_layers][n_spans], as copied */
-    uint64_t *announced_sums;        /* [n_spans] of the whole chunk; NULL before ChunkDone */
-    uint32_t layers_asked;           /* takes were started for [0, layers_asked) */
-    uint32_t layers_taken;           /* how many layers have come */
-    struct layer_take_list takes;    /* under way */
+    struct transfer_span *spans;  /* [n_spans] */
+    uint64_t *sums;               /* [n_layers][n_spans], as copied */
+    uint64_t *announced_sums;     /* [n_spans] of the whole chunk; NULL before ChunkDone */
+    uint32_t layers_asked;        /* takes were started for [0, layers_asked) */
+    uint32_t layers_taken;        /* how many layers have come */
+    struct layer_take_list takes; /* under way */
     uint32_t tries;
     bool last;
-    bool failed;                     /* of a leg that was given up: freed by its last take */
-    struct kept_token token;         /* with the last chunk */
+    bool failed;             /* of a leg that was given up: freed by its last take */
+    struct kept_token token; /* with the last chunk */
     bool token_stops;
-    uint64_t done_us;                /* ChunkDone arrived */
+    uint64_t done_us; /* ChunkDone arrived */
 };
 TAILQ_HEAD(incoming_list, incoming_chunk);
 
@@ -89,7 +89,7 @@ struct generation {
     uint32_t committed; /* tokens whose KV came in and was verified */
     uint32_t next_chunk;
     struct incoming_list chunks;
-    uint32_t takes_out;  /* of all legs */
+    uint32_t takes_out; /* of all legs */
 
     /* output */
     struct kept_token *kept; /* positions kept_first .. */

@@ -17,10 +17,10 @@ void claim_add(struct generation *g)
     g->in_claims = true;
     g->claim_since_us = g->worker->io->now(g->worker->io->ctx);
     TAILQ_FOREACH(other, claims, claim)
-        if (goes_before(g, other)) {
-            TAILQ_INSERT_BEFORE(other, g, claim);
-            return;
-        }
+    if (goes_before(g, other)) {
+        TAILQ_INSERT_BEFORE(other, g, claim);
+        return;
+    }
     TAILQ_INSERT_TAIL(claims, g, claim);
 }
 
@@ -64,7 +64,8 @@ static uint32_t count_active(const struct worker *worker, uint32_t *growing)
     uint32_t n = 0;
     const struct generation *g;
     *growing = 0;
-    TAILQ_FOREACH(g, &worker->generation_order, order) {
+    TAILQ_FOREACH(g, &worker->generation_order, order)
+    {
         if (g->state == GENERATION_DECODING || g->state == GENERATION_COMPUTING)
             *growing += 1;
         else if (g->state != GENERATION_RECEIVING)

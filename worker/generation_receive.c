@@ -9,7 +9,7 @@
 
 /* One take of some layers of a chunk; owns itself until done. */
 struct layer_take {
-    struct transfer_take take; /* first */
+    struct transfer_take take;    /* first */
     struct incoming_chunk *chunk; /* NULL: its leg was given up */
     struct generation *generation;
     TAILQ_ENTRY(layer_take) link;
@@ -38,7 +38,7 @@ void incoming_drop_all(struct generation *g)
         chunk->failed = true; /* freed by its last take */
         struct layer_take *take;
         TAILQ_FOREACH(take, &chunk->takes, link)
-            g->worker->io->cancel_take(g->worker->io->ctx, &take->take);
+        g->worker->io->cancel_take(g->worker->io->ctx, &take->take);
         if (TAILQ_EMPTY(&chunk->takes))
             chunk_free(chunk);
     }
@@ -78,7 +78,8 @@ static struct incoming_chunk *chunk_of(struct generation *g, const Baton__Chunk 
     struct incoming_chunk *chunk, *after = NULL;
     if (!msg || msg->index < g->next_chunk)
         return NULL;
-    TAILQ_FOREACH(chunk, &g->chunks, link) {
+    TAILQ_FOREACH(chunk, &g->chunks, link)
+    {
         if (chunk->index == msg->index)
             return chunk;
         if (chunk->index < msg->index)

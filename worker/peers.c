@@ -110,8 +110,8 @@ struct worker_peer *peers_find_prefill(void *ctx, const char *id)
     struct worker_process *p = ctx;
     struct process_peer *peer;
     TAILQ_FOREACH(peer, &p->peers, link)
-        if (peer->own_link && peer->up && peer->way_ready && !strcmp(peer->peer.id, id))
-            return &peer->peer;
+    if (peer->own_link && peer->up && peer->way_ready && !strcmp(peer->peer.id, id))
+        return &peer->peer;
     return NULL;
 }
 
@@ -198,10 +198,10 @@ void peers_member(struct worker_process *p, const struct instance *instance)
         strcmp(instance->kv_format, p->kv_format) != 0 || strcmp(instance->model, p->model_name) != 0)
         return;
     TAILQ_FOREACH(peer, &p->peers, link)
-        if (peer->own_link && !strcmp(peer->peer.id, instance->id)) {
-            peer->is_member = true;
-            return;
-        }
+    if (peer->own_link && !strcmp(peer->peer.id, instance->id)) {
+        peer->is_member = true;
+        return;
+    }
     peer = peer_create(p, instance->id);
     if (!peer)
         return;
@@ -220,14 +220,14 @@ void peers_member_gone(struct worker_process *p, const char *id)
 {
     struct process_peer *peer;
     TAILQ_FOREACH(peer, &p->peers, link)
-        if (peer->own_link && !strcmp(peer->peer.id, id)) {
-            peer->is_member = false;
-            if (!peer->up) {
-                link_close(&peer->own_link);
-                peer_free(peer);
-            }
-            return;
+    if (peer->own_link && !strcmp(peer->peer.id, id)) {
+        peer->is_member = false;
+        if (!peer->up) {
+            link_close(&peer->own_link);
+            peer_free(peer);
         }
+        return;
+    }
 }
 
 static status peers_start(struct daemon *d, struct error *err)

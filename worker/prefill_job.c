@@ -12,7 +12,7 @@ static const char *const state_names[] = {
 };
 
 static const unsigned legal_next[] = {
-#define TO(name) (1u << PREFILL_##name)
+#define TO(name)      (1u << PREFILL_##name)
 #define X(name, next) (next) | (1u << PREFILL_ENDED),
     PREFILL_STATES(X)
 #undef X
@@ -95,8 +95,8 @@ static void send_failed(struct worker *worker, struct worker_peer *to, const str
 
 void prefill_fail(struct prefill_job *job, Baton__FailureCode code, bool retry, const char *text)
 {
-    struct message_head head = { FRAME_PREFILL_FAILED, job->node.key, job->attempt, job->leg, FRAME_NO_DEADLINE,
-                                 &job->trace };
+    struct message_head head = { FRAME_PREFILL_FAILED, job->node.key, job->attempt, job->leg,
+                                 FRAME_NO_DEADLINE,    &job->trace };
     log_warn("prefill failed", "request=%llx.%llx attempt=%u leg=%u reason=\"%s\"",
              (unsigned long long)job->node.key.router, (unsigned long long)job->node.key.seq, job->attempt, job->leg,
              text);
@@ -228,8 +228,8 @@ void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const
         free(job);
     }
     if (no) {
-        struct message_head head = { FRAME_PREFILL_FAILED, frame->key, frame->attempt, frame->leg, FRAME_NO_DEADLINE,
-                                     &frame->trace };
+        struct message_head head = { FRAME_PREFILL_FAILED, frame->key,        frame->attempt,
+                                     frame->leg,           FRAME_NO_DEADLINE, &frame->trace };
         worker->counters.refused++;
         send_failed(worker, decode, &head, no, true, err.text);
     } else {
@@ -313,7 +313,8 @@ size_t prefills_live(struct worker *worker, struct worker_peer *peer, Baton__Liv
 {
     size_t n = 0;
     const struct prefill_job *job;
-    TAILQ_FOREACH(job, &worker->job_order, order) {
+    TAILQ_FOREACH(job, &worker->job_order, order)
+    {
         if (n == max || job->decode != peer)
             continue;
         baton__live__init(&out[n]);
@@ -339,8 +340,9 @@ static bool ask_grant(struct prefill_job *job)
     worker->jobs_in_window++;
     lease_open(&job->lease, worker->pool, job->seq.blocks, job->seq.n_blocks);
     prefill_enter(job, PREFILL_ASKING);
-    struct message_head head = { FRAME_GRANT_ASK, job->node.key, job->attempt, job->leg, job->deadline_us,
-                                 &job->trace };
+    struct message_head head = {
+        FRAME_GRANT_ASK, job->node.key, job->attempt, job->leg, job->deadline_us, &job->trace
+    };
     Baton__GrantAsk body = BATON__GRANT_ASK__INIT;
     body.tokens = job->seq.n_tokens;
     if (worker->io->send(worker->io->ctx, job->decode, &head, &body.base, true) != ST_OK)
@@ -362,8 +364,8 @@ uint64_t prefills_queued_tokens(const struct worker *worker)
     uint64_t n = 0;
     const struct prefill_job *job;
     TAILQ_FOREACH(job, &worker->job_order, order)
-        if (job->state == PREFILL_QUEUED || job->state == PREFILL_ASKING)
-            n += job->seq.n_tokens;
+    if (job->state == PREFILL_QUEUED || job->state == PREFILL_ASKING)
+        n += job->seq.n_tokens;
     return n;
 }
 

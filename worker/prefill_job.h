@@ -10,12 +10,12 @@
 #include "kvbm/lease.h"
 #include "worker/core.h"
 
-#define PREFILL_STATES(X) /* any state may go to ENDED */                                  \
-    X(QUEUED, TO(ASKING))        /* waits for its turn and for blocks                 */   \
-    X(ASKING, TO(COMPUTING))     /* has blocks, waits for decode's Grant              */   \
-    X(COMPUTING, TO(HANDING))    /* in the batch                                      */   \
-    X(HANDING, 0)                /* computed; waits until every chunk is taken        */   \
-    X(ENDED, 0)                  /* waits for a step or a checksum that uses its blocks */
+#define PREFILL_STATES(X)     /* any state may go to ENDED */                                                          \
+    X(QUEUED, TO(ASKING))     /* waits for its turn and for blocks                 */                                  \
+    X(ASKING, TO(COMPUTING))  /* has blocks, waits for decode's Grant              */                                  \
+    X(COMPUTING, TO(HANDING)) /* in the batch                                      */                                  \
+    X(HANDING, 0)             /* computed; waits until every chunk is taken        */                                  \
+    X(ENDED, 0)               /* waits for a step or a checksum that uses its blocks */
 
 enum prefill_state {
 #define X(name, next) PREFILL_##name,

@@ -41,9 +41,8 @@ static void fill_spans(struct prefill_job *job, struct outgoing_chunk *chunk)
         uint32_t upto = (pos / bt + 1) * bt < end ? (pos / bt + 1) * bt : end;
         block_id block = job->seq.blocks[chunk->first_block + i];
         chunk->generations[i] = block_pool_generation(job->worker->pool, block);
-        chunk->spans[i] = (struct transfer_span){
-            .local_block = block, .first = (uint16_t)(pos % bt), .n = (uint16_t)(upto - pos)
-        };
+        chunk->spans[i] =
+            (struct transfer_span){ .local_block = block, .first = (uint16_t)(pos % bt), .n = (uint16_t)(upto - pos) };
         pos = upto;
     }
 }
@@ -149,8 +148,9 @@ static void send_done(struct outgoing_chunk *chunk)
         body.prefill_us = job->done_us - job->started_us;
         body.queue_us = job->started_us - job->born_us;
     }
-    struct message_head head = { FRAME_CHUNK_DONE, job->node.key, job->attempt, job->leg, job->deadline_us,
-                                 &job->trace };
+    struct message_head head = {
+        FRAME_CHUNK_DONE, job->node.key, job->attempt, job->leg, job->deadline_us, &job->trace
+    };
     chunk->sent = true;
     worker->counters.chunks_sent++;
     (void)worker->io->send(worker->io->ctx, job->decode, &head, &body.base, true);
@@ -223,8 +223,8 @@ void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32
         return;
     Baton__Chunk where;
     Baton__LayersReady body = BATON__LAYERS_READY__INIT;
-    struct message_head head = { FRAME_LAYERS_READY, job->node.key, job->attempt, job->leg, job->deadline_us,
-                                 &job->trace };
+    struct message_head head = { FRAME_LAYERS_READY, job->node.key,    job->attempt,
+                                 job->leg,           job->deadline_us, &job->trace };
     describe(chunk, &where);
     body.chunk = &where;
     body.layers = layers;
@@ -250,7 +250,8 @@ void outgoing_computed(struct prefill_job *job, uint32_t first, uint32_t n, bool
 bool outgoing_taken(struct prefill_job *job, uint32_t index)
 {
     struct outgoing_chunk *chunk;
-    TAILQ_FOREACH(chunk, &job->chunks, link) {
+    TAILQ_FOREACH(chunk, &job->chunks, link)
+    {
         if (chunk->index != index || !chunk->sent)
             continue;
         TAILQ_REMOVE(&job->chunks, chunk, link);

@@ -14,9 +14,9 @@ static void publish_load(void *arg)
 
 static void set(struct worker_process *p, size_t id, const char *label, double value)
 {
-    metric_set(metrics_series(daemon_metrics(p->daemon), &worker_metric_table, id,
-                              label ? (const char *[]){ label } : NULL),
-               value);
+    metric_set(
+        metrics_series(daemon_metrics(p->daemon), &worker_metric_table, id, label ? (const char *[]){ label } : NULL),
+        value);
 }
 
 static void report_transfer(struct worker_process *p)

@@ -105,22 +105,22 @@ bool live_contains(Baton__Live *const *live, size_t n_live, struct request_key k
 }
 
 /* One case a message: unpack, call, free. A payload that does not unpack is counted and dropped. */
-#define UNPACKED(type, call)                                                                                     \
-    do {                                                                                                         \
-        Baton__##type *msg = NULL;                                                                               \
-        msg = unpack_##type(frame);                                                                              \
-        if (msg) {                                                                                               \
-            call;                                                                                                \
-            protobuf_c_message_free_unpacked(&msg->base, NULL);                                                  \
-        } else {                                                                                                 \
-            worker->counters.malformed++;                                                                        \
-        }                                                                                                        \
+#define UNPACKED(type, call)                                                                                           \
+    do {                                                                                                               \
+        Baton__##type *msg = NULL;                                                                                     \
+        msg = unpack_##type(frame);                                                                                    \
+        if (msg) {                                                                                                     \
+            call;                                                                                                      \
+            protobuf_c_message_free_unpacked(&msg->base, NULL);                                                        \
+        } else {                                                                                                       \
+            worker->counters.malformed++;                                                                              \
+        }                                                                                                              \
     } while (0)
 
-#define UNPACKER(type, descriptor)                                                                               \
-    static Baton__##type *unpack_##type(const struct frame *frame)                                               \
-    {                                                                                                            \
-        return (Baton__##type *)protobuf_c_message_unpack(&descriptor, NULL, frame->payload_len, frame->payload); \
+#define UNPACKER(type, descriptor)                                                                                     \
+    static Baton__##type *unpack_##type(const struct frame *frame)                                                     \
+    {                                                                                                                  \
+        return (Baton__##type *)protobuf_c_message_unpack(&descriptor, NULL, frame->payload_len, frame->payload);      \
     }
 
 UNPACKER(Generate, baton__generate__descriptor)
@@ -235,7 +235,8 @@ void worker_load(const struct worker *worker, Baton__Load *out)
     out->prefill_tokens_per_s = worker->prefill_tokens_per_s;
     out->step_ms = worker->step_ms;
     const struct sequence *seq;
-    TAILQ_FOREACH(seq, &worker->running, running) {
+    TAILQ_FOREACH(seq, &worker->running, running)
+    {
         out->running_sequences++;
         out->running_tokens += seq->computed;
         if (seq->n_tokens - seq->computed > 1)

@@ -31,17 +31,17 @@ struct worker_options {
     uint32_t n_blocks;
     _Atomic uint64_t *generations; /* [n_blocks], lent memory */
     uint32_t n_vocab;
-    uint32_t max_model_len;     /* prompt and answer */
-    uint32_t max_requests;      /* held at one time: beyond, FAILURE_BUSY */
+    uint32_t max_model_len; /* prompt and answer */
+    uint32_t max_requests;  /* held at one time: beyond, FAILURE_BUSY */
     struct scheduler_limits limits;
-    uint32_t grant_window;      /* prefill: requests that hold blocks at one time */
-    uint32_t chunks_in_flight;  /* prefill: chunks of one request not yet taken */
-    uint32_t reserve_blocks;    /* decode: blocks kept for the growth of running sequences */
-    uint32_t local_tokens;      /* decode: prompts of at most so many tokens stay here */
-    uint32_t max_legs;          /* prefill workers tried for one request */
-    uint64_t aside_us;          /* 100 ms: then freed blocks are set aside for the first claim */
-    uint64_t keep_finished_us;  /* 10 s */
-    uint64_t take_timeout_us;   /* 3 s */
+    uint32_t grant_window;     /* prefill: requests that hold blocks at one time */
+    uint32_t chunks_in_flight; /* prefill: chunks of one request not yet taken */
+    uint32_t reserve_blocks;   /* decode: blocks kept for the growth of running sequences */
+    uint32_t local_tokens;     /* decode: prompts of at most so many tokens stay here */
+    uint32_t max_legs;         /* prefill workers tried for one request */
+    uint64_t aside_us;         /* 100 ms: then freed blocks are set aside for the first claim */
+    uint64_t keep_finished_us; /* 10 s */
+    uint64_t take_timeout_us;  /* 3 s */
     uint64_t incarnation;
 };
 
@@ -50,9 +50,11 @@ MUST_CHECK status worker_create(const struct worker_options *options, struct wor
 void worker_destroy(struct worker **worker);
 
 /* From the links. peer stays valid until worker_on_peer_lost returned. */
-void worker_on_message(struct worker *worker, struct worker_peer *peer, const struct frame *frame, uint64_t deadline_us);
+void worker_on_message(struct worker *worker, struct worker_peer *peer, const struct frame *frame,
+                       uint64_t deadline_us);
 void worker_on_peer_lost(struct worker *worker, struct worker_peer *peer);
-/* The link came back with the same incarnation: what the peer does not hold any more is cancelled here or sent again. */
+/* The link came back with the same incarnation: what the peer does not hold any more is cancelled here or sent again.
+ */
 void worker_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live, size_t n_live);
 size_t worker_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max);
 
@@ -66,24 +68,24 @@ bool worker_is_idle(const struct worker *worker);
 
 void worker_load(const struct worker *worker, Baton__Load *out); /* strings are borrowed */
 
-#define WORKER_COUNTERS(X)                                                            \
-    X(generations, "Generate requests accepted")                                     \
-    X(prefills, "Prefill requests accepted")                                         \
-    X(refused, "requests refused")                                                   \
-    X(finished, "generations finished")                                              \
-    X(failed, "generations failed")                                                  \
-    X(cancelled, "requests cancelled by their sender or replaced by a newer attempt") \
-    X(stale, "messages of an older attempt or leg")                                  \
-    X(malformed, "messages whose payload made no sense")                             \
-    X(tokens_generated, "tokens sampled for clients")                                \
-    X(tokens_computed, "rows computed by the engine")                                \
-    X(steps, "engine steps")                                                         \
-    X(preemptions, "sequences whose blocks were taken back")                         \
-    X(legs_failed, "prefills that had to be started again elsewhere")                \
-    X(chunks_taken, "chunks committed")                                              \
-    X(chunks_sent, "chunks handed over")                                             \
-    X(bytes_taken, "KV bytes taken from prefill workers")                            \
-    X(bad_checksums, "blocks whose checksum was wrong")                              \
+#define WORKER_COUNTERS(X)                                                                                             \
+    X(generations, "Generate requests accepted")                                                                       \
+    X(prefills, "Prefill requests accepted")                                                                           \
+    X(refused, "requests refused")                                                                                     \
+    X(finished, "generations finished")                                                                                \
+    X(failed, "generations failed")                                                                                    \
+    X(cancelled, "requests cancelled by their sender or replaced by a newer attempt")                                  \
+    X(stale, "messages of an older attempt or leg")                                                                    \
+    X(malformed, "messages whose payload made no sense")                                                               \
+    X(tokens_generated, "tokens sampled for clients")                                                                  \
+    X(tokens_computed, "rows computed by the engine")                                                                  \
+    X(steps, "engine steps")                                                                                           \
+    X(preemptions, "sequences whose blocks were taken back")                                                           \
+    X(legs_failed, "prefills that had to be started again elsewhere")                                                  \
+    X(chunks_taken, "chunks committed")                                                                                \
+    X(chunks_sent, "chunks handed over")                                                                               \
+    X(bytes_taken, "KV bytes taken from prefill workers")                                                              \
+    X(bad_checksums, "blocks whose checksum was wrong")                                                                \
     X(stale_takes, "takes that found a block reused")
 
 struct worker_counters {

@@ -125,8 +125,11 @@ static void test_cancelled(void **state)
         struct vc_options o = calm(300 + seed);
         struct vc *vc = vc_create(&o);
         for (uint32_t i = 0; i < 40; i++)
-            vc_submit(vc, &(struct vc_request){ .n_prompt = 20 + i, .max_tokens = 30, .route = i % 3,
-                                                .at_us = 1000 * i, .cancel_at_us = 1000 * i + 137 * (1 + seed) * (i % 20) + 1 });
+            vc_submit(vc, &(struct vc_request){ .n_prompt = 20 + i,
+                                                .max_tokens = 30,
+                                                .route = i % 3,
+                                                .at_us = 1000 * i,
+                                                .cancel_at_us = 1000 * i + 137 * (1 + seed) * (i % 20) + 1 });
         vc_run(vc, 10 * MINUTE);
         check_all(vc, 40, "cancelled");
         vc_destroy(vc);
@@ -136,11 +139,10 @@ static void test_cancelled(void **state)
 /* ---- a fault at each state --------------------------------------------------------------------- */
 
 static const char *const states[] = {
-    "generation.WAITING",  "generation.ASKED",     "generation.CLAIMING", "generation.RECEIVING",
-    "generation.COMPUTING", "generation.DECODING", "generation.FINISHED", "generation.ENDED",
-    "prefill.QUEUED",      "prefill.ASKING",       "prefill.COMPUTING",   "prefill.HANDING",
-    "prefill.ENDED",       "block.RESERVED",       "block.FILLING",       "block.COMPLETE",
-    "block.FREE",
+    "generation.WAITING",  "generation.ASKED",    "generation.CLAIMING", "generation.RECEIVING", "generation.COMPUTING",
+    "generation.DECODING", "generation.FINISHED", "generation.ENDED",    "prefill.QUEUED",       "prefill.ASKING",
+    "prefill.COMPUTING",   "prefill.HANDING",     "prefill.ENDED",       "block.RESERVED",       "block.FILLING",
+    "block.COMPLETE",      "block.FREE",
 };
 
 static void fault_at(const char *name, uint32_t nth, enum fault fault, bool restart, uint64_t seed)

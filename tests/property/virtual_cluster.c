@@ -27,7 +27,20 @@ static uint64_t mix(uint64_t x)
 
 /* ---- world ------------------------------------------------------------------------ */
 
-enum event_kind { EV_DELIVER, EV_REPEAT, EV_LAYER, EV_STEP, EV_TAKE, EV_LOST, EV_AGAIN, EV_UP, EV_FAULT, EV_RESTART, EV_SUBMIT, EV_CANCEL };
+enum event_kind {
+    EV_DELIVER,
+    EV_REPEAT,
+    EV_LAYER,
+    EV_STEP,
+    EV_TAKE,
+    EV_LOST,
+    EV_AGAIN,
+    EV_UP,
+    EV_FAULT,
+    EV_RESTART,
+    EV_SUBMIT,
+    EV_CANCEL
+};
 
 struct node;
 
@@ -176,8 +189,11 @@ static void post_message(struct message *m, enum event_kind kind, uint64_t at)
 {
     struct node *from = m->from;
     m->uses++;
-    push(from->vc, (struct event){ .at_us = at, .kind = kind, .node = kind == EV_REPEAT ? from->index : m->to,
-                                   .life = kind == EV_REPEAT ? from->life : m->to_life, .message = m });
+    push(from->vc, (struct event){ .at_us = at,
+                                   .kind = kind,
+                                   .node = kind == EV_REPEAT ? from->index : m->to,
+                                   .life = kind == EV_REPEAT ? from->life : m->to_life,
+                                   .message = m });
 }
 
 static void transmit(struct message *m)
@@ -214,8 +230,12 @@ static status send_from(struct node *from, uint32_t to, const struct message_hea
     m->acked_kind = m->pending = acked;
     m->payload = malloc(len ? len : 1);
     protobuf_c_message_pack(body, m->payload);
-    m->frame = (struct frame){ .type = head->type, .key = head->key, .attempt = head->attempt, .leg = head->leg,
-                               .payload = m->payload, .payload_len = (uint32_t)len };
+    m->frame = (struct frame){ .type = head->type,
+                               .key = head->key,
+                               .attempt = head->attempt,
+                               .leg = head->leg,
+                               .payload = m->payload,
+                               .payload_len = (uint32_t)len };
     m->deadline_us = head->deadline_us;
     if (acked) {
         m->next = from->pending;
@@ -328,8 +348,11 @@ static void io_run(void *ctx, struct step *step)
         rows += step->seqs[i].n_rows;
     n->step = step;
     for (uint32_t l = 0; l < LAYERS; l++)
-        push(n->vc, (struct event){ .at_us = at + (300 + 20 * rows) * (l + 1) / LAYERS, .kind = EV_LAYER,
-                                    .node = n->index, .life = n->life, .a = l });
+        push(n->vc, (struct event){ .at_us = at + (300 + 20 * rows) * (l + 1) / LAYERS,
+                                    .kind = EV_LAYER,
+                                    .node = n->index,
+                                    .life = n->life,
+                                    .a = l });
     push(n->vc, (struct event){ .at_us = at + 310 + 20 * rows, .kind = EV_STEP, .node = n->index, .life = n->life });
 }
 
@@ -364,8 +387,11 @@ static void on_step(struct node *n)
 static status io_take(void *ctx, struct transfer_take *take)
 {
     struct node *n = ctx;
-    push(n->vc, (struct event){ .at_us = node_time(n) + 10 + 5 * take->n_spans * take->n_layers, .kind = EV_TAKE,
-                                .node = n->index, .life = n->life, .take = take });
+    push(n->vc, (struct event){ .at_us = node_time(n) + 10 + 5 * take->n_spans * take->n_layers,
+                                .kind = EV_TAKE,
+                                .node = n->index,
+                                .life = n->life,
+                                .take = take });
     return ST_OK;
 }
 
@@ -474,8 +500,10 @@ static void kill_node(struct node *n)
     memset(n->link_up, 0, sizeof n->link_up);
     for (uint32_t i = 0; i < vc->n_nodes; i++)
         if (i != n->index)
-            push(vc, (struct event){ .at_us = vc->now + LOST_US, .kind = EV_LOST, .node = i, .life = vc->nodes[i].life,
-                                     .a = n->index });
+            push(
+                vc,
+                (struct event){
+                    .at_us = vc->now + LOST_US, .kind = EV_LOST, .node = i, .life = vc->nodes[i].life, .a = n->index });
     if (vc->options.restart)
         push(vc, (struct event){ .at_us = vc->now + 2000000, .kind = EV_RESTART, .node = n->index });
 }
@@ -486,10 +514,13 @@ static void freeze_node(struct node *n)
     n->frozen_until = vc->now + FREEZE_US;
     for (uint32_t i = 0; i < vc->n_nodes; i++)
         if (i != n->index && n->link_up[i]) {
-            push(vc, (struct event){ .at_us = vc->now + FROZEN_US, .kind = EV_LOST, .node = i,
-                                     .life = vc->nodes[i].life, .a = n->index });
-            push(vc, (struct event){ .at_us = n->frozen_until + 1, .kind = EV_AGAIN, .node = n->index, .life = n->life,
-                                     .a = i });
+            push(vc, (struct event){ .at_us = vc->now + FROZEN_US,
+                                     .kind = EV_LOST,
+                                     .node = i,
+                                     .life = vc->nodes[i].life,
+                                     .a = n->index });
+            push(vc, (struct event){
+                         .at_us = n->frozen_until + 1, .kind = EV_AGAIN, .node = n->index, .life = n->life, .a = i });
         }
 }
 
@@ -522,8 +553,8 @@ static struct fleet_worker *fleet_entry(struct node *router, uint32_t index)
 {
     struct fleet_worker *w;
     TAILQ_FOREACH(w, fleet_workers(router->fleet), entry)
-        if (!strcmp(w->instance.id, router->vc->nodes[index].id))
-            return w;
+    if (!strcmp(w->instance.id, router->vc->nodes[index].id))
+        return w;
     return NULL;
 }
 
@@ -554,8 +585,8 @@ static void start_worker(struct node *n)
     n->life = ++vc->next_life;
     n->memory = calloc(vc->options.n_blocks, kv_block_bytes(&vc->layout));
     n->generations = calloc(vc->options.n_blocks, sizeof *n->generations);
-    n->io = (struct worker_io){ n, io_now, io_send, io_forget, io_find_prefill, io_run, io_take, io_cancel_take,
-                                io_entered };
+    n->io = (struct worker_io){ n,      io_now,  io_send,        io_forget, io_find_prefill,
+                                io_run, io_take, io_cancel_take, io_entered };
     struct worker_options o = {
         .io = &n->io,
         .timers = &n->timers,
@@ -647,9 +678,8 @@ static void on_deliver(struct node *n, struct message *m)
         return;
     if (n->is_router) {
         struct fleet_worker *w = fleet_entry(n, from->index);
-        Baton__Tokens *msg = m->frame.type == FRAME_TOKENS
-                                 ? baton__tokens__unpack(NULL, m->frame.payload_len, m->frame.payload)
-                                 : NULL;
+        Baton__Tokens *msg =
+            m->frame.type == FRAME_TOKENS ? baton__tokens__unpack(NULL, m->frame.payload_len, m->frame.payload) : NULL;
         if (msg)
             flows_on_tokens(n->flows, w, &m->frame, msg);
         else if (m->frame.type == FRAME_STALE)
@@ -705,7 +735,10 @@ static void submit(struct vc *vc, struct vc_request *r)
         .model = "m",
         .prompt = r->tokens,
         .n_prompt = r->n_prompt,
-        .sampling = { .max_tokens = r->max_tokens, .top_p = 1, .repetition_penalty = 1, .n_logprobs = -1,
+        .sampling = { .max_tokens = r->max_tokens,
+                      .top_p = 1,
+                      .repetition_penalty = 1,
+                      .n_logprobs = -1,
                       .want_hash = true },
         .route = r->route,
         .deadline_us = vc->now + 600000000,
@@ -747,11 +780,17 @@ static void start_router(struct node *n)
 {
     n->is_router = n->alive = true;
     n->life = ++n->vc->next_life;
-    struct fleet_options f = { .now = io_now, .now_ctx = n, .silent_us = UINT64_MAX, .send = router_send,
-                               .forget = router_forget, .io_ctx = n };
+    struct fleet_options f = {
+        .now = io_now, .now_ctx = n, .silent_us = UINT64_MAX, .send = router_send, .forget = router_forget, .io_ctx = n
+    };
     ASSERT(fleet_create(&f, &n->fleet) == ST_OK);
-    struct flows_options o = { .fleet = n->fleet, .timers = &n->timers, .now = io_now, .ctx = n,
-                               .incarnation = n->life, .max_attempts = 6, .worker_wait_us = 20000000 };
+    struct flows_options o = { .fleet = n->fleet,
+                               .timers = &n->timers,
+                               .now = io_now,
+                               .ctx = n,
+                               .incarnation = n->life,
+                               .max_attempts = 6,
+                               .worker_wait_us = 20000000 };
     ASSERT(flows_create(&o, &n->flows) == ST_OK);
 }
 
@@ -827,7 +866,8 @@ uint32_t vc_submit(struct vc *vc, const struct vc_request *request)
     r->n_tokens = r->n_prompt;
     push(vc, (struct event){ .at_us = vc->now + r->at_us, .kind = EV_SUBMIT, .life = vc->nodes[0].life, .a = i });
     if (r->cancel_at_us)
-        push(vc, (struct event){ .at_us = vc->now + r->cancel_at_us, .kind = EV_CANCEL, .life = vc->nodes[0].life, .a = i });
+        push(vc, (struct event){
+                     .at_us = vc->now + r->cancel_at_us, .kind = EV_CANCEL, .life = vc->nodes[0].life, .a = i });
     return i;
 }
 
@@ -838,7 +878,10 @@ struct vc_request *vc_request(struct vc *vc, uint32_t i)
 
 void vc_fault(struct vc *vc, uint32_t worker, enum fault fault, uint64_t at_us)
 {
-    push(vc, (struct event){ .at_us = vc->now + at_us, .kind = EV_FAULT, .node = worker, .a = (uint32_t)fault,
+    push(vc, (struct event){ .at_us = vc->now + at_us,
+                             .kind = EV_FAULT,
+                             .node = worker,
+                             .a = (uint32_t)fault,
                              .life = vc->nodes[worker].life });
 }
 

@@ -21,10 +21,10 @@ enum fault { FAULT_NONE, FAULT_KILL, FAULT_FREEZE };
 struct vc_options {
     uint64_t seed;
     uint32_t n_decodes, n_prefills;
-    uint32_t n_blocks;      /* of each worker */
+    uint32_t n_blocks; /* of each worker */
     uint32_t chunk_tokens;
-    double drop, repeat;    /* probability for each message */
-    double flip;            /* probability that a copied layer has one wrong bit */
+    double drop, repeat; /* probability for each message */
+    double flip;         /* probability that a copied layer has one wrong bit */
     /* What happens to the first worker that enters this state ("generation.RECEIVING", "block.FILLING") for the nth
      * time; "" for nothing. */
     const char *fault_at;
@@ -40,10 +40,10 @@ struct vc_request {
     uint64_t cancel_at_us; /* 0: never */
     /* results */
     struct flow *flow;
-    uint32_t *tokens;      /* prompt, then what came */
+    uint32_t *tokens; /* prompt, then what came */
     uint32_t n_tokens;
     bool ended, failed, cancelled;
-    uint32_t wrong;        /* tokens that differ from the naive model, or came at a wrong position */
+    uint32_t wrong; /* tokens that differ from the naive model, or came at a wrong position */
     char error[256];
 };
 
@@ -58,7 +58,8 @@ void vc_run(struct vc *vc, uint64_t until_us);
 void vc_fault(struct vc *vc, uint32_t worker, enum fault fault, uint64_t at_us);
 bool vc_fault_happened(const struct vc *vc);
 uint64_t vc_now(const struct vc *vc);
-/* Blocks that are not free on live workers, load still counted at the router, requests left anywhere: all zero when nothing leaks. */
+/* Blocks that are not free on live workers, load still counted at the router, requests left anywhere: all zero when
+ * nothing leaks. */
 uint32_t vc_leaks(struct vc *vc, char *what, size_t size);
 const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker);
 const struct flow_counters *vc_flow_counters(struct vc *vc);

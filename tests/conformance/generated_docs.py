@@ -1,0 +1,53 @@
+"""docs/CONFIG.md and docs/METRICS.md say what the programs say of themselves.
+
+    generated_docs.py           compares, and prints what differs
+    generated_docs.py --write   writes them anew
+"""
+import os
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BIN = os.environ.get("BATON_TEST_BIN") or os.path.join(ROOT, "build/release/bin")
+ROLES = [("router", "baton-router"), ("prefill and decode workers", "baton-decode")]
+
+
+def ask(program, flag):
+    return subprocess.run([os.path.join(BIN, program), flag], capture_output=True, text=True, check=True).stdout
+
+
+def page(title, intro, flag):
+    text = f"# {title}\n\n{intro}\n"
+    for name, program in ROLES:
+        text += f"\n## {name[0].upper() + name[1:]} (`{program}`)\n\n{ask(program, flag).strip()}\n"
+    return text
+
+
+PAGES = {
+    "docs/CONFIG.md": lambda: page(
+        "Configuration", "Generated from the `.def` tables by `tests/conformance/generated_docs.py --write`. Each option is a flag "
+        "(`--key VALUE`), a line `key = value` of the file that `--config` names, or a variable (`BATON_KEY`, `BATON_ROLE_KEY`); "
+        "later ones win in the order file, variable, flag.", "--write-config-doc"),
+    "docs/METRICS.md": lambda: page(
+        "Metrics", "Generated from the `.def` tables by `tests/conformance/generated_docs.py --write`. Histograms are in seconds.",
+        "--write-metrics-doc"),
+}
+
+
+def main():
+    passed = failed = 0
+    for path, make in PAGES.items():
+        full, text = os.path.join(ROOT, path), make()
+        if "--write" in sys.argv:
+            with open(full, "w") as f:
+                f.write(text)
+        with open(full) as f:
+            same = f.read() == text
+        passed, failed = passed + same, failed + (not same)
+        if not same:
+            print(f"{path} is out of date: run tests/conformance/generated_docs.py --write")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+main()
