@@ -265,9 +265,8 @@ static void send_again(struct mock_worker *w, struct mock_request *r, uint32_t p
     w->running_tokens -= upto - position;
     r->sent = position;
     w->stats.resumed++;
-    do
+    while (r->sent < upto)
         send_rest(w, r, upto);
-    while (r->sent < upto);
 }
 
 static void on_generate(struct mock_worker *w, struct link *router, const struct frame *frame,

@@ -35,7 +35,7 @@ struct mock_worker_options {
 
 MUST_CHECK status mock_worker_create(const struct mock_worker_options *options, struct mock_worker **out,
                                      struct error *err);
-/* Says nothing to anyone: its lease runs out. */
+/* Takes its record out of etcd (best effort) and leaves; what it was asked is forgotten. */
 void mock_worker_destroy(struct mock_worker **worker);
 void mock_worker_set_step(struct mock_worker *worker, uint64_t step_us);
 

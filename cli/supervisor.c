@@ -22,6 +22,7 @@
 #define FAILURE_LINES    12
 #define SUPERVISOR_LOG   "supervisor"
 #define ENDED_TIMEOUT_US 2000000u /* for a killed process to be reaped */
+#define KILL_ROUNDS      5
 
 /* ---- reports to who started us ----------------------------------------------- */
 
@@ -195,7 +196,7 @@ static void terminate_role(struct supervisor *s, enum role role, uint64_t timeou
 
 static void stop_further(struct supervisor *s)
 {
-    while (roster_is_empty_of(&s->roster, stop_order[s->stop_stage])) {
+    while (stop_order[s->stop_stage] != ROLE_COUNT && roster_is_empty_of(&s->roster, stop_order[s->stop_stage])) {
         s->stop_stage++;
         if (stop_order[s->stop_stage] == ROLE_COUNT) {
             loop_stop(s->loop);
@@ -209,6 +210,11 @@ static void stop_further(struct supervisor *s)
 static void on_stop_deadline(void *arg)
 {
     struct supervisor *s = arg;
+    if (s->kill_rounds++ == KILL_ROUNDS) {
+        log_error("processes are left that cannot be killed", "");
+        loop_stop(s->loop);
+        return;
+    }
     for (uint32_t i = 0; i < s->roster.n; i++)
         member_kill(&s->roster.members[i]);
     timer_set(loop_timers(s->loop), &s->stop_timer, clock_now_us() + ENDED_TIMEOUT_US, on_stop_deadline, s);

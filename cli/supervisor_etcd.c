@@ -95,10 +95,10 @@ static status create_client(struct supervisor *s, struct error *err)
 
 void supervisor_etcd_stop_client(struct supervisor *s)
 {
+    s->etcd_synced = false; /* first: what is still under way is called back */
     if (s->watch)
         etcd_unwatch(&s->watch);
     etcd_destroy(&s->etcd);
-    s->etcd_synced = false;
     s->leftovers = 0;
 }
 

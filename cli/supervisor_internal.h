@@ -41,6 +41,7 @@ struct supervisor {
     struct event *signal_event, *report_event;
     struct timer log_timer, save_timer, stop_timer;
     size_t stop_stage; /* index in the order of ending */
+    unsigned kill_rounds;
     int exit_code;
 };
 

@@ -1,5 +1,3 @@
-#include <string.h>
-
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "transfer/mover.h"
@@ -32,7 +30,7 @@ static void copy_run(struct mover *m, const struct transfer_peer *peer, const st
     const struct pool_identity *lender = &peer->lender.pool;
     const uint8_t *blocks = peer->mapped + pool_blocks_offset(lender);
     uint8_t *to = pool_block(&m->pool, s->local_block) + run->offset;
-    memcpy(to, blocks + s->remote_block * transfer_block_bytes(&lender->geometry) + run->offset, run->bytes);
+    pool_read(to, blocks + s->remote_block * transfer_block_bytes(&lender->geometry) + run->offset, run->bytes);
     if (FAILPOINT("transfer.take.flip") == FAILPOINT_FLIP)
         to[0] ^= 1;
 }

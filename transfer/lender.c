@@ -183,7 +183,7 @@ static size_t gather(struct mover *m, struct serve *serve, uint8_t *bytes)
     struct run run;
     while (len < WIRE_DATA_BYTES && run_cursor_next(&serve->cursor, WIRE_DATA_BYTES - len, &run)) {
         const uint8_t *block = pool_block(&m->pool, serve->request.spans[run.span].local_block);
-        memcpy(bytes + len, block + run.offset, run.bytes);
+        pool_read(bytes + len, block + run.offset, run.bytes);
         len += run.bytes;
     }
     return len;

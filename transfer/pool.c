@@ -6,6 +6,14 @@
 
 #define POOL_MAGIC 0x314c4f4f504e5442ull /* "BTNPOOL1" */
 
+#ifdef __has_feature
+#if __has_feature(thread_sanitizer)
+#define POOL_THREAD_SANITIZER
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define POOL_THREAD_SANITIZER
+#endif
+
 struct pool_header {
     uint64_t magic;
     uint64_t incarnation, nonce, n_blocks;
@@ -117,10 +125,25 @@ bool pool_header_matches(const uint8_t *page, const struct pool_identity *identi
     return !memcmp(page, &expected, sizeof expected);
 }
 
+#ifdef POOL_THREAD_SANITIZER
+/* Such a read is a race by design; the sanitizer looks into memcpy, but not in here. */
+__attribute__((no_sanitize("thread"))) void pool_read(void *to, const uint8_t *from, size_t bytes)
+{
+    volatile uint8_t *out = to;
+    for (size_t i = 0; i < bytes; i++)
+        out[i] = ((const volatile uint8_t *)from)[i];
+}
+#else
+void pool_read(void *to, const uint8_t *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}
+#endif
+
 uint64_t pool_generation_after(const _Atomic uint64_t *generation)
 {
     /* An acquire load alone would let the reads before it sink below it. */
-#ifdef __SANITIZE_THREAD__
+#ifdef POOL_THREAD_SANITIZER
     __asm__ volatile("" ::: "memory");
 #else
     atomic_thread_fence(memory_order_acquire);

@@ -46,6 +46,9 @@ uint8_t *pool_block(const struct pool *pool, uint32_t block);
 /* Whether page (POOL_PAGE bytes) is the header of that pool, test pattern included. */
 bool pool_header_matches(const uint8_t *page, const struct pool_identity *identity);
 
+/* memcpy of block bytes that their owner may rewrite meanwhile; the check of the generation behind it tells. */
+void pool_read(void *to, const uint8_t *from, size_t bytes);
+
 /* The generation of a block as it is now, after all reads before the call: for the check behind a copy. */
 uint64_t pool_generation_after(const _Atomic uint64_t *generation);
 

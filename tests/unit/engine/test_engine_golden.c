@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <xxhash.h>
 
 #include "engine/engine.h"
 
@@ -25,12 +26,14 @@ struct setup {
     enum engine_isa isa;
     bool f32_math;
     enum dtype kv_type;
-    size_t max_answers;
+    size_t max_answers; /* 0: all */
+    uint32_t chunk;     /* rows of a step; 0: all of an answer */
 };
 
 struct score {
     uint32_t positions, top_equal, listed;
-    double worst; /* largest difference of a listed log-probability */
+    double worst;  /* largest difference of a listed log-probability */
+    uint64_t hash; /* over all logits in order */
 };
 
 /* One answer on its way through the engine. */
@@ -38,6 +41,7 @@ struct forcing {
     struct score *score;
     const json_t *top_logprobs;
     uint32_t prompt_len;
+    uint32_t first_pos; /* of the step */
 };
 
 static double log_sum_exp(const float *logits, uint32_t n)
@@ -71,8 +75,10 @@ static void compare_position(struct score *score, const json_t *listed, const fl
 static void on_logits(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab)
 {
     const struct forcing *f = ctx;
-    if (row + 1 >= f->prompt_len)
-        compare_position(f->score, json_array_get(f->top_logprobs, row + 1 - f->prompt_len), logits, n_vocab);
+    uint32_t next = f->first_pos + row + 1;
+    f->score->hash = XXH3_64bits_withSeed(logits, n_vocab * sizeof *logits, f->score->hash);
+    if (next >= f->prompt_len)
+        compare_position(f->score, json_array_get(f->top_logprobs, next - f->prompt_len), logits, n_vocab);
 }
 
 static uint32_t append_ids(const json_t *ids, size_t n, uint32_t *tokens, uint32_t at)
@@ -83,7 +89,7 @@ static uint32_t append_ids(const json_t *ids, size_t n, uint32_t *tokens, uint32
     return at;
 }
 
-static void force_answer(struct engine *engine, const json_t *answer, struct score *score)
+static void force_answer(struct engine *engine, const json_t *answer, uint32_t chunk, struct score *score)
 {
     static uint32_t tokens[MAX_TOKENS];
     uint32_t blocks[MAX_TOKENS / BLOCK_TOKENS];
@@ -91,20 +97,24 @@ static void force_answer(struct engine *engine, const json_t *answer, struct sco
         blocks[i] = i;
     const json_t *prompt = json_object_get(answer, "prompt_ids");
     const json_t *greedy = json_object_get(answer, "greedy_ids");
-    struct forcing f = { score, json_object_get(answer, "top_logprobs"), (uint32_t)json_array_size(prompt) };
+    struct forcing f = { score, json_object_get(answer, "top_logprobs"), (uint32_t)json_array_size(prompt), 0 };
     assert_int_equal(json_array_size(f.top_logprobs), json_array_size(greedy));
     uint32_t n = append_ids(prompt, json_array_size(prompt), tokens, 0);
     n = append_ids(greedy, json_array_size(greedy) - 1, tokens, n);
-    struct step_seq seq = {
-        .tokens = tokens,
-        .n_rows = n,
-        .blocks = blocks,
-        .logits = STEP_ALL_LOGITS,
-        .on_logits = on_logits,
-        .ctx = &f,
-    };
-    engine_run(engine, &(struct step){ .seqs = &seq, .n_seqs = 1 });
-    assert_true(seq.done);
+    chunk = chunk == 0 ? n : chunk;
+    for (f.first_pos = 0; f.first_pos < n; f.first_pos += chunk) {
+        struct step_seq seq = {
+            .tokens = tokens + f.first_pos,
+            .n_rows = n - f.first_pos < chunk ? n - f.first_pos : chunk,
+            .first_pos = f.first_pos,
+            .blocks = blocks,
+            .logits = STEP_ALL_LOGITS,
+            .on_logits = on_logits,
+            .ctx = &f,
+        };
+        engine_run(engine, &(struct step){ .seqs = &seq, .n_seqs = 1 });
+        assert_true(seq.done);
+    }
 }
 
 static void force_answers(struct engine *engine, const struct setup *setup, struct score *score)
@@ -116,7 +126,7 @@ static void force_answers(struct engine *engine, const struct setup *setup, stru
         json_t *answer = json_loadf(file, JSON_DISABLE_EOF_CHECK, &error);
         if (answer == NULL)
             break;
-        force_answer(engine, answer, score);
+        force_answer(engine, answer, setup->chunk, score);
         json_decref(answer);
     }
     fclose(file);
@@ -176,11 +186,24 @@ static void check_fast(const struct setup *setup)
     assert_true(score.top_equal >= 0.97 * score.positions);
 }
 
+/* One hash, whatever the instruction set and the chunks. */
+static void check_same_bits(const char *model, const char *answers, size_t n)
+{
+    const uint32_t chunks[] = { 1, 7, 16, 512 };
+    struct score expected;
+    struct score got;
+    force_all(&(struct setup){ model, answers, ENGINE_REFERENCE, false, DTYPE_BF16, n, 0 }, &expected);
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+        force_all(&(struct setup){ model, answers, ENGINE_AVX512, false, DTYPE_BF16, n, chunks[i] }, &got);
+        assert_int_equal(expected.hash, got.hash);
+    }
+}
+
 static void test_tiny_reference(void **state)
 {
     (void)state;
-    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, true, DTYPE_F32, 24 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, false, DTYPE_BF16, 24 });
+    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, true, DTYPE_F32, 24, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, false, DTYPE_BF16, 24, 0 });
 }
 
 static void test_tiny_avx512(void **state)
@@ -188,9 +211,10 @@ static void test_tiny_avx512(void **state)
     (void)state;
     if (lacks(ENGINE_AVX512))
         skip();
-    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_F16, 0 });
+    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_F16, 0, 0 });
+    check_same_bits(TINY_MODEL, TINY_ANSWERS, 6);
 }
 
 static void test_smollm2(void **state)
@@ -203,8 +227,9 @@ static void test_smollm2(void **state)
     }
     if (lacks(ENGINE_AVX512))
         skip();
-    check_exact(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0 });
-    check_fast(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0 });
+    check_exact(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0, 0 });
+    check_fast(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0, 0 });
+    check_same_bits(path, SMOLLM2_ANSWERS, 2);
 }
 
 int main(void)

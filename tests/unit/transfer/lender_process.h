@@ -203,6 +203,14 @@ static inline void lender_start(struct lender_process *p, enum transfer_mode mod
     read_all(p->from, p->description, p->description_len);
 }
 
+/* SIGSTOP, and waits until all its threads stand. */
+static inline void lender_freeze(const struct lender_process *p)
+{
+    int st;
+    if (kill(p->pid, SIGSTOP) || waitpid(p->pid, &st, WUNTRACED) != p->pid || !WIFSTOPPED(st))
+        exit(13);
+}
+
 /* Returns the wait status. */
 static inline int lender_reap(struct lender_process *p)
 {

@@ -256,7 +256,7 @@ static void test_frozen_lender_times_out_and_thawed_does_no_harm(void **state)
     pair_open(&p, TRANSFER_TCP);
     struct one_take one, two;
     struct transfer_span span = whole(0, 1, 1);
-    assert_int_equal(kill(p.lender.pid, SIGSTOP), 0);
+    lender_freeze(&p.lender);
     uint64_t begun_us = clock_now_us();
     take_begin(&p.b, &one, ALL_LAYERS, &span, 1, NULL, 300000);
     take_begin(&p.b, &two, ALL_LAYERS, &span, 1, NULL, 400000);
@@ -447,7 +447,7 @@ static void test_takes_under_way_are_bounded(void **state)
     static struct transfer_take takes[TRANSFER_MAX_TAKES + 1];
     struct transfer_span span = whole(0, 1, 1);
     limit_done = 0;
-    assert_int_equal(kill(p.lender.pid, SIGSTOP), 0);
+    lender_freeze(&p.lender);
     for (uint32_t i = 0; i <= TRANSFER_MAX_TAKES; i++) {
         takes[i] = (struct transfer_take){ .peer = p.b.peer,
                                            .n_layers = 1,
@@ -488,7 +488,7 @@ static void test_connecting_to_the_frozen_ends_in_time(void **state)
     struct lender_process lender;
     struct borrower b;
     lender_start(&lender, TRANSFER_AUTO, NULL, NULL);
-    assert_int_equal(kill(lender.pid, SIGSTOP), 0);
+    lender_freeze(&lender);
     borrower_open(&b, TRANSFER_AUTO, NULL);
     uint64_t begun_us = clock_now_us();
     borrower_meet(&b, &lender, mode_of(state), SECOND);
