@@ -119,6 +119,7 @@ void child_stop(struct child *child, uint64_t grace_us, struct rusage *usage)
 static void last_line(const char *path, char *out, size_t size)
 {
     char line[1024];
+    int most = (int)size - 1;
     FILE *file = fopen(path, "re");
     out[0] = '\0';
     if (!file)
@@ -126,7 +127,7 @@ static void last_line(const char *path, char *out, size_t size)
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = '\0';
         if (line[0])
-            (void)snprintf(out, size, "%s", line);
+            (void)snprintf(out, size, "%.*s", most, line);
     }
     (void)fclose(file);
 }

@@ -28,7 +28,8 @@ struct connection {
     size_t out_sent;
     bool is_busy;  /* a request is under way */
     bool complete; /* its answer is here */
-    bool in_type;  /* the header being read is Content-Type */
+    bool keep_alive;
+    bool in_type; /* the header being read is Content-Type */
     uint32_t failures;
     struct load_answer answer;
 };
@@ -114,8 +115,10 @@ static int on_body(llhttp_t *parser, const char *at, size_t len)
 static int on_complete(llhttp_t *parser)
 {
     struct connection *c = parser->data;
-    if (parser->status_code >= 200)
-        c->complete = true;
+    if (parser->status_code < 200)
+        return 0;
+    c->complete = true;
+    c->keep_alive = llhttp_should_keep_alive(parser); /* known here only: the parser forgets the head next */
     return 0;
 }
 
@@ -214,23 +217,24 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
         flush(c);
 }
 
+static void finish(struct connection *c, bool at_end)
+{
+    if (at_end || !c->keep_alive)
+        hang_up(c);
+    end_answer(c, NULL);
+    start_next(c);
+}
+
 /* The next request is written after the parser has returned. */
 static void parse(struct connection *c, const char *bytes, size_t len)
 {
     llhttp_errno_t error = len ? llhttp_execute(&c->parser, bytes, len) : llhttp_finish(&c->parser);
-    if (error != HPE_OK) {
+    if (len == 0 && !c->complete)
+        fail(c, "the connection was closed inside an answer");
+    else if (error != HPE_OK)
         fail(c, llhttp_errno_name(error));
-        return;
-    }
-    if (!c->complete) {
-        if (len == 0)
-            fail(c, "the connection was closed inside an answer");
-        return;
-    }
-    if (len == 0 || !llhttp_should_keep_alive(&c->parser))
-        hang_up(c);
-    end_answer(c, NULL);
-    start_next(c);
+    else if (c->complete)
+        finish(c, len == 0);
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg)
@@ -306,7 +310,7 @@ static void start_next(struct connection *c)
     text_buffer_clear(&c->header);
     text_buffer_clear(&c->body);
     c->out_sent = 0;
-    c->complete = c->in_type = false;
+    c->complete = c->keep_alive = c->in_type = false;
     c->is_busy = true;
     c->answer = (struct load_answer){ .number = load->next_number++, .sent_us = clock_now_us() };
     load->stats.requests++;

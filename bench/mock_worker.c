@@ -18,9 +18,12 @@
 #define KV_BLOCKS           65536u
 #define BLOCK_TOKENS        16u
 
+TAILQ_HEAD(mock_list, mock_request);
+
 struct mock_request {
     struct request_node node; /* first */
     TAILQ_ENTRY(mock_request) entry;
+    struct mock_list *list; /* that it stands in */
     struct link *router;
     uint32_t attempt;
     uint64_t seed;
@@ -29,17 +32,17 @@ struct mock_request {
     uint32_t sent, end;   /* positions below were sent; the last one is end - 1 */
     uint64_t finished_us; /* 0: running */
 };
-TAILQ_HEAD(mock_list, mock_request);
 
 struct mock_worker {
     struct mock_worker_options options;
+    char id[64], cluster[64], model[256]; /* what options point to */
     uint64_t incarnation;
     struct links *links;
     struct etcd_registration *registration;
     struct request_table table;
-    struct mock_list running, finished; /* finished: oldest first */
+    struct mock_list fresh, running, finished; /* before the first token; after it; with the last, oldest first */
     uint64_t running_tokens;
-    struct timer step, load;
+    struct timer first, step, load;
     uint64_t last_step_us;
     struct mock_worker_stats stats;
 };
@@ -51,8 +54,7 @@ static struct mock_request *find(struct mock_worker *w, struct request_key key)
 
 static void end_request(struct mock_worker *w, struct mock_request *r)
 {
-    struct mock_list *list = r->finished_us ? &w->finished : &w->running;
-    TAILQ_REMOVE(list, r, entry);
+    TAILQ_REMOVE(r->list, r, entry);
     request_table_remove(&w->table, &r->node);
     w->running_tokens -= r->sent;
     free(r);
@@ -124,10 +126,17 @@ static void send_rest(struct mock_worker *w, struct mock_request *r, uint32_t up
     send_to(w, r->router, &head, &body, last);
 }
 
+static void move(struct mock_request *r, struct mock_list *to)
+{
+    if (r->list)
+        TAILQ_REMOVE(r->list, r, entry);
+    TAILQ_INSERT_TAIL(to, r, entry);
+    r->list = to;
+}
+
 static void finish(struct mock_worker *w, struct mock_request *r)
 {
-    TAILQ_REMOVE(&w->running, r, entry);
-    TAILQ_INSERT_TAIL(&w->finished, r, entry);
+    move(r, &w->finished);
     r->finished_us = clock_now_us();
     w->stats.finished++;
 }
@@ -180,7 +189,7 @@ static void on_step(void *arg);
 
 static void plan_step(struct mock_worker *w)
 {
-    if (!timer_is_set(&w->step))
+    if (!timer_is_set(&w->step) && !TAILQ_EMPTY(&w->running))
         timer_set(loop_timers(w->options.loop), &w->step, w->last_step_us + w->options.step_us, on_step, w);
 }
 
@@ -192,8 +201,23 @@ static void on_step(void *arg)
     w->last_step_us = now - due < w->options.step_us ? due : now;
     if (!w->options.may_step || w->options.may_step(w->options.ctx))
         step_all(w);
-    if (!TAILQ_EMPTY(&w->running))
-        plan_step(w);
+    plan_step(w);
+}
+
+/* First tokens come at once, as prompts cost nothing. */
+static void on_first(void *arg)
+{
+    struct mock_worker *w = arg;
+    struct mock_request *r;
+    while ((r = TAILQ_FIRST(&w->fresh))) {
+        if (TAILQ_EMPTY(&w->running))
+            w->last_step_us = clock_now_us();
+        move(r, &w->running);
+        send_rest(w, r, r->sent + 1);
+        if (r->sent == r->end)
+            finish(w, r);
+    }
+    plan_step(w);
 }
 
 /* ---- messages in ------------------------------------------------------------ */
@@ -244,10 +268,11 @@ static void accept_generate(struct mock_worker *w, struct link *router, const st
     r->first = r->sent = (uint32_t)msg->n_tokens;
     r->end = (uint32_t)end;
     request_table_add(&w->table, &r->node);
-    TAILQ_INSERT_TAIL(&w->running, r, entry);
+    move(r, &w->fresh);
     w->running_tokens += r->sent;
     w->stats.generates++;
-    plan_step(w);
+    if (!timer_is_set(&w->first))
+        timer_set(loop_timers(w->options.loop), &w->first, clock_now_us(), on_first, w);
 }
 
 static void answer_stale(struct link *router, const struct frame *frame, uint32_t attempt)
@@ -351,8 +376,8 @@ static bool is_held(Baton__Live *const *live, size_t n, const struct mock_reques
     return false;
 }
 
-static void drop_of_router(struct mock_worker *w, struct mock_list *list, const struct link *router,
-                           Baton__Live *const *held, size_t n_held)
+static void drop_from(struct mock_worker *w, struct mock_list *list, const struct link *router,
+                      Baton__Live *const *held, size_t n_held)
 {
     struct mock_request *r, *next;
     for (r = TAILQ_FIRST(list); r; r = next) {
@@ -362,23 +387,29 @@ static void drop_of_router(struct mock_worker *w, struct mock_list *list, const 
     }
 }
 
+/* All that the router does not hold. */
+static void drop_of_router(struct mock_worker *w, const struct link *router, Baton__Live *const *held, size_t n_held)
+{
+    drop_from(w, &w->fresh, router, held, n_held);
+    drop_from(w, &w->running, router, held, n_held);
+    drop_from(w, &w->finished, router, held, n_held);
+}
+
 static void on_up(void *ctx, struct link *link, const Baton__Hello *hello, bool first)
 {
     struct mock_worker *w = ctx;
     if (!first) {
-        drop_of_router(w, &w->running, link, hello->live, hello->n_live);
-        drop_of_router(w, &w->finished, link, hello->live, hello->n_live);
+        drop_of_router(w, link, hello->live, hello->n_live);
     }
     if (w->options.on_router)
-        w->options.on_router(w->options.ctx);
+        w->options.on_router(w->options.on_router_arg);
 }
 
 static void on_lost(void *ctx, struct link *link, const char *reason)
 {
     struct mock_worker *w = ctx;
     log_warn("router lost", "id=%s router=%s reason=%s", w->options.id, link_peer_id(link), reason);
-    drop_of_router(w, &w->running, link, NULL, 0);
-    drop_of_router(w, &w->finished, link, NULL, 0);
+    drop_of_router(w, link, NULL, 0);
 }
 
 static size_t list_live(const struct mock_list *list, const struct link *router, Baton__Live *out, size_t max)
@@ -399,7 +430,8 @@ static size_t list_live(const struct mock_list *list, const struct link *router,
 static size_t on_live(void *ctx, struct link *link, Baton__Live *out, size_t max)
 {
     const struct mock_worker *w = ctx;
-    size_t n = list_live(&w->running, link, out, max);
+    size_t n = list_live(&w->fresh, link, out, max);
+    n += list_live(&w->running, link, out + n, max - n);
     return n + list_live(&w->finished, link, out + n, max - n);
 }
 
@@ -494,7 +526,14 @@ status mock_worker_create(const struct mock_worker_options *options, struct mock
     if (!w)
         return error_set(err, ST_NO_MEMORY, "no memory for a mock worker");
     w->options = *options;
+    (void)snprintf(w->id, sizeof w->id, "%s", options->id);
+    (void)snprintf(w->cluster, sizeof w->cluster, "%s", options->cluster);
+    (void)snprintf(w->model, sizeof w->model, "%s", options->model);
+    w->options.id = w->id;
+    w->options.cluster = w->cluster;
+    w->options.model = w->model;
     w->incarnation = clock_now_us() * 0x9e3779b97f4a7c15u ^ (uintptr_t)w ^ (uint64_t)getpid() << 48;
+    TAILQ_INIT(&w->fresh);
     TAILQ_INIT(&w->running);
     TAILQ_INIT(&w->finished);
     status st = open_links(w, err);
@@ -516,12 +555,13 @@ void mock_worker_destroy(struct mock_worker **p)
     if (!w)
         return;
     *p = NULL;
+    timer_cancel(loop_timers(w->options.loop), &w->first);
     timer_cancel(loop_timers(w->options.loop), &w->step);
     timer_cancel(loop_timers(w->options.loop), &w->load);
     if (w->registration)
         etcd_unregister(&w->registration, NULL, NULL);
     links_destroy(&w->links);
-    while ((r = TAILQ_FIRST(&w->running)) || (r = TAILQ_FIRST(&w->finished)))
+    while ((r = TAILQ_FIRST(&w->fresh)) || (r = TAILQ_FIRST(&w->running)) || (r = TAILQ_FIRST(&w->finished)))
         end_request(w, r);
     free(w);
 }

@@ -1,7 +1,7 @@
 /* mock_worker.h - a decode worker without a model, for measuring what stands in front of it: it
  * registers in etcd, speaks the control plane as a worker does (acknowledged last words, resumed gaps,
  * ids kept until TokensAck, published load), and answers every Generate with tokens that follow from seed and
- * position, one a step. Prompts cost no time. Loop thread only. */
+ * position: the first at once, as prompts cost no time, then one a step. Loop thread only. */
 #ifndef BATON_BENCH_MOCK_WORKER_H
 #define BATON_BENCH_MOCK_WORKER_H
 
@@ -19,8 +19,8 @@ struct mock_worker;
 
 struct mock_worker_options {
     struct loop *loop;
-    struct etcd *etcd; /* borrowed; outlives the worker */
-    const char *id, *cluster, *model;
+    struct etcd *etcd;                /* borrowed; outlives the worker */
+    const char *id, *cluster, *model; /* copied */
     uint32_t max_model_len;
     const uint32_t *token_ids; /* [n_token_ids], borrowed; see mock_worker_token */
     uint32_t n_token_ids;
@@ -29,8 +29,9 @@ struct mock_worker_options {
     void (*on_emit)(void *ctx, uint64_t seed, uint32_t index, uint64_t now_us);
     /* False holds the next step back for a step's time. May be NULL. */
     bool (*may_step)(void *ctx);
-    void (*on_router)(void *ctx); /* a router has connected. May be NULL */
     void *ctx;
+    void (*on_router)(void *arg); /* a router has connected. May be NULL */
+    void *on_router_arg;
 };
 
 MUST_CHECK status mock_worker_create(const struct mock_worker_options *options, struct mock_worker **out,

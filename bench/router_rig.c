@@ -94,6 +94,7 @@ static status choose_processors(struct router_rig *rig, struct error *err)
     for (int i = 0; i < CPU_SETSIZE && n < 2; i++)
         if (CPU_ISSET((size_t)i, &set))
             found[n++] = i;
+    rig->allowed = set;
     rig->client_processor = found[0];
     rig->router_processor = found[n - 1];
     CPU_ZERO(&set);
@@ -146,20 +147,13 @@ static status start_etcd(struct router_rig *rig, char url[64], struct error *err
     (void)snprintf(members, sizeof members, "default=%s", peer);
     (void)snprintf(data, sizeof data, "%s/etcd", rig->dir);
     (void)snprintf(log, sizeof log, "%s/etcd.log", rig->dir);
-    char *argv[] = { "etcd",
-                     "--data-dir",
-                     data,
-                     "--listen-client-urls",
-                     url,
-                     "--advertise-client-urls",
-                     url,
-                     "--listen-peer-urls",
-                     peer,
-                     "--initial-advertise-peer-urls",
-                     peer,
-                     "--initial-cluster",
-                     members,
-                     NULL };
+    char *argv[] = { "etcd",  "--data-dir",
+                     data,    "--listen-client-urls",
+                     url,     "--advertise-client-urls",
+                     url,     "--listen-peer-urls",
+                     peer,    "--initial-advertise-peer-urls",
+                     peer,    "--initial-cluster",
+                     members, NULL };
     return child_start(&rig->etcd_child, argv, log, rig->client_processor, false, err);
 }
 
@@ -239,7 +233,7 @@ static status start_workers(struct router_rig *rig, const char *etcd_url, struct
         worker.model = RIG_MODEL;
         worker.max_model_len = MAX_CONTEXT;
         worker.on_router = on_router;
-        worker.on_router_ctx = rig;
+        worker.on_router_arg = rig;
         st = mock_worker_create(&worker, &rig->workers[i], err);
     }
     return st;
@@ -312,6 +306,8 @@ void router_rig_destroy(struct router_rig **p, struct rusage *usage)
         if (rig->signals[i])
             event_free(rig->signals[i]);
     loop_destroy(&rig->loop);
+    if (CPU_COUNT(&rig->allowed))
+        (void)sched_setaffinity(0, sizeof rig->allowed, &rig->allowed);
     if (rig->dir[0])
         (void)nftw(rig->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     free(rig);

@@ -4,6 +4,7 @@
 #ifndef BATON_BENCH_ROUTER_RIG_H
 #define BATON_BENCH_ROUTER_RIG_H
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,6 +31,7 @@ struct router_rig {
     struct child etcd_child, router_child;
     struct mock_worker *workers[RIG_MAX_WORKERS];
     uint32_t n_connected; /* workers that the router has reached */
+    cpu_set_t allowed;    /* processors of this process before and after the run; empty: not changed */
     int router_processor, client_processor;
     uint16_t port; /* of the router's API; 0: not known yet */
     char dir[256];

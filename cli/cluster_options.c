@@ -157,18 +157,16 @@ void cluster_options_write(const struct cluster_options *o, struct json_writer *
     json_write_end(w);
 }
 
-bool cluster_options_equal(const struct cluster_options *a, const struct cluster_options *b)
+bool cluster_options_match(const struct cluster_options *o, const json_t *written)
 {
-    struct text_buffer texts[2];
-    const struct cluster_options *both[2] = { a, b };
-    for (int i = 0; i < 2; i++) {
-        struct json_writer w;
-        text_buffer_init(&texts[i], (size_t)1 << 18);
-        json_writer_init(&w, &texts[i]);
-        cluster_options_write(both[i], &w);
-    }
-    bool equal = !strcmp(text_buffer_text(&texts[0]), text_buffer_text(&texts[1]));
-    text_buffer_free(&texts[0]);
-    text_buffer_free(&texts[1]);
+    struct text_buffer text;
+    struct json_writer w;
+    text_buffer_init(&text, (size_t)1 << 18);
+    json_writer_init(&w, &text);
+    cluster_options_write(o, &w);
+    json_t *own = json_loads(text_buffer_text(&text), 0, NULL);
+    bool equal = own && json_equal(own, written);
+    json_decref(own);
+    text_buffer_free(&text);
     return equal;
 }

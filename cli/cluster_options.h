@@ -2,6 +2,7 @@
 #ifndef BATON_CLI_CLUSTER_OPTIONS_H
 #define BATON_CLI_CLUSTER_OPTIONS_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -57,6 +58,7 @@ MUST_CHECK status cluster_options_add_setting(struct cluster_options *o, const c
 bool cluster_setting_is_for(const struct cluster_setting *setting, enum role role);
 
 void cluster_options_write(const struct cluster_options *o, struct json_writer *w);
-bool cluster_options_equal(const struct cluster_options *a, const struct cluster_options *b);
+/* written is what cluster_options_write wrote, read back. */
+bool cluster_options_match(const struct cluster_options *o, const json_t *written);
 
 #endif

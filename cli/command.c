@@ -6,11 +6,18 @@
 
 #define HELP_MAX_BYTES ((size_t)1 << 16)
 
+/* "fetch" of "model fetch": what stands on the command line behind the prefix. */
+static const char *own_word(const struct command *command)
+{
+    const char *space = strrchr(command->name, ' ');
+    return space ? space + 1 : command->name;
+}
+
 static void print_list(const char *prefix, const struct command *const table[], FILE *to)
 {
     fprintf(to, "usage: %s COMMAND [ARGUMENTS]\n\n", prefix);
     for (size_t i = 0; table[i]; i++)
-        fprintf(to, "  %-8s %s\n", table[i]->name, table[i]->about);
+        fprintf(to, "  %-8s %s\n", own_word(table[i]), table[i]->about);
     fprintf(to, "\n%s COMMAND --help says more.\n", prefix);
 }
 
@@ -19,7 +26,7 @@ static int unknown_command(const char *prefix, const struct command *const table
     const char *names[64];
     size_t n = 0;
     for (; table[n] && n < COUNT_OF(names); n++)
-        names[n] = table[n]->name;
+        names[n] = own_word(table[n]);
     const char *nearest = nearest_name(text, names, n);
     fprintf(stderr, "%s: there is no command \"%.60s\"", prefix, text);
     if (nearest)
@@ -39,7 +46,7 @@ int command_dispatch(const char *prefix, const struct command *const table[], in
         return EXIT_DONE;
     }
     for (size_t i = 0; table[i]; i++)
-        if (!strcmp(table[i]->name, argv[1]))
+        if (!strcmp(own_word(table[i]), argv[1]))
             return table[i]->run(table[i], argc - 1, argv + 1);
     return unknown_command(prefix, table, argv[1]);
 }

@@ -13,7 +13,7 @@
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 struct command {
-    const char *name;      /* "scale", or "fetch" below "model" */
+    const char *name;      /* "scale", "model fetch" */
     const char *arguments; /* "ROLE N", "" for none */
     const char *about;     /* one line */
     int (*run)(const struct command *self, int argc, char **argv); /* argv[0] is the command's name */
@@ -23,7 +23,8 @@ extern const struct command command_up, command_down, command_status, command_lo
     command_chat, command_model, command_bench, command_doctor, command_version;
 extern const struct command command_model_list, command_model_fetch, command_model_inspect, command_model_score;
 
-/* Finds argv[1] among the commands and runs it; prefix ("baton model") is for messages. */
+/* Finds argv[1] among the commands (by the last word of their names) and runs it; prefix ("baton model") is for
+ * messages. */
 int command_dispatch(const char *prefix, const struct command *const table[], int argc, char **argv);
 
 /* Reads the options of one command. True: go on; false: end with *code (help was printed, or a complaint). */

@@ -27,7 +27,7 @@ static void end_line(struct sse *s)
 {
     const char *line = text_buffer_text(&s->line);
     if (s->line.state != ST_OK) {
-        text_buffer_append(&s->data, "", SSE_MAX_EVENT_BYTES + 1); /* spoils the event */
+        s->data.state = ST_LIMIT; /* spoils the event */
     } else if (!line[0]) {
         end_event(s);
     } else if (!strncmp(line, "data:", 5)) {

@@ -112,8 +112,7 @@ uint32_t choice_scored_ready(const struct choice *c)
 {
     uint32_t n = 0;
     const struct token_logprob *tops;
-    bool all = c->shown == c->detokenised && c->finish != CHOICE_STOP;
-    all = all || (c->finish == CHOICE_STOP && c->stops.n_held == 0 && c->shown >= c->detokenised);
+    bool all = c->shown == c->detokenised; /* nothing is withheld or cut off */
     while (n < c->scored.n && (all || token_queue_at(&c->scored, n, &tops)->offset < c->shown))
         n++;
     return n;

@@ -50,13 +50,14 @@ static void count_answer(struct api *api, const char *name, int code)
 {
     char text[16];
     snprintf(text, sizeof text, "%d", code);
-    metric_add(metrics_series(api->options.metrics, &router_metric_table, ROUTER_REQUESTS, (const char *[]){ name, text }),
-               1);
+    metric_add(
+        metrics_series(api->options.metrics, &router_metric_table, ROUTER_REQUESTS, (const char *[]){ name, text }), 1);
 }
 
 static void count_refusal(struct api *api, const char *reason)
 {
-    metric_add(metrics_series(api->options.metrics, &router_metric_table, ROUTER_REFUSED, (const char *[]){ reason }), 1);
+    metric_add(metrics_series(api->options.metrics, &router_metric_table, ROUTER_REFUSED, (const char *[]){ reason }),
+               1);
 }
 
 /* ---- errors ------------------------------------------------------------------------ */
@@ -210,8 +211,8 @@ static status check_head(const struct endpoint *e, struct http_exchange *x, stru
     const char *encoding = http_header(x, "content-encoding");
     if (strcmp(method, e->method) != 0 && (strcmp(e->method, "GET") != 0 || strcmp(method, "HEAD") != 0)) {
         http_header_add(x, "Allow", e->get ? "GET, HEAD" : e->method);
-        return api_error_set(err, API_WRONG_METHOD, NULL, "Not allowed to %.32s on %.200s; use %s.", method, http_path(x),
-                             e->method);
+        return api_error_set(err, API_WRONG_METHOD, NULL, "Not allowed to %.32s on %.200s; use %s.", method,
+                             http_path(x), e->method);
     }
     if (e->get)
         return ST_OK;
@@ -219,8 +220,8 @@ static status check_head(const struct endpoint *e, struct http_exchange *x, stru
         return api_error_set(err, API_WRONG_MEDIA, NULL,
                              "Unsupported content type '%.100s'; send application/json in UTF-8.", type);
     if (encoding && strcasecmp(encoding, "identity") != 0)
-        return api_error_set(err, API_WRONG_MEDIA, NULL, "Unsupported content encoding '%.100s'; send the body as it is.",
-                             encoding);
+        return api_error_set(err, API_WRONG_MEDIA, NULL,
+                             "Unsupported content encoding '%.100s'; send the body as it is.", encoding);
     return ST_OK;
 }
 
@@ -294,7 +295,8 @@ static void admit(void *ctx, struct http_exchange *x)
     if (is_health(http_path(x)))
         return;
     if (!e) {
-        (void)api_error_set(&err, API_NO_PAGE, NULL, "Unknown request URL: %.16s %.300s.", http_method(x), http_path(x));
+        (void)api_error_set(&err, API_NO_PAGE, NULL, "Unknown request URL: %.16s %.300s.", http_method(x),
+                            http_path(x));
         api_refuse(api, x, "other", &err);
     } else if (check_head(e, x, &err) != ST_OK) {
         api_refuse(api, x, e->name, &err);

@@ -36,8 +36,8 @@ struct endpoint {
     const char *name; /* of metrics and logs */
     const char *method;
     bool is_prefix;
-    enum request_kind kind;                                   /* POST */
-    void (*get)(struct api *api, struct http_exchange *x);    /* GET: answers at once */
+    enum request_kind kind;                                /* POST */
+    void (*get)(struct api *api, struct http_exchange *x); /* GET: answers at once */
 };
 
 struct api {

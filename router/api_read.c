@@ -61,8 +61,12 @@ static void submit(struct call *call, const char *body, size_t len)
     struct api_error err;
     struct read_job *job = malloc(sizeof *job + len);
     if (job) {
-        *job = (struct read_job){ .job = { .run = run, .done = done }, .call = call, .rules = call->api->rules,
-                                  .kind = call->endpoint->kind, .result = ST_CANCELLED, .len = len };
+        *job = (struct read_job){ .job = { .run = run, .done = done },
+                                  .call = call,
+                                  .rules = call->api->rules,
+                                  .kind = call->endpoint->kind,
+                                  .result = ST_CANCELLED,
+                                  .len = len };
         memcpy(job->body, body, len);
         if (tokenize_pool_submit(call->api->options.pool, &job->job) == ST_OK) {
             call->job = job;

@@ -42,8 +42,7 @@ static status open_one(struct models *models, const char *item, size_t len, stru
     if (st != ST_OK)
         return st;
     const char *own = model_name(m->model);
-    st = equals ? set_name(models, m, item, (size_t)(equals - item), err)
-                : set_name(models, m, own, strlen(own), err);
+    st = equals ? set_name(models, m, item, (size_t)(equals - item), err) : set_name(models, m, own, strlen(own), err);
     if (st != ST_OK) {
         model_close(&m->model);
         return st;

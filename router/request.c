@@ -40,7 +40,8 @@ static status read_model(struct request *r, const struct request_rules *rules, c
     r->model = models_find(rules->models, json_string_value(v->model), json_string_length(v->model));
     if (r->model)
         return ST_OK;
-    return api_error_set(err, API_NO_MODEL, "model", "The model '%.200s' does not exist; GET /v1/models lists the models.",
+    return api_error_set(err, API_NO_MODEL, "model",
+                         "The model '%.200s' does not exist; GET /v1/models lists the models.",
                          json_string_value(v->model));
 }
 
@@ -95,8 +96,8 @@ static status check_unbuilt(const struct request *r, const struct request_values
     if (st != ST_OK)
         return st;
     if (v->best_of > 0 && v->best_of < v->n)
-        return api_error_set(err, API_WRONG_VALUE, "best_of", "Invalid value for 'best_of': %" PRId64 " is below n = %" PRId64 ".",
-                             v->best_of, v->n);
+        return api_error_set(err, API_WRONG_VALUE, "best_of",
+                             "Invalid value for 'best_of': %" PRId64 " is below n = %" PRId64 ".", v->best_of, v->n);
     if (v->best_of > v->n)
         return refuse(err, "best_of", "choosing among more than n answers is not supported by this server");
     if (r->kind == REQUEST_TEXT && v->echo && v->logprobs)
@@ -127,8 +128,9 @@ static status read_logprobs(struct request *r, const struct request_values *v, s
         return request_wrong_type(err, "logprobs", "an integer", v->logprobs);
     json_int_t n = json_integer_value(v->logprobs);
     if (n < 0 || n > SAMPLING_MAX_TOP_LOGPROBS)
-        return api_error_set(err, API_WRONG_VALUE, "logprobs", "Invalid value for 'logprobs': %lld is not between 0 and %d.",
-                             (long long)n, SAMPLING_MAX_TOP_LOGPROBS);
+        return api_error_set(err, API_WRONG_VALUE, "logprobs",
+                             "Invalid value for 'logprobs': %lld is not between 0 and %d.", (long long)n,
+                             SAMPLING_MAX_TOP_LOGPROBS);
     s->n_logprobs = (int32_t)n;
     return ST_OK;
 }
@@ -147,8 +149,8 @@ static status read_bias_entry(const struct request *r, const char *name, const j
         return request_wrong_type(err, path, "a number", value);
     double bias = json_number_value(value);
     if (!(bias >= -100.0 && bias <= 100.0))
-        return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': %.17g is not between -100 and 100.", path,
-                             bias);
+        return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': %.17g is not between -100 and 100.",
+                             path, bias);
     *out = (struct logit_bias){ (uint32_t)id, (float)bias };
     return ST_OK;
 }
@@ -162,7 +164,8 @@ static status read_bias(struct request *r, const json_t *object, struct api_erro
         return ST_OK;
     if (n > SAMPLING_MAX_BIAS)
         return api_error_set(err, API_WRONG_VALUE, "logit_bias",
-                             "Invalid value for 'logit_bias': %zu entries, at most %d are allowed.", n, SAMPLING_MAX_BIAS);
+                             "Invalid value for 'logit_bias': %zu entries, at most %d are allowed.", n,
+                             SAMPLING_MAX_BIAS);
     struct logit_bias *bias = arena_take(r->arena, n * sizeof *bias);
     if (!bias)
         return no_memory(err);
@@ -209,8 +212,9 @@ static status add_stop(struct request *r, const json_t *text, const char *path, 
         return request_wrong_type(err, path, "a string", text);
     size_t len = json_string_length(text);
     if (len == 0 || len > STOP_MAX_BYTES)
-        return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': a stop text has 1 to %d bytes, not %zu.",
-                             path, STOP_MAX_BYTES, len);
+        return api_error_set(err, API_WRONG_VALUE, path,
+                             "Invalid value for '%s': a stop text has 1 to %d bytes, not %zu.", path, STOP_MAX_BYTES,
+                             len);
     return stop_set_add(&r->stops, r->arena, json_string_value(text), len) == ST_OK ? ST_OK : no_memory(err);
 }
 
@@ -225,8 +229,9 @@ static status read_stops(struct request *r, const struct request_values *v, stru
     if (!json_is_array(v->stop))
         return request_wrong_type(err, "stop", "a string or an array of strings", v->stop);
     if (json_array_size(v->stop) > STOP_MAX_STRINGS)
-        return api_error_set(err, API_WRONG_VALUE, "stop", "Invalid value for 'stop': %zu texts, at most %d are allowed.",
-                             json_array_size(v->stop), STOP_MAX_STRINGS);
+        return api_error_set(err, API_WRONG_VALUE, "stop",
+                             "Invalid value for 'stop': %zu texts, at most %d are allowed.", json_array_size(v->stop),
+                             STOP_MAX_STRINGS);
     for (size_t i = 0; i < json_array_size(v->stop); i++) {
         snprintf(path, sizeof path, "stop[%zu]", i);
         status st = add_stop(r, json_array_get(v->stop, i), path, err);
@@ -249,8 +254,8 @@ static status read_max_tokens(struct request *r, const struct request_values *v,
     r->sampling.min_tokens = (uint32_t)v->min_tokens;
     if (r->has_max_tokens && v->min_tokens > most)
         return api_error_set(err, API_WRONG_VALUE, "min_tokens",
-                             "Invalid value for 'min_tokens': %" PRId64 " is above max_tokens = %" PRId64 ".", v->min_tokens,
-                             most);
+                             "Invalid value for 'min_tokens': %" PRId64 " is above max_tokens = %" PRId64 ".",
+                             v->min_tokens, most);
     return ST_OK;
 }
 
@@ -334,7 +339,8 @@ static status read_stream(struct request *r, struct request_values *v, struct ap
         st = read_flag(v->stream_options, "stream_options.continuous_usage_stats", "continuous_usage_stats",
                        &r->continuous_usage, err);
     if (st == ST_OK) /* padding events is not offered, and asking for none is fine */
-        st = read_flag(v->stream_options, "stream_options.include_obfuscation", "include_obfuscation", &obfuscation, err);
+        st = read_flag(v->stream_options, "stream_options.include_obfuscation", "include_obfuscation", &obfuscation,
+                       err);
     return st;
 }
 
@@ -382,8 +388,8 @@ static status check_n(struct request *r, const struct request_rules *rules, cons
                       struct api_error *err)
 {
     if (v->n > (int64_t)rules->max_choices)
-        return api_error_set(err, API_WRONG_VALUE, "n", "Invalid value for 'n': %" PRId64 " is not between 1 and %u.", v->n,
-                             rules->max_choices);
+        return api_error_set(err, API_WRONG_VALUE, "n", "Invalid value for 'n': %" PRId64 " is not between 1 and %u.",
+                             v->n, rules->max_choices);
     r->n = (uint32_t)v->n;
     return ST_OK;
 }

@@ -14,9 +14,9 @@
 #include "router/request_values.h"
 #include "router/stop_match.h"
 
-#define REQUEST_MAX_CHOICES     256 /* prompts times n */
-#define REQUEST_ARENA_BYTES     ((size_t)8 << 20) /* beside token ids and prompt texts */
-#define REQUEST_DEFAULT_TOKENS  16 /* completions without max_tokens */
+#define REQUEST_MAX_CHOICES    256               /* prompts times n */
+#define REQUEST_ARENA_BYTES    ((size_t)8 << 20) /* beside token ids and prompt texts */
+#define REQUEST_DEFAULT_TOKENS 16                /* completions without max_tokens */
 
 struct request_rules {
     const struct models *models;
@@ -35,7 +35,7 @@ struct request {
     const struct served_model *model;
     struct arena *arena; /* of what follows */
     struct request_prompt *prompts;
-    uint32_t n_prompts, n; /* n answers for each */
+    uint32_t n_prompts, n;    /* n answers for each */
     struct sampling sampling; /* choice, seed and max_tokens are set for each choice; bias, stop_ids: arena */
     bool has_seed, has_max_tokens;
     struct stop_set stops;

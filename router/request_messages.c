@@ -8,7 +8,7 @@
 static const struct {
     const char *name, *rendered;
 } roles[] = {
-    { "system", "system" }, { "developer", "system" }, { "user", "user" },
+    { "system", "system" },       { "developer", "system" }, { "user", "user" },
     { "assistant", "assistant" }, { "tool", "tool" },
 };
 
@@ -38,9 +38,10 @@ static status check_part(const json_t *part, const char *path, const json_t **te
     if (!json_is_string(type))
         return request_wrong_type(err, field, "a string", type);
     if (strcmp(json_string_value(type), "text") != 0)
-        return api_error_set(err, API_UNSUPPORTED, field,
-                             "Unsupported value for '%s': content parts of type '%.64s' are not supported, only 'text'.",
-                             field, json_string_value(type));
+        return api_error_set(
+            err, API_UNSUPPORTED, field,
+            "Unsupported value for '%s': content parts of type '%.64s' are not supported, only 'text'.", field,
+            json_string_value(type));
     snprintf(field, sizeof field, "%.100s.text", path);
     *text = json_object_get(part, "text");
     if (!request_given(*text))
@@ -191,8 +192,8 @@ static status render(const struct served_model *model, const struct request_valu
     if (st == ST_NO_MEMORY)
         return no_memory(err);
     if (st != ST_OK)
-        return api_error_set(err, API_WRONG_VALUE, "messages", "The model's chat template refuses these messages: %.400s",
-                             why.text);
+        return api_error_set(err, API_WRONG_VALUE, "messages",
+                             "The model's chat template refuses these messages: %.400s", why.text);
     return ST_OK;
 }
 

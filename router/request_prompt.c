@@ -18,8 +18,9 @@ static status encode(const struct request *r, const char *text, size_t len, unsi
     if (st == ST_NO_MEMORY)
         return no_memory(err);
     if (st != ST_OK)
-        return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': its %zu bytes cannot be tokenised (%s).",
-                             path, len, status_text(st));
+        return api_error_set(err, API_WRONG_VALUE, path,
+                             "Invalid value for '%s': its %zu bytes cannot be tokenised (%s).", path, len,
+                             status_text(st));
     return ST_OK;
 }
 
@@ -97,9 +98,10 @@ static status read_id_list(const struct request *r, const json_t *list, const ch
 static status take_prompts(struct request *r, size_t n, struct api_error *err)
 {
     if (n * r->n > REQUEST_MAX_CHOICES)
-        return api_error_set(err, API_WRONG_VALUE, "prompt",
-                             "Invalid value for 'prompt': %zu prompts with n = %u are %zu choices, at most %d are allowed.",
-                             n, r->n, n * r->n, REQUEST_MAX_CHOICES);
+        return api_error_set(
+            err, API_WRONG_VALUE, "prompt",
+            "Invalid value for 'prompt': %zu prompts with n = %u are %zu choices, at most %d are allowed.", n, r->n,
+            n * r->n, REQUEST_MAX_CHOICES);
     r->prompts = arena_take(r->arena, n * sizeof *r->prompts);
     if (!r->prompts)
         return no_memory(err);
@@ -157,8 +159,8 @@ status request_read_prompts(struct request *request, const struct request_values
     status st = values->messages ? read_chat(request, values, err) : read_prompt(request, values, err);
     for (uint32_t i = 0; st == ST_OK && request->kind != REQUEST_TOKENS && i < request->n_prompts; i++)
         if (request->prompts[i].tokens.n == 0)
-            st = api_error_set(err, API_WRONG_VALUE, values->messages ? "messages" : "prompt",
-                               "Invalid value for '%s': the prompt is empty.",
-                               values->messages ? "messages" : "prompt");
+            st =
+                api_error_set(err, API_WRONG_VALUE, values->messages ? "messages" : "prompt",
+                              "Invalid value for '%s': the prompt is empty.", values->messages ? "messages" : "prompt");
     return st;
 }

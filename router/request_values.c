@@ -6,7 +6,11 @@
 
 /* As tables of the .def see them. */
 enum { CHAT = REQUEST_CHAT, TEXT = REQUEST_TEXT, TOKENS = REQUEST_TOKENS, IDS = REQUEST_IDS };
-enum { JSON_IS_TEXT = 1 << JSON_STRING, JSON_IS_OBJECT = 1 << JSON_OBJECT, JSON_IS_BOOL = 1 << JSON_TRUE | 1 << JSON_FALSE };
+enum {
+    JSON_IS_TEXT = 1 << JSON_STRING,
+    JSON_IS_OBJECT = 1 << JSON_OBJECT,
+    JSON_IS_BOOL = 1 << JSON_TRUE | 1 << JSON_FALSE
+};
 
 enum row_type { ROW_REAL, ROW_INT, ROW_BOOL, ROW_JSON, ROW_MEMBERS, ROW_IGNORED, ROW_REFUSED };
 
@@ -22,7 +26,7 @@ struct row {
 };
 
 static const struct row rows[] = {
-#define FIELD(name, where, TYPE, default_value, least, most, meaning) \
+#define FIELD(name, where, TYPE, default_value, least, most, meaning)                                                  \
     { #name, sizeof #name - 1, where, ROW_##TYPE, offsetof(struct request_values, name), least, most, 0, NULL },
 #define IGNORED(name, where, types)   { #name, sizeof #name - 1, where, ROW_IGNORED, 0, 0, 0, types, NULL },
 #define REFUSED(name, where, neutral) { #name, sizeof #name - 1, where, ROW_REFUSED, 0, 0, 0, 0, neutral },
@@ -67,9 +71,14 @@ status request_json_parse(const char *body, size_t len, json_t **out, struct api
 const char *request_json_type(const json_t *value)
 {
     static const char *const names[] = {
-        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a string",
-        [JSON_INTEGER] = "an integer", [JSON_REAL] = "a number with a fraction or exponent", [JSON_TRUE] = "a boolean",
-        [JSON_FALSE] = "a boolean", [JSON_NULL] = "null",
+        [JSON_OBJECT] = "an object",
+        [JSON_ARRAY] = "an array",
+        [JSON_STRING] = "a string",
+        [JSON_INTEGER] = "an integer",
+        [JSON_REAL] = "a number with a fraction or exponent",
+        [JSON_TRUE] = "a boolean",
+        [JSON_FALSE] = "a boolean",
+        [JSON_NULL] = "null",
     };
     return names[json_typeof(value)];
 }
@@ -88,9 +97,8 @@ static status read_real(const struct row *row, const json_t *value, void *member
         return request_wrong_type(err, row->name, "a number", value);
     double v = json_number_value(value);
     if (!isfinite(v) || v < row->least || v > row->most)
-        return api_error_set(err, API_WRONG_VALUE, row->name,
-                             "Invalid value for '%s': %.17g is not between %g and %g.", row->name, v, row->least,
-                             row->most);
+        return api_error_set(err, API_WRONG_VALUE, row->name, "Invalid value for '%s': %.17g is not between %g and %g.",
+                             row->name, v, row->least, row->most);
     memcpy(member, &v, sizeof v);
     return ST_OK;
 }

@@ -18,11 +18,11 @@ enum request_kind { REQUEST_CHAT = 1, REQUEST_TEXT = 2, REQUEST_TOKENS = 4, REQU
 #define REQUEST_IGNORED_NAME_BYTES 64
 
 struct request_values {
-#define VALUE_REAL(name)    double name;
-#define VALUE_INT(name)     int64_t name;
-#define VALUE_BOOL(name)    bool name;
-#define VALUE_JSON(name)    const json_t *name;
-#define VALUE_MEMBERS(name) const json_t *name;
+#define VALUE_REAL(name)              double name;
+#define VALUE_INT(name)               int64_t name;
+#define VALUE_BOOL(name)              bool name;
+#define VALUE_JSON(name)              const json_t *name;
+#define VALUE_MEMBERS(name)           const json_t *name;
 #define FIELD(name, where, TYPE, ...) VALUE_##TYPE(name)
 #define IGNORED(name, where, types)
 #define REFUSED(name, where, neutral)

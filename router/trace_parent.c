@@ -35,7 +35,8 @@ bool trace_parent_read(const char *text, struct trace_context *out)
         return false;
     if (len > TRACE_PARENT_BYTES && (version == 0 || text[TRACE_PARENT_BYTES] != '-'))
         return false;
-    if (!read_hex(text + 3, sizeof t.trace_id, false, t.trace_id) || !read_hex(text + 36, sizeof t.span_id, false, t.span_id))
+    if (!read_hex(text + 3, sizeof t.trace_id, false, t.trace_id) ||
+        !read_hex(text + 36, sizeof t.span_id, false, t.span_id))
         return false;
     *out = t;
     return true;

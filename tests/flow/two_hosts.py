@@ -1,0 +1,139 @@
+"""Two hosts, brought up by hand as docs/OPERATING.md says: KV moves over TCP between them, and the answers are those of one host.
+
+The hosts are two network namespaces, so this needs root.
+"""
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+from cluster import BIN, QUESTIONS, SIGKILL, STORY, TINY, Cluster, Suite, wait_for
+
+A, B = "10.77.0.1", "10.77.0.2"
+SPACE_A, SPACE_B = f"baton-a-{os.getpid()}", f"baton-b-{os.getpid()}"
+
+
+def ip(*args):
+    subprocess.run(["ip", *args], check=True)
+
+
+def make_hosts():
+    for space in (SPACE_A, SPACE_B):
+        ip("netns", "add", space)
+        ip("-n", space, "link", "set", "lo", "up")
+    ip("-n", SPACE_A, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", SPACE_B)
+    for space, address in ((SPACE_A, A), (SPACE_B, B)):
+        ip("-n", space, "address", "add", address + "/24", "dev", "veth0")
+        ip("-n", space, "link", "set", "veth0", "up")
+
+
+class Hosts(Cluster):
+    """A cluster whose processes were started by hand; this process lives on host A."""
+
+    def __init__(self, other):
+        self.dir, self.port, self.processes, self.other = tempfile.mkdtemp(prefix="baton-hosts-"), 8000, {}, other
+        self.start("etcd", None, "etcd", "--data-dir", os.path.join(self.dir, "etcd"), "--listen-client-urls",
+                   f"http://{A}:2379", "--advertise-client-urls", f"http://{A}:2379", "--listen-peer-urls", f"http://{A}:2380")
+        etcd = ["--etcd", f"http://{A}:2379"]
+        self.start("router", None, os.path.join(BIN, "baton-router"), *etcd, "--models", f"m={TINY}", "--http-listen",
+                   f"127.0.0.1:{self.port}", "--debug-extensions", "--admin-listen", "127.0.0.1:9001")
+        self.worker("decode", None, A, 9002)
+        self.worker("prefill", other, B, 9003)
+        self.model = "m"
+        wait_for("an answer computed on the other host", lambda: self.ask("Hello!" * 40, route="remote", max_tokens=1)
+                 .extra.get("route") == "remote", 30)
+
+    def worker(self, role, space, address, admin):
+        self.start(role, space, os.path.join(BIN, "baton-" + role), "--etcd", f"http://{A}:2379", "--model", TINY,
+                   "--model-name", "m", "--listen", address + ":0", "--advertise", address, "--id", role, "--threads", "1",
+                   "--admin-listen", f"{address}:{admin}")
+
+    def start(self, name, space, *command):
+        log = open(os.path.join(self.dir, name + ".log"), "ab")
+        prefix = ["ip", "netns", "exec", space] if space else []
+        self.processes[name] = subprocess.Popen([*prefix, *command], stdout=log, stderr=log)
+
+    def down(self, check=True):
+        for name in ("router", "decode", "prefill", "etcd"):
+            self.processes[name].terminate()
+        codes = {}
+        for name, process in self.processes.items():
+            try:
+                codes[name] = process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes[name] = "killed"
+        if check:
+            assert all(codes[n] == 0 for n in ("router", "decode", "prefill")), codes
+
+
+def answers(c, route):
+    got = [c.ask(q, route=route, max_tokens=16) for q in QUESTIONS]
+    for a in got:
+        assert not a.error, a.error
+        assert a.extra["route"] == route, a.extra
+    return got
+
+
+def same_as_local(c):
+    local, remote = answers(c, "local"), answers(c, "remote")
+    for a, b in zip(local, remote):
+        assert a.hashes and a.hashes == b.hashes and a.text == b.text
+        assert b.extra["timing"]["transport"] == "tcp" and b.extra["timing"]["moved_bytes"] > 0, b.extra
+
+
+def link_cut_in_mid_prefill(c, want):
+    """The cable is pulled while a long prompt is computed on the other host: the answer comes all the same."""
+    import threading
+    cut = threading.Timer(0.05, lambda: ip("link", "set", "veth0", "down"))
+    cut.start()
+    got = c.ask(STORY * 40, route="remote", max_tokens=16)
+    cut.join()
+    ip("link", "set", "veth0", "up")
+    assert not got.error, got.error
+    assert got.hashes == want.hashes and got.text == want.text
+    wait_for("the other host to serve again", lambda: c.ask(STORY, route="remote", max_tokens=1)
+             .extra.get("route") == "remote", 40)
+
+
+def prefill_killed(c, want):
+    c.processes["prefill"].send_signal(SIGKILL)
+    got = c.ask(STORY * 40, route="remote", max_tokens=16)
+    assert not got.error and got.hashes == want.hashes, got.error
+    c.processes["prefill"].wait()
+    c.worker("prefill", c.other, B, 9003)
+    wait_for("the new worker to serve", lambda: c.ask(STORY, route="remote", max_tokens=1).extra.get("route") == "remote", 40)
+
+
+def inside(other):
+    suite = Suite()
+    with Hosts(other) as c:
+        suite.test("answers over TCP are those of one host", same_as_local, c)
+        want = c.ask(STORY * 40, route="local", max_tokens=16)
+        suite.test("link cut while KV is on its way", link_cut_in_mid_prefill, c, want)
+        suite.test("worker of the other host killed", prefill_killed, c, want)
+    suite.finish()
+
+
+def main():
+    if len(sys.argv) == 3 and sys.argv[1] == "--inside":
+        inside(sys.argv[2])
+    suite = Suite()
+    try:
+        make_hosts()
+    except (OSError, subprocess.CalledProcessError) as why:
+        suite.skip("two hosts", f"network namespaces cannot be made here ({why})")
+        suite.finish()
+    try:
+        process = subprocess.Popen(["ip", "netns", "exec", SPACE_A, sys.executable, __file__, "--inside", SPACE_B])
+        code = process.wait()
+    finally:
+        for space in (SPACE_A, SPACE_B):
+            for pid in subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True).stdout.split():
+                os.kill(int(pid), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", space])
+    sys.exit(code)
+
+
+main()
