@@ -290,7 +290,7 @@ static status measure_streams(struct bench *b, struct error *err)
 static status measure_latency(struct bench *b, struct error *err)
 {
     struct traffic_phase phase = {
-        .n_connections = b->settings.connections < PACED_STREAMS ? b->settings.connections : PACED_STREAMS,
+        .n_connections = PACED_STREAMS,
         .stream_tokens = b->settings.tokens,
         .stream_every = 1,
         .duration_us = duration(b),
@@ -407,9 +407,9 @@ static void print_people(const struct bench *b)
         "    processors, within 20 %%; prompts of 50 words as here.\n\n");
     print_rate("short requests", per_second(f->requests.requests, &f->requests), "requests/s", &f->requests.load);
     print_rate("streamed tokens", per_second(f->streams.streamed, &f->streams), "events/s", &f->streams.load);
-    (void)printf("%-28s %10.0f us p50, %.0f us p99 at %.0f tokens/s; time to first token %.0f us p50\n",
+    (void)printf("%-28s %10.0f us p50, %.0f us p99 at %.0f tokens/s (%u streams, %u ms a step); first token %.0f us\n",
                  "latency added to a token", p->added_p50_us, p->added_p99_us, per_second(p->streamed, p),
-                 p->ttft_p50_us);
+                 PACED_STREAMS, PACED_STEP_US / 1000, p->ttft_p50_us);
     (void)printf("%-28s %10.1f us a wakeup at the router, %.1f us at the client; ", "  of that, run-queue wait",
                  p->router_wait_us, p->client_wait_us);
     if (p->steal < 0)

@@ -3,49 +3,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/queue.h>
 #include <unistd.h>
 
+#include "bench/mock_worker_internal.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "proto/instance.h"
-#include "proto/link.h"
-#include "worker/request_table.h"
 
-#define LOAD_INTERVAL_US    50000u
-#define MAX_TOKENS_A_REPEAT 256u /* of one sequence in one message */
-#define MAX_BATCH           256u /* sequences in one message */
-#define KV_BLOCKS           65536u
-#define BLOCK_TOKENS        16u
-
-TAILQ_HEAD(mock_list, mock_request);
-
-struct mock_request {
-    struct request_node node; /* first */
-    TAILQ_ENTRY(mock_request) entry;
-    struct mock_list *list; /* that it stands in */
-    struct link *router;
-    uint32_t attempt;
-    uint64_t seed;
-    uint32_t prompt_len;  /* where indices begin; a replay's Generate holds more tokens than that */
-    uint32_t first;       /* position of the first token of this attempt */
-    uint32_t sent, end;   /* positions below were sent; the last one is end - 1 */
-    uint64_t finished_us; /* 0: running */
-};
-
-struct mock_worker {
-    struct mock_worker_options options;
-    char id[64], cluster[64], model[256]; /* what options point to */
-    uint64_t incarnation;
-    struct links *links;
-    struct etcd_registration *registration;
-    struct request_table table;
-    struct mock_list fresh, running, finished; /* before the first token; after it; with the last, oldest first */
-    uint64_t running_tokens;
-    struct timer first, step, load;
-    uint64_t last_step_us;
-    struct mock_worker_stats stats;
-};
+#define LOAD_INTERVAL_US 50000u
+#define KV_BLOCKS        65536u
+#define BLOCK_TOKENS     16u
 
 static struct mock_request *find(struct mock_worker *w, struct request_key key)
 {
@@ -60,129 +27,12 @@ static void end_request(struct mock_worker *w, struct mock_request *r)
     free(r);
 }
 
-/* ---- tokens out ------------------------------------------------------------- */
-
-struct packed {
-    Baton__SequenceTokens msg;
-    Baton__Token token, *pointer;
-};
-
-static void emit(struct mock_worker *w, const struct mock_request *r, uint32_t position, uint64_t now,
-                 Baton__Token *out)
-{
-    uint32_t index = position - r->prompt_len;
-    baton__token__init(out);
-    out->id = w->options.token_ids[mock_worker_token(r->seed, index, w->options.n_token_ids)];
-    if (w->options.on_emit)
-        w->options.on_emit(w->options.ctx, r->seed, index, now);
-    w->stats.tokens++;
-}
-
-static void head_of_sequence(const struct mock_request *r, Baton__SequenceTokens *out)
-{
-    baton__sequence_tokens__init(out);
-    out->router = r->node.key.router;
-    out->seq = r->node.key.seq;
-    out->attempt = r->attempt;
-    out->position = r->sent;
-}
-
-static void send_to(struct mock_worker *w, struct link *router, const struct message_head *head, Baton__Tokens *body,
-                    bool acked)
-{
-    status st = acked ? link_send_acked(router, head, &body->base) : link_send(router, head, &body->base);
-    w->stats.send_failures += st != ST_OK;
-}
-
-/* All that is left of a request, in one message; the last one is repeated until acknowledged. */
-static void send_rest(struct mock_worker *w, struct mock_request *r, uint32_t upto)
-{
-    Baton__Token tokens[MAX_TOKENS_A_REPEAT], *pointers[MAX_TOKENS_A_REPEAT];
-    Baton__SequenceTokens seq, *only = &seq;
-    Baton__Timing timing = BATON__TIMING__INIT;
-    Baton__Tokens body = BATON__TOKENS__INIT;
-    uint64_t now = clock_now_us();
-    head_of_sequence(r, &seq);
-    while (r->sent + seq.n_tokens < upto && seq.n_tokens < MAX_TOKENS_A_REPEAT) {
-        pointers[seq.n_tokens] = &tokens[seq.n_tokens];
-        emit(w, r, r->sent + (uint32_t)seq.n_tokens, now, &tokens[seq.n_tokens]);
-        seq.n_tokens++;
-    }
-    seq.tokens = pointers;
-    w->running_tokens += seq.n_tokens;
-    r->sent += (uint32_t)seq.n_tokens;
-    bool last = r->sent == r->end;
-    if (last) {
-        timing.route = (char *)"local";
-        timing.transport = (char *)"";
-        timing.prefill_worker = timing.decode_worker = (char *)w->options.id;
-        timing.computed_tokens = r->first;
-        seq.timing = &timing;
-        seq.finish = BATON__FINISH__FINISH_LENGTH;
-    }
-    struct message_head head = { FRAME_TOKENS, r->node.key, r->attempt, 0, FRAME_NO_DEADLINE, NULL };
-    body.sequences = &only;
-    body.n_sequences = 1;
-    send_to(w, r->router, &head, &body, last);
-}
-
-static void move(struct mock_request *r, struct mock_list *to)
+void mock_request_move(struct mock_request *r, struct mock_list *to)
 {
     if (r->list)
         TAILQ_REMOVE(r->list, r, entry);
     TAILQ_INSERT_TAIL(to, r, entry);
     r->list = to;
-}
-
-static void finish(struct mock_worker *w, struct mock_request *r)
-{
-    move(r, &w->finished);
-    r->finished_us = clock_now_us();
-    w->stats.finished++;
-}
-
-static void send_batch(struct mock_worker *w, struct link *router, struct mock_request **batch, uint32_t n)
-{
-    struct packed packed[MAX_BATCH];
-    Baton__SequenceTokens *pointers[MAX_BATCH];
-    Baton__Tokens body = BATON__TOKENS__INIT;
-    struct message_head head = { FRAME_TOKENS, { 0, 0 }, 0, 0, FRAME_NO_DEADLINE, NULL };
-    uint64_t now = clock_now_us();
-    for (uint32_t i = 0; i < n; i++) {
-        head_of_sequence(batch[i], &packed[i].msg);
-        emit(w, batch[i], batch[i]->sent, now, &packed[i].token);
-        packed[i].pointer = &packed[i].token;
-        packed[i].msg.tokens = &packed[i].pointer;
-        packed[i].msg.n_tokens = 1;
-        pointers[i] = &packed[i].msg;
-        batch[i]->sent++;
-    }
-    w->running_tokens += n;
-    body.sequences = pointers;
-    body.n_sequences = n;
-    send_to(w, router, &head, &body, false);
-}
-
-/* A token for every running sequence: those of one router in one message, last ones on their own, as workers do. */
-static void step_all(struct mock_worker *w)
-{
-    struct mock_request *batch[MAX_BATCH], *r, *next;
-    uint32_t n = 0;
-    for (r = TAILQ_FIRST(&w->running); r; r = next) {
-        next = TAILQ_NEXT(r, entry);
-        if (r->sent + 1 == r->end) {
-            send_rest(w, r, r->end);
-            finish(w, r);
-            continue;
-        }
-        if (n && (n == MAX_BATCH || batch[0]->router != r->router)) {
-            send_batch(w, batch[0]->router, batch, n);
-            n = 0;
-        }
-        batch[n++] = r;
-    }
-    if (n)
-        send_batch(w, batch[0]->router, batch, n);
 }
 
 static void on_step(void *arg);
@@ -200,49 +50,19 @@ static void on_step(void *arg)
     /* The pace holds on average; a worker that is late does not catch up on more than one step. */
     w->last_step_us = now - due < w->options.step_us ? due : now;
     if (!w->options.may_step || w->options.may_step(w->options.ctx))
-        step_all(w);
+        mock_send_step(w);
     plan_step(w);
 }
 
-/* First tokens come at once, as prompts cost nothing. */
+/* At once, as prompts cost nothing. */
 static void on_first(void *arg)
 {
     struct mock_worker *w = arg;
-    struct mock_request *r;
-    while ((r = TAILQ_FIRST(&w->fresh))) {
-        if (TAILQ_EMPTY(&w->running))
-            w->last_step_us = clock_now_us();
-        move(r, &w->running);
-        send_rest(w, r, r->sent + 1);
-        if (r->sent == r->end)
-            finish(w, r);
-    }
+    mock_send_first(w);
     plan_step(w);
 }
 
 /* ---- messages in ------------------------------------------------------------ */
-
-static void refuse(struct mock_worker *w, struct link *router, const struct frame *frame, size_t position,
-                   Baton__FailureCode code, const char *text)
-{
-    Baton__Failure failure = BATON__FAILURE__INIT;
-    Baton__SequenceTokens seq = BATON__SEQUENCE_TOKENS__INIT, *only = &seq;
-    Baton__Tokens body = BATON__TOKENS__INIT;
-    struct message_head head = { FRAME_TOKENS, frame->key, frame->attempt, 0, FRAME_NO_DEADLINE, NULL };
-    failure.code = code;
-    failure.retry = code == BATON__FAILURE_CODE__FAILURE_BUSY;
-    failure.text = (char *)text;
-    seq.router = frame->key.router;
-    seq.seq = frame->key.seq;
-    seq.attempt = frame->attempt;
-    seq.position = (uint32_t)position;
-    seq.finish = BATON__FINISH__FINISH_FAILED;
-    seq.failure = &failure;
-    body.sequences = &only;
-    body.n_sequences = 1;
-    w->stats.refused++;
-    send_to(w, router, &head, &body, true);
-}
 
 static void accept_generate(struct mock_worker *w, struct link *router, const struct frame *frame,
                             const Baton__Generate *msg)
@@ -252,12 +72,13 @@ static void accept_generate(struct mock_worker *w, struct link *router, const st
     if (end > w->options.max_model_len)
         end = w->options.max_model_len;
     if (!s || s->prompt_len > msg->n_tokens || msg->n_tokens >= end) {
-        refuse(w, router, frame, msg->n_tokens, BATON__FAILURE_CODE__FAILURE_INVALID, "nothing is left to generate");
+        mock_refuse(w, router, frame, msg->n_tokens, BATON__FAILURE_CODE__FAILURE_INVALID,
+                    "nothing is left to generate");
         return;
     }
     struct mock_request *r = w->table.n < MOCK_MAX_REQUESTS ? calloc(1, sizeof *r) : NULL;
     if (!r) {
-        refuse(w, router, frame, msg->n_tokens, BATON__FAILURE_CODE__FAILURE_BUSY, "the worker is full");
+        mock_refuse(w, router, frame, msg->n_tokens, BATON__FAILURE_CODE__FAILURE_BUSY, "the worker is full");
         return;
     }
     r->node.key = frame->key;
@@ -268,7 +89,7 @@ static void accept_generate(struct mock_worker *w, struct link *router, const st
     r->first = r->sent = (uint32_t)msg->n_tokens;
     r->end = (uint32_t)end;
     request_table_add(&w->table, &r->node);
-    move(r, &w->fresh);
+    mock_request_move(r, &w->fresh);
     w->running_tokens += r->sent;
     w->stats.generates++;
     if (!timer_is_set(&w->first))
@@ -291,7 +112,7 @@ static void send_again(struct mock_worker *w, struct mock_request *r, uint32_t p
     r->sent = position;
     w->stats.resumed++;
     while (r->sent < upto)
-        send_rest(w, r, upto);
+        mock_send_upto(w, r, upto);
 }
 
 static void on_generate(struct mock_worker *w, struct link *router, const struct frame *frame,

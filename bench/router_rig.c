@@ -48,7 +48,7 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
     (void)what;
     if (number != SIGCHLD)
         stop(rig, ST_CANCELLED);
-    else if (child_has_ended(&rig->etcd_child) || child_has_ended(&rig->router_child))
+    else if (companion_has_ended(&rig->etcd_child) || companion_has_ended(&rig->router_child))
         stop(rig, ST_CLOSED);
 }
 
@@ -64,7 +64,7 @@ status router_rig_run(struct router_rig *rig, uint64_t limit_us, struct error *e
     if (rig->ended == ST_CANCELLED)
         return error_set(err, ST_CANCELLED, "stopped by a signal");
     if (rig->ended == ST_CLOSED)
-        child_describe_end(rig->etcd_child.pid ? &rig->router_child : &rig->etcd_child, err);
+        companion_describe_end(rig->etcd_child.pid ? &rig->router_child : &rig->etcd_child, err);
     return rig->ended;
 }
 
@@ -154,7 +154,7 @@ static status start_etcd(struct router_rig *rig, char url[64], struct error *err
                      peer,    "--initial-advertise-peer-urls",
                      peer,    "--initial-cluster",
                      members, NULL };
-    return child_start(&rig->etcd_child, argv, log, rig->client_processor, false, err);
+    return companion_start(&rig->etcd_child, argv, log, rig->client_processor, false, err);
 }
 
 static void read_ports(struct router_rig *rig)
@@ -193,7 +193,8 @@ static status start_router(struct router_rig *rig, const char *etcd_url, struct 
     (void)snprintf(etcd, sizeof etcd, "%s", etcd_url);
     (void)snprintf(log, sizeof log, "%s/router.log", rig->dir);
     char *argv[] = { (char *)rig->options.router,
-                     "--cluster=" CLUSTER,
+                     "--cluster",
+                     CLUSTER,
                      "--id=router",
                      "--http-listen=127.0.0.1:0",
                      "--log-level=warn",
@@ -202,7 +203,7 @@ static status start_router(struct router_rig *rig, const char *etcd_url, struct 
                      "--models",
                      models,
                      NULL };
-    status st = child_start(&rig->router_child, argv, log, rig->router_processor, true, err);
+    status st = companion_start(&rig->router_child, argv, log, rig->router_processor, true, err);
     if (st != ST_OK)
         return st;
     rig->ready = event_new(loop_base(rig->loop), rig->router_child.ready_fd, EV_READ | EV_PERSIST, on_ready, rig);
@@ -249,8 +250,8 @@ status router_rig_create(const struct router_rig_options *options, struct router
     if (!rig)
         return error_set(err, ST_NO_MEMORY, "no memory");
     rig->options = *options;
-    rig->etcd_child = (struct child){ .name = "etcd", .ready_fd = -1 };
-    rig->router_child = (struct child){ .name = "baton-router", .ready_fd = -1 };
+    rig->etcd_child = (struct companion){ .name = "etcd", .ready_fd = -1 };
+    rig->router_child = (struct companion){ .name = "baton-router", .ready_fd = -1 };
     status st = open_loop(rig, err);
     if (st == ST_OK)
         st = choose_processors(rig, err);
@@ -293,11 +294,11 @@ void router_rig_destroy(struct router_rig **p, struct rusage *usage)
     if (!rig)
         return;
     *p = NULL;
-    child_stop(&rig->router_child, GRACE_US, usage);
+    companion_stop(&rig->router_child, GRACE_US, usage);
     for (uint32_t i = 0; i < rig->options.n_workers; i++)
         mock_worker_destroy(&rig->workers[i]);
     etcd_destroy(&rig->etcd);
-    child_stop(&rig->etcd_child, GRACE_US, NULL);
+    companion_stop(&rig->etcd_child, GRACE_US, NULL);
     if (rig->ready)
         event_free(rig->ready);
     if (rig->router_child.ready_fd >= 0)

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "bench/child.h"
+#include "bench/companion.h"
 #include "bench/mock_worker.h"
 #include "common/etcd.h"
 #include "common/loop.h"
@@ -28,7 +28,7 @@ struct router_rig {
     struct router_rig_options options;
     struct loop *loop;
     struct etcd *etcd;
-    struct child etcd_child, router_child;
+    struct companion etcd_child, router_child;
     struct mock_worker *workers[RIG_MAX_WORKERS];
     uint32_t n_connected; /* workers that the router has reached */
     cpu_set_t allowed;    /* processors of this process before and after the run; empty: not changed */

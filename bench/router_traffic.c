@@ -7,6 +7,7 @@
 #include "common/clock.h"
 
 #define N_LETTERS ((uint32_t)sizeof TRAFFIC_LETTERS - 1)
+#define DEATH_US  200000u
 #define STALL_US  15000000u /* without one answer: the router hangs */
 
 /* One request under way. */
@@ -267,6 +268,16 @@ static void conclude(struct traffic *t, const struct reading *a, const struct re
     out->ttft_p50_us = quantile(t->first, t->n_first, 0.5);
 }
 
+/* When the router has died, that is the reason; its sockets close a little before its end is told. */
+static status explain_wrong(struct traffic *t, struct error *err)
+{
+    status st = router_rig_run(t->rig, DEATH_US, err);
+    if (st != ST_TIMEOUT)
+        return st;
+    return error_set(err, ST_CORRUPT, "%llu answers or tokens are wrong; the first: %s", (unsigned long long)t->n_wrong,
+                     t->wrong.text);
+}
+
 static status run(struct traffic *t, struct traffic_result *out, struct error *err)
 {
     struct timers *timers = loop_timers(t->rig->loop);
@@ -283,8 +294,7 @@ static status run(struct traffic *t, struct traffic_result *out, struct error *e
     timer_cancel(timers, &t->end);
     timer_cancel(timers, &t->watchdog);
     if (st == ST_OK && t->n_wrong)
-        st = error_set(err, ST_CORRUPT, "%llu answers or tokens are wrong; the first: %s",
-                       (unsigned long long)t->n_wrong, t->wrong.text);
+        st = explain_wrong(t, err);
     if (st == ST_OK && t->stalled)
         st = error_set(err, ST_TIMEOUT, "no answer and no token for %u s", STALL_US / 1000000u);
     if (st == ST_OK && t->unmatched)

@@ -6,10 +6,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/sse_parser.h"
 #include "cli/command.h"
 #include "cli/http_client.h"
 #include "cli/place.h"
-#include "cli/sse.h"
 
 #define DEFAULT_URL       "http://127.0.0.1:8000"
 #define MODELS_TIMEOUT_MS 5000
@@ -25,16 +25,16 @@ static void on_interrupt(int number)
 }
 
 struct chat {
-    const struct command *self;  /* borrowed */
+    const struct command *self;       /* borrowed */
     const char *url, *model, *system; /* borrowed */
     char own_url[128], own_model[256];
     int64_t max_tokens;
     double temperature;
     json_t *messages;
     /* Of the answer that is coming: */
-    struct text_buffer answer;   /* its text */
-    struct text_buffer raw;      /* what came before the first event: an error's body */
-    struct sse events;
+    struct text_buffer answer; /* its text */
+    struct text_buffer raw;    /* what came before the first event: an error's body */
+    struct sse_parser events;
     char failure[512];
     char finish[32];
 };
@@ -80,10 +80,10 @@ static status find_model(struct chat *chat, struct error *err)
 
 /* ---- one answer --------------------------------------------------------------------- */
 
-static void take_event(void *arg, const char *data)
+static void take_event(void *arg, const char *data, size_t len)
 {
     struct chat *chat = arg;
-    json_t *event = json_loads(data, 0, NULL);
+    json_t *event = json_loadb(data, len, 0, NULL); /* NULL for the last one, [DONE] */
     json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
     const char *text = json_text(json_object_get(choice, "delta"), "content");
     const char *failure = json_text(json_object_get(event, "error"), "message");
@@ -103,7 +103,8 @@ static void take_bytes(void *arg, const char *data, size_t len)
 {
     struct chat *chat = arg;
     text_buffer_append(&chat->raw, data, len);
-    sse_push(&chat->events, data, len);
+    if (sse_parser_feed(&chat->events, data, len) != ST_OK)
+        snprintf(chat->failure, sizeof chat->failure, "an event of the answer is too long");
 }
 
 static char *write_request(const struct chat *chat)
@@ -139,7 +140,7 @@ static status ask(struct chat *chat)
         return ST_NO_MEMORY;
     text_buffer_clear(&chat->answer);
     text_buffer_init(&chat->raw, 65536);
-    sse_init(&chat->events, take_event, chat);
+    sse_parser_init(&chat->events, take_event, chat);
     chat->failure[0] = chat->finish[0] = '\0';
     interrupted = 0;
     snprintf(url, sizeof url, "%.200s/v1/chat/completions", chat->url);
@@ -148,7 +149,7 @@ static status ask(struct chat *chat)
         snprintf(chat->failure, sizeof chat->failure, "%s", err.text);
     else if (st == ST_OK && code != 200)
         read_failure(chat, code);
-    sse_free(&chat->events);
+    sse_parser_free(&chat->events);
     text_buffer_free(&chat->raw);
     free(body);
     putchar('\n');

@@ -116,8 +116,8 @@ status cluster_options_add_setting(struct cluster_options *o, const char *text, 
     snprintf(s.key, sizeof s.key, "%.*s", (int)key, dot + 1);
     snprintf(s.value, sizeof s.value, "%s", equals + 1);
     if (!is_setting_role(s.role))
-        return error_set(err, ST_INVALID, "--set: there is no role \"%s\"; it takes router, prefill, decode, worker or all",
-                         s.role);
+        return error_set(err, ST_INVALID,
+                         "--set: there is no role \"%s\"; it takes router, prefill, decode, worker or all", s.role);
     o->settings[o->n_settings++] = s;
     return ST_OK;
 }

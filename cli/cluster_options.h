@@ -14,7 +14,7 @@
 #define CLUSTER_MAX_SETTINGS 64
 #define CLUSTER_MAX_REPLICAS 64 /* of one role (workers: of one role and model) */
 
-#define ROLES(X) /* in the order in which they are started */ \
+#define ROLES(X) /* in the order in which they are started */                                                          \
     X(ETCD, "etcd") X(PREFILL, "prefill") X(DECODE, "decode") X(ROUTER, "router")
 
 enum role {
@@ -44,7 +44,7 @@ struct cluster_options {
     uint32_t n_models;
     uint32_t replicas[ROLE_COUNT]; /* workers: of each model. ROLE_ETCD: 1 for an own one, else 0 */
     char transfer[8];
-    uint16_t port; /* of the first router; 0: any */
+    uint16_t port;                /* of the first router; 0: any */
     char etcd[CONFIG_TEXT_BYTES]; /* URLs; empty: an etcd of its own */
     struct cluster_setting settings[CLUSTER_MAX_SETTINGS];
     uint32_t n_settings;

@@ -13,9 +13,9 @@
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 struct command {
-    const char *name;      /* "scale", "model fetch" */
-    const char *arguments; /* "ROLE N", "" for none */
-    const char *about;     /* one line */
+    const char *name;                                              /* "scale", "model fetch" */
+    const char *arguments;                                         /* "ROLE N", "" for none */
+    const char *about;                                             /* one line */
     int (*run)(const struct command *self, int argc, char **argv); /* argv[0] is the command's name */
 };
 

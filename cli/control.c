@@ -257,7 +257,7 @@ static status read_reply(const char *text, json_t **reply, struct error *err)
 
 status control_call(const struct state_dir *dir, const char *request, json_t **reply, struct error *err)
 {
-    int fd;
+    int fd = -1;
     struct text_buffer line;
     status st = connect_to(dir, &fd, err);
     if (st != ST_OK)

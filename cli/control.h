@@ -19,7 +19,8 @@
 
 struct control_server;
 
-/* Writes the members of the answer's object except "ok"; a status other than ST_OK makes it an error, with err's text. */
+/* Writes the members of the answer's object except "ok"; a status other than ST_OK makes it an error, with err's text.
+ */
 typedef status (*control_fn)(void *ctx, const json_t *request, struct json_writer *reply, struct error *err);
 
 /* Loop thread only. A socket file that lies there is replaced: the caller holds the folder's lock. */

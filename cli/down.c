@@ -10,9 +10,9 @@
 #include "cli/supervisor.h"
 #include "common/clock.h"
 
-#define POLL_MS         50
-#define MARGIN_S        20 /* beyond the supervisor's own patience */
-#define LEFTOVER_MS     10000u
+#define POLL_MS     50
+#define MARGIN_S    20 /* beyond the supervisor's own patience */
+#define LEFTOVER_MS 10000u
 
 /* "stopping: decode-0 prefill-1" */
 static void describe(const json_t *state, char *out, size_t size)

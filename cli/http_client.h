@@ -13,7 +13,8 @@
 MUST_CHECK status http_fetch(const char *url, const char *body, uint64_t timeout_ms, long *code,
                              struct text_buffer *out, struct error *err);
 /* POST whose answer is given to on_data as it comes. Once *stop is set the connection is closed: ST_CANCELLED. */
-MUST_CHECK status http_stream(const char *url, const char *body, void (*on_data)(void *arg, const char *data, size_t len),
-                              void *arg, const volatile sig_atomic_t *stop, long *code, struct error *err);
+MUST_CHECK status http_stream(const char *url, const char *body,
+                              void (*on_data)(void *arg, const char *data, size_t len), void *arg,
+                              const volatile sig_atomic_t *stop, long *code, struct error *err);
 
 #endif

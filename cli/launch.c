@@ -23,8 +23,7 @@ static void add(struct launch *l, const char *fmt, ...)
 
 static void add_option(struct launch *l, const char *name, const char *value)
 {
-    add(l, "--%s", name);
-    add(l, "%s", value);
+    add(l, "--%s=%s", name, value); /* in one piece: a BOOL row takes no word behind it */
 }
 
 static void etcd_arguments(const struct launch_plan *plan, struct launch *l)
@@ -39,8 +38,7 @@ static void etcd_arguments(const struct launch_plan *plan, struct launch *l)
     add_option(l, "advertise-client-urls", client);
     add_option(l, "listen-peer-urls", peer);
     add_option(l, "initial-advertise-peer-urls", peer);
-    add(l, "--initial-cluster");
-    add(l, "baton=%s", peer);
+    add(l, "--initial-cluster=baton=%s", peer);
     add_option(l, "logger", "zap");
     add_option(l, "log-outputs", "stderr");
     add_option(l, "log-level", "warn");
@@ -55,8 +53,7 @@ static void router_arguments(const struct launch_plan *plan, const struct member
     uint16_t port = member_port(m, "http");
     if (!port && o->port)
         port = (uint16_t)(o->port + m->number);
-    add(l, "--http-listen");
-    add(l, "127.0.0.1:%u", port);
+    add(l, "--http-listen=127.0.0.1:%u", port);
     for (uint32_t i = 0; i < o->n_models; i++)
         n += (size_t)snprintf(models + n, sizeof models - n, "%s%s=%s", i ? "," : "", o->models[i].name,
                               o->models[i].path);

@@ -9,7 +9,7 @@
 #include "cli/progress.h"
 #include "cli/roster.h"
 
-#define POLL_MS      50u
+#define POLL_MS       50u
 #define KILL_GRACE_MS 2000u
 
 struct leftover {

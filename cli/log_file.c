@@ -53,8 +53,8 @@ bool log_file_bound(const char *path, uint64_t max_bytes)
     return rotated;
 }
 
-/* The last bytes of a file, at most as many as fit. */
-static status read_end(const char *path, struct text_buffer *out, uint64_t *end)
+/* The last bytes of a file that came since it ended there, at most as many as fit. */
+static status read_end(const char *path, uint64_t since, struct text_buffer *out, uint64_t *end)
 {
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -64,7 +64,8 @@ static status read_end(const char *path, struct text_buffer *out, uint64_t *end)
         close(fd);
         return ST_IO;
     }
-    size_t want = (uint64_t)info.st_size < LOG_TAIL_MAX_BYTES ? (size_t)info.st_size : LOG_TAIL_MAX_BYTES;
+    uint64_t len = (uint64_t)info.st_size >= since ? (uint64_t)info.st_size - since : (uint64_t)info.st_size;
+    size_t want = len < LOG_TAIL_MAX_BYTES ? (size_t)len : LOG_TAIL_MAX_BYTES;
     char *room = text_buffer_reserve(out, want);
     ssize_t n = room ? pread(fd, room, want, info.st_size - (off_t)want) : -1;
     close(fd);
@@ -103,13 +104,31 @@ status log_file_tail(const char *path, size_t n_lines, struct text_buffer *out, 
     uint64_t end = 0, ignored;
     struct text_buffer both;
     text_buffer_init(&both, 2 * LOG_TAIL_MAX_BYTES + 1);
-    if (snprintf(old, sizeof old, "%s.1", path) < (int)sizeof old && read_end(old, &both, &ignored) != ST_OK)
+    if (snprintf(old, sizeof old, "%s.1", path) < (int)sizeof old && read_end(old, 0, &both, &ignored) != ST_OK)
         text_buffer_clear(&both);
-    status st = read_end(path, &both, &end);
+    status st = read_end(path, 0, &both, &end);
     if (st == ST_OK)
         append_tail(&both, n_lines, out);
     if (st == ST_OK && offset)
         *offset = end;
     text_buffer_free(&both);
+    return st;
+}
+
+uint64_t log_file_end(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
+}
+
+status log_file_tail_since(const char *path, uint64_t since, size_t n_lines, struct text_buffer *out)
+{
+    uint64_t end;
+    struct text_buffer text;
+    text_buffer_init(&text, LOG_TAIL_MAX_BYTES + 1);
+    status st = read_end(path, since, &text, &end);
+    if (st == ST_OK)
+        append_tail(&text, n_lines, out);
+    text_buffer_free(&text);
     return st;
 }

@@ -12,8 +12,8 @@
 #include "cli/log_file.h"
 #include "cli/place.h"
 
-#define MAX_FOLLOWED    256
-#define POLL_MS         200
+#define MAX_FOLLOWED     256
+#define POLL_MS          200
 #define OUTPUT_MAX_BYTES (2 * LOG_TAIL_MAX_BYTES)
 
 struct followed {
@@ -25,8 +25,8 @@ struct followed {
 struct follower {
     struct followed files[MAX_FOLLOWED];
     size_t n;
-    const char *wanted;   /* borrowed; NULL: all */
-    const char *last_id;  /* whose line was printed last */
+    const char *wanted;  /* borrowed; NULL: all */
+    const char *last_id; /* whose line was printed last */
 };
 
 /* "decode" means decode-0, decode-1 ...; "decode-1" that one. */
@@ -35,7 +35,8 @@ static bool is_wanted(const char *id, const char *wanted)
     size_t len = wanted ? strlen(wanted) : 0;
     if (!wanted || !strcmp(id, wanted))
         return true;
-    return !strncmp(id, wanted, len) && id[len] == '-' && id[len + 1] && strspn(id + len + 1, "0123456789") == strlen(id + len + 1);
+    return !strncmp(id, wanted, len) && id[len] == '-' && id[len + 1] &&
+           strspn(id + len + 1, "0123456789") == strlen(id + len + 1);
 }
 
 static bool is_known(const struct follower *f, const char *id)

@@ -5,20 +5,17 @@
 
 int main(int argc, char **argv)
 {
-    static const struct command *const commands[] = {
-        &command_up,      /* start a cluster                   */
-        &command_status,  /* what runs, and how loaded         */
-        &command_chat,    /* talk to it                        */
-        &command_logs,    /* what its processes say            */
-        &command_scale,   /* more or fewer of a role           */
-        &command_drain,   /* one process leaves, in good order */
-        &command_down,    /* stop all of it                    */
-        &command_model,   /* list, fetch, inspect, score       */
-        &command_bench,   /* engine and transfer against limits */
-        &command_doctor,  /* is this machine fit               */
-        &command_version,
-        NULL
-    };
+    static const struct command *const commands[] = { &command_up,     /* start a cluster                   */
+                                                      &command_status, /* what runs, and how loaded         */
+                                                      &command_chat,   /* talk to it                        */
+                                                      &command_logs,   /* what its processes say            */
+                                                      &command_scale,  /* more or fewer of a role           */
+                                                      &command_drain,  /* one process leaves, in good order */
+                                                      &command_down,   /* stop all of it                    */
+                                                      &command_model,  /* list, fetch, inspect, score       */
+                                                      &command_bench,  /* engine and transfer against limits */
+                                                      &command_doctor, /* is this machine fit               */
+                                                      &command_version, NULL };
     if (argc == 2 && !strcmp(argv[1], "--version"))
         argv[1] = "version";
     return command_dispatch("baton", commands, argc, argv);

@@ -28,7 +28,8 @@ static void list_one(const struct known_model *model, struct json_writer *w, str
     if (known_model_path(model, path, sizeof path, NULL) != ST_OK)
         path[0] = '\0';
     if (!w) {
-        text_buffer_printf(page, "%-12s %-8s %s\n%21s %s\n", model->name, present ? "here" : "absent", model->about, "", path);
+        text_buffer_printf(page, "%-12s %-8s %s\n%21s %s\n", model->name, present ? "here" : "absent", model->about, "",
+                           path);
         return;
     }
     json_write_object(w);
@@ -67,7 +68,8 @@ static int run_list(const struct command *self, int argc, char **argv)
     return print_page(&page);
 }
 
-const struct command command_model_list = { "model list", "", "The models known by name, and where they are", run_list };
+const struct command command_model_list = { "model list", "", "The models known by name, and where they are",
+                                            run_list };
 
 /* ---- inspect ------------------------------------------------------------------------ */
 
@@ -124,7 +126,8 @@ static void write_tensors(const struct model *m, struct json_writer *w)
     json_write_end(w);
 }
 
-static void write_json(const struct model *m, const char *path, uint64_t parameters, uint64_t bytes, struct text_buffer *page)
+static void write_json(const struct model *m, const char *path, uint64_t parameters, uint64_t bytes,
+                       struct text_buffer *page)
 {
     struct json_writer w;
     char fingerprint[17];
@@ -142,12 +145,14 @@ static void write_json(const struct model *m, const char *path, uint64_t paramet
     text_buffer_char(page, '\n');
 }
 
-static void write_page(const struct model *m, const char *path, uint64_t parameters, uint64_t bytes, struct text_buffer *page)
+static void write_page(const struct model *m, const char *path, uint64_t parameters, uint64_t bytes,
+                       struct text_buffer *page)
 {
     const struct model_config *c = model_config(m);
-    text_buffer_printf(page, "%s\n  file        %s\n  fingerprint %016" PRIx64 "\n", model_name(m), path, model_fingerprint(m));
-    text_buffer_printf(page, "  network     %s, %u layers, %u wide, %u heads (%u KV) of %u, FFN %u\n", arch_name(c->arch),
-                       c->n_layers, c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim, c->n_ffn);
+    text_buffer_printf(page, "%s\n  file        %s\n  fingerprint %016" PRIx64 "\n", model_name(m), path,
+                       model_fingerprint(m));
+    text_buffer_printf(page, "  network     %s, %u layers, %u wide, %u heads (%u KV) of %u, FFN %u\n",
+                       arch_name(c->arch), c->n_layers, c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim, c->n_ffn);
     text_buffer_printf(page, "  parameters  %.1f M in %.1f MB, embeddings %s\n", (double)parameters / 1e6,
                        (double)bytes / 1e6, c->tied_embeddings ? "tied" : "not tied");
     text_buffer_printf(page, "  context     %u tokens\n  vocabulary  %u tokens\n  template    %s\n\n", c->max_positions,
@@ -199,7 +204,8 @@ static int run_inspect(const struct command *self, int argc, char **argv)
     return inspect(self, path, as_json);
 }
 
-const struct command command_model_inspect = { "model inspect", "PATH|NAME", "What is inside a model file", run_inspect };
+const struct command command_model_inspect = { "model inspect", "PATH|NAME", "What is inside a model file",
+                                               run_inspect };
 
 /* ---- the group ---------------------------------------------------------------------------- */
 
@@ -211,4 +217,5 @@ static int run(const struct command *self, int argc, char **argv)
     return command_dispatch("baton model", commands, argc, argv);
 }
 
-const struct command command_model = { "model", "list|fetch|inspect|score", "Models: list, fetch, inspect, score", run };
+const struct command command_model = { "model", "list|fetch|inspect|score", "Models: list, fetch, inspect, score",
+                                       run };

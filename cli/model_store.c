@@ -106,8 +106,8 @@ static status not_there(const char *text, struct error *err)
         names[n] = known_models[n].name;
     const char *nearest = strchr(text, '/') ? NULL : nearest_name(text, names, n);
     if (nearest)
-        return error_set(err, ST_NOT_FOUND, "there is no file, folder or known model \"%.160s\"; did you mean %s?", text,
-                         nearest);
+        return error_set(err, ST_NOT_FOUND, "there is no file, folder or known model \"%.160s\"; did you mean %s?",
+                         text, nearest);
     return error_set(err, ST_NOT_FOUND, "there is no file, folder or known model \"%.160s\" (baton model list)", text);
 }
 

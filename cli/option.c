@@ -94,8 +94,9 @@ static status set_number(const struct option_row *row, const char *text, struct 
     if (row->kind == OPTION_INT) {
         long long v = strtoll(text, &end, 10);
         if (end == text || *end || errno || (double)v < row->min || (double)v > row->max)
-            return error_set(err, ST_INVALID, "--%s: \"%.60s\" is not allowed; it takes a whole number from %.0f to %.0f",
-                             row->name, text, row->min, row->max);
+            return error_set(err, ST_INVALID,
+                             "--%s: \"%.60s\" is not allowed; it takes a whole number from %.0f to %.0f", row->name,
+                             text, row->min, row->max);
         *(int64_t *)row->value = v;
         return ST_OK;
     }
@@ -119,7 +120,8 @@ static status set_value(const struct option_row *row, const char *text, struct e
         return ST_OK;
     case OPTION_WORD:
         if (!is_word_of(text, row->meta))
-            return error_set(err, ST_INVALID, "--%s: \"%.60s\" is not allowed; it takes %s", row->name, text, row->meta);
+            return error_set(err, ST_INVALID, "--%s: \"%.60s\" is not allowed; it takes %s", row->name, text,
+                             row->meta);
         *(const char **)row->value = text;
         return ST_OK;
     case OPTION_LIST:

@@ -11,8 +11,8 @@
 #include "common/status.h"
 #include "common/text_buffer.h"
 
-#define OPTION_LIST_MAX  64
-#define ARGUMENTS_MAX    64
+#define OPTION_LIST_MAX 64
+#define ARGUMENTS_MAX   64
 
 enum option_kind {
     OPTION_FLAG, /* bool */
@@ -32,7 +32,7 @@ struct option_row {
     const char *name; /* without the dashes */
     char letter;      /* 0: none */
     enum option_kind kind;
-    void *value; /* of the kind's type, holding the default */
+    void *value;      /* of the kind's type, holding the default */
     const char *meta; /* what help shows for the value: "N", "DIR"; for OPTION_WORD "auto|shm|tcp" */
     const char *help;
     double min, max;

@@ -14,12 +14,12 @@
 #define ROSTER_MAX       256 /* members */
 #define MEMBER_MAX_PORTS 8
 
-#define MEMBER_STATES(X) /* name, text, may become */                               \
-    X(PENDING, "restarting", TO(STARTING) | TO(GONE)) /* a moment of back-off     */ \
-    X(STARTING, "starting", TO(READY) | TO(PENDING) | TO(DRAINING) | TO(GONE))       \
-    X(READY, "ready", TO(PENDING) | TO(DRAINING) | TO(GONE))                         \
-    X(DRAINING, "draining", TO(GONE))                 /* was told to end          */ \
-    X(GONE, "gone", 0)                                /* its place may be reused  */
+#define MEMBER_STATES(X)                              /* name, text, may become */                                     \
+    X(PENDING, "restarting", TO(STARTING) | TO(GONE)) /* a moment of back-off     */                                   \
+    X(STARTING, "starting", TO(READY) | TO(PENDING) | TO(DRAINING) | TO(GONE))                                         \
+    X(READY, "ready", TO(PENDING) | TO(DRAINING) | TO(GONE))                                                           \
+    X(DRAINING, "draining", TO(GONE)) /* was told to end          */                                                   \
+    X(GONE, "gone", 0)                /* its place may be reused  */
 
 enum member_state {
 #define X(name, text, next) MEMBER_##name,
@@ -50,6 +50,7 @@ struct member {
     int ready_fd; /* -1: not waiting for the ready line */
     struct event *ready_event;
     struct timer timer; /* PENDING: the restart; STARTING: the deadline; DRAINING: the end of patience */
+    uint64_t log_start; /* size of its log when it was started */
     void *owner;        /* borrowed */
 };
 
@@ -78,8 +79,8 @@ bool roster_is_empty_of(const struct roster *roster, enum role role);
 
 /* Back-off before the failures-th restart in a row, microseconds. */
 uint64_t restart_delay_us(uint32_t failures);
-#define RESTART_DELAY_MIN_US   100000u
-#define RESTART_DELAY_MAX_US   10000000u
-#define RESTART_FORGIVEN_US    30000000u /* a process that lived this long counts as sound */
+#define RESTART_DELAY_MIN_US 100000u
+#define RESTART_DELAY_MAX_US 10000000u
+#define RESTART_FORGIVEN_US  30000000u /* a process that lived this long counts as sound */
 
 #endif

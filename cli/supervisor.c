@@ -85,7 +85,7 @@ static void add_log_tail(const struct supervisor *s, const struct member *m, str
     struct text_buffer tail;
     member_log_path(s, m->id, path);
     text_buffer_init(&tail, 2 * LOG_TAIL_MAX_BYTES);
-    if (log_file_tail(path, FAILURE_LINES, &tail, NULL) == ST_OK && tail.len > 0) {
+    if (log_file_tail_since(path, m->log_start, FAILURE_LINES, &tail) == ST_OK && tail.len > 0) {
         size_t skip = tail.len > REPORT_MAX_BYTES / 2 ? tail.len - REPORT_MAX_BYTES / 2 : 0;
         text_buffer_printf(out, "\nThe last lines of %s:\n%s", path, text_buffer_text(&tail) + skip);
     }
@@ -379,8 +379,8 @@ int supervisor_run(const struct supervisor_options *options)
     s->signal_fd = -1;
     s->started_us = clock_now_us();
     state_dir_path(options->dir, "etcd", s->etcd_data);
-    s->plan = (struct launch_plan){ &s->cluster, options->bin_dir, options->dir->cluster, s->etcd_url, s->etcd_data,
-                                    0, 0 };
+    s->plan =
+        (struct launch_plan){ &s->cluster, options->bin_dir, options->dir->cluster, s->etcd_url, s->etcd_data, 0, 0 };
     status st = start(s, &err);
     if (st != ST_OK && s->loop)
         supervisor_fail(s, NULL, "%s", err.text);

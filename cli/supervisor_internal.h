@@ -8,11 +8,11 @@
 #include "common/etcd.h"
 #include "common/loop.h"
 
-#define PHASES(X)                                                       \
-    X(ETCD, "starting")     /* until etcd answers                    */ \
-    X(ROLES, "starting")    /* until each process has reported       */ \
-    X(STARTED, "starting")  /* until who started us has seen /readyz */ \
-    X(READY, "ready")                                                   \
+#define PHASES(X)                                                                                                      \
+    X(ETCD, "starting")    /* until etcd answers                    */                                                 \
+    X(ROLES, "starting")   /* until each process has reported       */                                                 \
+    X(STARTED, "starting") /* until who started us has seen /readyz */                                                 \
+    X(READY, "ready")                                                                                                  \
     X(STOPPING, "stopping")
 
 enum phase {

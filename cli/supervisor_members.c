@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/child.h"
+#include "cli/log_file.h"
 #include "cli/supervisor_internal.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -124,8 +125,9 @@ static status spawn(struct supervisor *s, struct member *m, struct error *err)
     if (pipe2(fds, O_CLOEXEC) != 0)
         return error_set(err, ST_IO, "cannot make a pipe: %s", strerror(errno));
     member_log_path(s, m->id, log_path);
-    status st = child_spawn(&(struct child_options){ launch.argv, log_path, m->role == ROLE_ETCD ? -1 : fds[1] },
-                            &m->pid, err);
+    m->log_start = log_file_end(log_path);
+    status st =
+        child_spawn(&(struct child_options){ launch.argv, log_path, m->role == ROLE_ETCD ? -1 : fds[1] }, &m->pid, err);
     close(fds[1]);
     if (st == ST_OK && m->role != ROLE_ETCD)
         st = listen_for_ready(s, m, fds[0], err);

@@ -24,11 +24,11 @@
 #include "cli/supervisor.h"
 #include "common/clock.h"
 
-#define POLL_MS              100
-#define READYZ_TIMEOUT_MS    1000
-#define LEFTOVER_TIMEOUT_MS  10000u
-#define END_TIMEOUT_S        (STOP_TIMEOUT_S + 15) /* for a supervisor whose start failed */
-#define PREFLIGHT_MAX_BYTES  4096
+#define POLL_MS             100
+#define READYZ_TIMEOUT_MS   1000
+#define LEFTOVER_TIMEOUT_MS 10000u
+#define END_TIMEOUT_S       (STOP_TIMEOUT_S + 15) /* for a supervisor whose start failed */
+#define PREFLIGHT_MAX_BYTES 4096
 
 struct up {
     const struct command *self; /* borrowed */
@@ -90,9 +90,12 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
     struct option_list models = { .n = 0 }, settings = { .n = 0 };
     struct arguments arguments;
     struct error err;
+    status st;
     const struct option_row rows[] = {
-        { "model", 0, OPTION_LIST, &models, "[NAME=]PATH|NAME", "Model to serve; may be repeated, or a comma list", 0, 0 },
-        { "router", 0, OPTION_INT, &router, "N", "Routers, at --port and the ports behind it (1)", 1, CLUSTER_MAX_REPLICAS },
+        { "model", 0, OPTION_LIST, &models, "[NAME=]PATH|NAME", "Model to serve; may be repeated, or a comma list", 0,
+          0 },
+        { "router", 0, OPTION_INT, &router, "N", "Routers, at --port and the ports behind it (1)", 1,
+          CLUSTER_MAX_REPLICAS },
         { "prefill", 0, OPTION_INT, &prefill, "N", "Prefill workers of each model (1)", 0, CLUSTER_MAX_REPLICAS },
         { "decode", 0, OPTION_INT, &decode, "N", "Decode workers of each model (1)", 1, CLUSTER_MAX_REPLICAS },
         { "engine", 0, OPTION_WORD, &engine, "cpu", "What computes (cpu)", 0, 0 },
@@ -100,11 +103,13 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
         { "port", 0, OPTION_INT, &port, "PORT", "Port of the API on 127.0.0.1; 0: any (8000)", 0, 65535 },
         PLACE_ROWS(&up->place),
         { "etcd", 0, OPTION_TEXT, &etcd, "URL", "Use this etcd instead of an own one", 0, 0 },
-        { "set", 0, OPTION_LIST, &settings, "ROLE.KEY=VALUE", "An option of router, prefill, decode, worker or all; may be repeated", 0, 0 },
+        { "set", 0, OPTION_LIST, &settings, "ROLE.KEY=VALUE",
+          "An option of router, prefill, decode, worker or all; may be repeated", 0, 0 },
         { "planner", 0, OPTION_TEXT, &planner, "0", "Only 0", 0, 0 },
         { "kvbm", 0, OPTION_TEXT, &kvbm, "0", "Only 0", 0, 0 },
         { "timeout", 0, OPTION_INT, &timeout, "SECONDS", "Longest wait for the cluster to answer (180)", 1, 86400 },
-        { "foreground", 0, OPTION_FLAG, &up->foreground, "", "Stay until SIGINT or SIGTERM, then stop the cluster", 0, 0 },
+        { "foreground", 0, OPTION_FLAG, &up->foreground, "", "Stay until SIGINT or SIGTERM, then stop the cluster", 0,
+          0 },
     };
     if (!command_options(up->self, argc, argv, rows, COUNT_OF(rows), &arguments, code))
         return false;
@@ -112,14 +117,15 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
     if (arguments.n > 0) {
         command_misuse(up->self, "it takes no argument \"%.60s\"", arguments.items[0]);
     } else if (strcmp(planner, "0") != 0 || strcmp(kvbm, "0") != 0) {
-        command_misuse(up->self, "--%s: it does not exist yet; only 0 is allowed", strcmp(kvbm, "0") ? "kvbm" : "planner");
+        command_misuse(up->self, "--%s: it does not exist yet; only 0 is allowed",
+                       strcmp(kvbm, "0") ? "kvbm" : "planner");
     } else if (port > 0 && port + router - 1 > 65535) {
         command_misuse(up->self, "--port %d leaves no room for %d routers", (int)port, (int)router);
     } else if (strlen(etcd) >= sizeof up->cluster.etcd) {
         command_misuse(up->self, "--etcd is longer than %zu bytes", sizeof up->cluster.etcd - 1);
-    } else if (place_find(&up->place, &up->dir, &err) != ST_OK || take_lists(up, &models, &settings, &err) != ST_OK ||
-               find_bin_dir(up, &err) != ST_OK) {
-        command_misuse(up->self, "%s", err.text);
+    } else if ((st = place_find(&up->place, &up->dir, &err)) != ST_OK ||
+               (st = take_lists(up, &models, &settings, &err)) != ST_OK || (st = find_bin_dir(up, &err)) != ST_OK) {
+        *code = st == ST_NOT_FOUND ? command_failed(up->self, "%s", err.text) : command_misuse(up->self, "%s", err.text);
     } else {
         struct cluster_options *o = &up->cluster;
         o->replicas[ROLE_ROUTER] = (uint32_t)router;
@@ -191,10 +197,11 @@ static int look_at_running(struct up *up)
     if (!strcmp(json_text(state, "state"), "stopping")) {
         code = command_failed(up->self, "the cluster in %s is being stopped; try again", up->dir.path);
     } else if (!cluster_options_match(&up->cluster, json_object_get(state, "options"))) {
-        code = command_failed(up->self,
-                              "a cluster with other options runs in %s, at %s: stop it with `baton down --state-dir %s`, "
-                              "or give another --state-dir and --port",
-                              up->dir.path, json_text(state, "url"), up->dir.path);
+        code =
+            command_failed(up->self,
+                           "a cluster with other options runs in %s, at %s: stop it with `baton down --state-dir %s`, "
+                           "or give another --state-dir and --port",
+                           up->dir.path, json_text(state, "url"), up->dir.path);
     } else if (!strcmp(json_text(state, "state"), "ready")) {
         fprintf(stderr, "the cluster in %s runs already\n", up->dir.path);
         snprintf(up->url, sizeof up->url, "%s", json_text(state, "url"));
@@ -214,7 +221,8 @@ static int join_running(struct up *up)
         sleep_ms(POLL_MS);
         progress_tick(&up->progress);
     }
-    return command_failed(up->self, "the cluster in %s is held by another supervisor that does not get ready", up->dir.path);
+    return command_failed(up->self, "the cluster in %s is held by another supervisor that does not get ready",
+                          up->dir.path);
 }
 
 /* ---- the supervisor's process ------------------------------------------------------------ */
@@ -230,7 +238,8 @@ static _Noreturn void become_supervisor(struct up *up, int report_fd, pid_t pare
             _exit(EXIT_FAILED);
     }
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    int log = open(state_dir_path(&up->dir, "logs/supervisor.log", path), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int log =
+        open(state_dir_path(&up->dir, "logs/supervisor.log", path), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (null < 0 || log < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
         dup2(log, STDERR_FILENO) < 0) {
         fprintf(stderr, "%s: %s\n", path, strerror(errno));
@@ -323,8 +332,8 @@ static bool answers_readyz(const struct up *up, struct text_buffer *why)
 static int give_up(struct up *up, const struct text_buffer *why)
 {
     if (up->url[0])
-        return command_failed(up->self, "the cluster started but %s/readyz does not answer: %s; logs are in %s/logs", up->url,
-                              text_buffer_text(why), up->dir.path);
+        return command_failed(up->self, "the cluster started but %s/readyz does not answer: %s; logs are in %s/logs",
+                              up->url, text_buffer_text(why), up->dir.path);
     return command_failed(up->self, "not ready within %u s: %s; logs are in %s/logs",
                           (unsigned)(up->start_timeout_us / 1000000), up->progress.step, up->dir.path);
 }

@@ -62,14 +62,24 @@ static status read_text(const json_t *root, const char *name, bool required, cha
         return ST_OK;
     if (!json_is_string(value) || json_string_length(value) >= size)
         return error_set(err, ST_INVALID, "instance record: \"%s\" is missing, no text or too long", name);
+    for (const char *c = json_string_value(value); *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            return error_set(err, ST_INVALID, "instance record: \"%s\" has a control character", name);
     strcpy(out, json_string_value(value));
     return ST_OK;
 }
 
-static uint64_t read_count(const json_t *root, const char *name)
+static uint64_t read_count(const json_t *root, const char *name, uint64_t most)
 {
     json_int_t n = json_integer_value(json_object_get(root, name));
-    return n > 0 ? (uint64_t)n : 0;
+    return n <= 0 ? 0 : (uint64_t)n < most ? (uint64_t)n : most;
+}
+
+/* 1 to 16 hexadecimal digits and nothing else, not all zero: zero stands for unknown. */
+static bool read_incarnation(const char *text, uint64_t *out)
+{
+    size_t n = text ? strspn(text, "0123456789abcdefABCDEF") : 0;
+    return n >= 1 && n <= 16 && !text[n] && sscanf(text, "%" SCNx64, out) == 1 && *out != 0;
 }
 
 status instance_read(const char *json, size_t len, struct instance *out, struct error *err)
@@ -88,11 +98,11 @@ status instance_read(const char *json, size_t len, struct instance *out, struct 
     INSTANCE_TEXTS(X)
 #undef X
     const char *incarnation = json_string_value(json_object_get(root, "incarnation"));
-    if (st == ST_OK && (!incarnation || sscanf(incarnation, "%" SCNx64, &in.incarnation) != 1))
+    if (st == ST_OK && !read_incarnation(incarnation, &in.incarnation))
         st = error_set(err, ST_INVALID, "instance record: \"incarnation\" is missing or malformed");
-    in.max_model_len = (uint32_t)read_count(root, "max_model_len");
-    in.kv_tokens = read_count(root, "kv_tokens");
-    in.pid = (uint32_t)read_count(root, "pid");
+    in.max_model_len = (uint32_t)read_count(root, "max_model_len", UINT32_MAX);
+    in.kv_tokens = read_count(root, "kv_tokens", UINT64_MAX);
+    in.pid = (uint32_t)read_count(root, "pid", UINT32_MAX);
     json_decref(root);
     if (st == ST_OK)
         *out = in;

@@ -12,6 +12,9 @@ struct fleet {
     struct fleet_list workers;
     uint32_t n_workers;
     uint64_t turn;
+    /* scratch of choosing */
+    struct fleet_worker *listed[FLEET_MAX_WORKERS];
+    struct pick_candidate candidates[FLEET_MAX_WORKERS];
 };
 
 static status send_by_link(void *ctx, struct fleet_worker *worker, const struct message_head *head,
@@ -177,6 +180,14 @@ void fleet_member_gone(struct fleet *fleet, const char *id)
         worker_free(worker);
 }
 
+static void forget_load(struct fleet_worker *worker)
+{
+    worker->load_us = 0;
+    worker->draining = false;
+    worker->queued_tokens = worker->running_tokens = 0;
+    worker->requests = worker->kv_blocks = worker->kv_free = 0;
+}
+
 void fleet_on_up(void *ctx, struct link *link, const Baton__Hello *hello, bool first)
 {
     struct fleet *fleet = ctx;
@@ -184,6 +195,11 @@ void fleet_on_up(void *ctx, struct link *link, const Baton__Hello *hello, bool f
     if (!worker)
         return;
     worker->up = true;
+    if (hello->incarnation != worker->instance.incarnation) {
+        /* It restarted at its address, and says so before etcd does. */
+        worker->instance.incarnation = hello->incarnation;
+        forget_load(worker);
+    }
     log_info("worker up", "id=%s first=%d", worker->instance.id, first);
     if (!first && fleet->options.callbacks.on_again)
         fleet->options.callbacks.on_again(fleet->options.callbacks.ctx, worker, hello->live, hello->n_live);
@@ -245,11 +261,15 @@ static bool avoided(const struct fleet_worker *worker, const char (*avoid)[64], 
     return false;
 }
 
+#define FAULT_TOKENS 4096u /* what each loss in a row weighs, in prompt tokens waiting */
+#define MAX_FAULTS   16u
+
 /* What the worker said, or what we alone gave it where that is more. */
 static struct pick_candidate snapshot(const struct fleet_worker *worker, bool usable)
 {
+    uint64_t queued = worker->queued_tokens > worker->our_tokens ? worker->queued_tokens : worker->our_tokens;
     return (struct pick_candidate){
-        .queued_tokens = worker->queued_tokens > worker->our_tokens ? worker->queued_tokens : worker->our_tokens,
+        .queued_tokens = queued + FAULT_TOKENS * (worker->faults < MAX_FAULTS ? worker->faults : MAX_FAULTS),
         .running_tokens = worker->running_tokens,
         .requests = (worker->requests > worker->ours ? worker->requests : worker->ours),
         .kv_blocks = worker->kv_blocks,
@@ -266,16 +286,15 @@ static bool decode_usable(const struct fleet_worker *worker, const char *model)
 
 static struct fleet_worker *choose(struct fleet *fleet, const char *model, const char (*avoid)[64], uint32_t n_avoid)
 {
-    struct fleet_worker *list[FLEET_MAX_WORKERS], *worker;
-    static struct pick_candidate candidates[FLEET_MAX_WORKERS]; /* the loop thread's */
+    struct fleet_worker *worker;
     uint32_t n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
     if (decode_usable(worker, model)) {
-        list[n] = worker;
-        candidates[n++] = snapshot(worker, !avoided(worker, avoid, n_avoid));
+        fleet->listed[n] = worker;
+        fleet->candidates[n++] = snapshot(worker, !avoided(worker, avoid, n_avoid));
     }
-    uint32_t i = pick_worker(fleet->options.policy, candidates, n, fleet->turn++);
-    return i == PICK_NONE ? NULL : list[i];
+    uint32_t i = pick_worker(fleet->options.policy, fleet->candidates, n, fleet->turn++);
+    return i == PICK_NONE ? NULL : fleet->listed[i];
 }
 
 struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, uint32_t n_tokens,
@@ -299,17 +318,16 @@ static bool prefill_usable(const struct fleet *fleet, const struct fleet_worker 
 uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, struct fleet_worker **out,
                              uint32_t max)
 {
-    struct fleet_worker *list[FLEET_MAX_WORKERS], *worker;
-    static struct pick_candidate candidates[FLEET_MAX_WORKERS]; /* the loop thread's */
+    struct fleet_worker *worker;
     uint32_t order[64], n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
     if (prefill_usable(fleet, worker, decode)) {
-        list[n] = worker;
-        candidates[n++] = snapshot(worker, true);
+        fleet->listed[n] = worker;
+        fleet->candidates[n++] = snapshot(worker, true);
     }
-    uint32_t ranked = pick_rank(candidates, n, fleet->turn, order, max < 64 ? max : 64);
+    uint32_t ranked = pick_rank(fleet->candidates, n, fleet->turn, order, max < 64 ? max : 64);
     for (uint32_t i = 0; i < ranked; i++)
-        out[i] = list[order[i]];
+        out[i] = fleet->listed[order[i]];
     return ranked;
 }
 

@@ -11,7 +11,9 @@
 #define MAX_PREFILL_CANDIDATES 8
 #define MAX_AVOIDED            8
 #define MAX_DEATHS             3      /* workers that died while this flow ran on them: then it is not tried again */
-#define RETRY_US               50000u /* between tries while no worker takes a flow */
+#define RETRY_US               50000u /* between tries while no worker takes a flow; doubled each time */
+#define RETRY_MAX_US           800000u
+#define RESUME_AGAIN_US        250000u
 #define FLOW_BUCKETS           4096u
 
 struct flow {
@@ -21,6 +23,7 @@ struct flow {
     enum flow_state state;
     uint64_t seq;
     uint32_t attempt, deaths;
+    uint32_t runs; /* attempts that no worker refused */
     struct flow_request request;
     struct logit_bias *bias;
     uint32_t *stop_ids;
@@ -31,8 +34,8 @@ struct flow {
     char avoid[MAX_AVOIDED][64];
     uint32_t n_avoid;
     struct timer deadline, retry;
-    uint64_t submitted_us, dispatched_us, first_token_us, waiting_since_us;
-    bool resume_asked;
+    uint64_t submitted_us, dispatched_us, first_token_us, waiting_since_us, retry_us;
+    uint64_t resume_asked_us; /* 0: not since the last token */
     Baton__FailureCode last_failure;
     char last_text[160];
 };
@@ -42,6 +45,7 @@ TAILQ_HEAD(flow_list, flow);
 struct flows {
     struct flows_options options;
     struct flow_list list;
+    struct flow *cursor; /* the next one of the walk under way: callbacks may cancel any flow */
     struct flow *buckets[FLOW_BUCKETS];
     uint64_t next_seq;
     uint32_t in_state[FLOW_STATE_COUNT];
@@ -125,6 +129,8 @@ static void flow_free(struct flow *flow)
     while (*link != flow)
         link = &(*link)->next_in_bucket;
     *link = flow->next_in_bucket;
+    if (flows->cursor == flow)
+        flows->cursor = TAILQ_NEXT(flow, order);
     TAILQ_REMOVE(&flows->list, flow, order);
     free(flow->bias);
     free(flow->stop_ids);
@@ -140,9 +146,9 @@ static void send_cancel(struct flow *flow, const char *reason)
     Baton__Cancel body = BATON__CANCEL__INIT;
     struct fleet_worker *worker = flow->worker;
     body.reason = (char *)reason;
+    /* Before the Cancel, which must not be forgotten with the rest. */
     fleet_forget(worker, flow_key(flow), flow->attempt);
     (void)fleet_send(worker, &head, &body.base, true);
-    /* What was forgotten must not include the Cancel itself. */
     fleet_uncount(worker, flow->counted);
     flow->worker = NULL;
 }
@@ -267,20 +273,21 @@ static void wait_for_worker(struct flow *flow)
         flow_fail(flow, error_of_waiting(flow), flow->last_text[0] ? flow->last_text : "no decode worker is there");
         return;
     }
-    timer_set(flows->options.timers, &flow->retry, now + RETRY_US, on_retry, flow);
+    timer_set(flows->options.timers, &flow->retry, now + flow->retry_us, on_retry, flow);
+    flow->retry_us = 2 * flow->retry_us < RETRY_MAX_US ? 2 * flow->retry_us : RETRY_MAX_US;
 }
 
-static void try_dispatch(struct flow *flow)
+static struct fleet_worker *pick(struct flow *flow)
+{
+    return fleet_pick_decode(flow->flows->options.fleet, flow->request.model, flow->n_tokens,
+                             (const char(*)[64])flow->avoid, flow->n_avoid);
+}
+
+static void dispatch_to(struct flow *flow, struct fleet_worker *worker)
 {
     struct flows *flows = flow->flows;
     timer_cancel(flows->options.timers, &flow->retry);
-    struct fleet_worker *worker = fleet_pick_decode(flows->options.fleet, flow->request.model, flow->n_tokens,
-                                                    (const char(*)[64])flow->avoid, flow->n_avoid);
-    if (!worker) {
-        wait_for_worker(flow);
-        return;
-    }
-    if (flow->attempt >= flows->options.max_attempts) {
+    if (flow->runs >= flows->options.max_attempts) {
         flow_fail(flow, flow->deaths ? FLOW_INTERNAL : error_of_waiting(flow),
                   flow->last_text[0] ? flow->last_text : "every attempt failed");
         return;
@@ -290,27 +297,50 @@ static void try_dispatch(struct flow *flow)
         wait_for_worker(flow);
         return;
     }
+    flow->runs++;
     flow->worker = worker;
     flow->counted = flow->n_tokens;
     fleet_count(worker, flow->counted);
     flow->dispatched_us = now_of(flows);
-    flow->resume_asked = false;
+    flow->resume_asked_us = 0;
     flows->counters.dispatched++;
     flows->counters.replayed += flow->attempt > 1 && flow->n_tokens > flow->request.n_prompt;
     flow_enter(flow, FLOW_DISPATCHED);
 }
 
+static void try_dispatch(struct flow *flow)
+{
+    struct fleet_worker *worker = pick(flow);
+    if (worker)
+        dispatch_to(flow, worker);
+    else
+        wait_for_worker(flow);
+}
+
 /* Back to waiting, and on at another worker at once where there is one. */
 static void dispatch_again(struct flow *flow)
 {
+    if (flow->worker->up)
+        send_cancel(flow, "replaced"); /* a Generate under way must not start it there once more */
     leave_worker(flow);
     flow_enter(flow, FLOW_WAITING);
     flow->waiting_since_us = now_of(flow->flows);
+    flow->retry_us = RETRY_US;
     try_dispatch(flow);
+}
+
+static bool is_avoided(const struct flow *flow, const struct fleet_worker *worker)
+{
+    for (uint32_t i = 0; i < flow->n_avoid; i++)
+        if (!strcmp(flow->avoid[i], worker->instance.id))
+            return true;
+    return false;
 }
 
 static void avoid_worker(struct flow *flow, const struct fleet_worker *worker)
 {
+    if (is_avoided(flow, worker))
+        return;
     char *slot = flow->avoid[flow->n_avoid % MAX_AVOIDED];
     snprintf(slot, sizeof flow->avoid[0], "%s", worker->instance.id);
     if (flow->n_avoid < MAX_AVOIDED)
@@ -359,6 +389,7 @@ status flow_submit(struct flows *flows, const struct flow_request *request, stru
     flow->flows = flows;
     flow->seq = ++flows->next_seq;
     flow->submitted_us = flow->waiting_since_us = now_of(flows);
+    flow->retry_us = RETRY_US;
     flow->next_in_bucket = flows->buckets[flow->seq % FLOW_BUCKETS];
     flows->buckets[flow->seq % FLOW_BUCKETS] = flow;
     TAILQ_INSERT_TAIL(&flows->list, flow, order);
@@ -380,7 +411,7 @@ static void send_resume(struct flow *flow)
     Baton__Resume body = BATON__RESUME__INIT;
     body.position = flow->n_tokens;
     flow->flows->counters.gaps_resumed++;
-    flow->resume_asked = true;
+    flow->resume_asked_us = now_of(flow->flows);
     (void)fleet_send(flow->worker, &head, &body.base, true);
 }
 
@@ -390,6 +421,14 @@ static void send_tokens_ack(struct fleet_worker *worker, struct request_key key,
     Baton__TokensAck body = BATON__TOKENS_ACK__INIT;
     body.position = position;
     (void)fleet_send(worker, &head, &body.base, true);
+}
+
+/* The worker runs what nobody waits for: it frees all of it. */
+static void send_stale(struct fleet_worker *worker, struct request_key key, uint32_t attempt)
+{
+    struct message_head head = { FRAME_STALE, key, attempt, 0, FRAME_NO_DEADLINE, NULL };
+    Baton__Stale body = BATON__STALE__INIT;
+    (void)fleet_send(worker, &head, &body.base, false);
 }
 
 static bool keep_tokens(struct flow *flow, const Baton__SequenceTokens *msg, size_t skip)
@@ -408,23 +447,30 @@ static bool keep_tokens(struct flow *flow, const Baton__SequenceTokens *msg, siz
     return true;
 }
 
+/* On to a worker that did not refuse yet; where all did, a little later. A
+ * refusal is no attempt that ran, and its patience goes on where it stood. */
+static void on_refusal(struct flow *flow)
+{
+    avoid_worker(flow, flow->worker);
+    leave_worker(flow);
+    flow->runs -= flow->state == FLOW_DISPATCHED;
+    flow_enter(flow, FLOW_WAITING);
+    flow->waiting_since_us += now_of(flow->flows) - flow->dispatched_us;
+    struct fleet_worker *other = pick(flow);
+    if (other && !is_avoided(flow, other))
+        dispatch_to(flow, other);
+    else
+        wait_for_worker(flow);
+}
+
 static void on_failure(struct flow *flow, const Baton__Failure *failure)
 {
     const char *text = failure ? failure->text : "the worker failed";
     Baton__FailureCode code = failure ? (Baton__FailureCode)failure->code : BATON__FAILURE_CODE__FAILURE_INTERNAL;
-    struct fleet_worker *worker = flow->worker;
     flow->last_failure = code;
     snprintf(flow->last_text, sizeof flow->last_text, "%s", text);
     if (failure && failure->retry) {
-        avoid_worker(flow, worker);
-        leave_worker(flow);
-        flow_enter(flow, FLOW_WAITING);
-        /* Busy or draining everywhere: a little later. A refusal is no attempt that ran. */
-        flow->waiting_since_us = flow->n_avoid == 1 ? now_of(flow->flows) : flow->waiting_since_us;
-        if (flow->n_avoid == 1)
-            try_dispatch(flow);
-        else
-            wait_for_worker(flow);
+        on_refusal(flow);
         return;
     }
     flow_fail(flow,
@@ -463,6 +509,11 @@ static bool deliver(struct flows *flows, struct flow *flow, const Baton__Sequenc
     uint32_t position = flow->n_tokens;
     if (msg->n_tokens == skip)
         return true;
+    uint64_t most = (uint64_t)flow->request.n_prompt + flow->request.sampling.max_tokens;
+    if (flow->n_tokens + (uint64_t)(msg->n_tokens - skip) > most + (flow->request.sampling.max_tokens == 0)) {
+        flow_fail(flow, FLOW_INTERNAL, "the worker sent more tokens than were asked for");
+        return false;
+    }
     if (!keep_tokens(flow, msg, skip)) {
         flow_fail(flow, FLOW_INTERNAL, "out of memory");
         return false;
@@ -471,7 +522,7 @@ static bool deliver(struct flows *flows, struct flow *flow, const Baton__Sequenc
         flow->first_token_us = now_of(flows);
     if (flow->state == FLOW_DISPATCHED)
         flow_enter(flow, FLOW_STREAMING);
-    flow->resume_asked = false;
+    flow->resume_asked_us = 0;
     flow->request.callbacks->on_tokens(flow->request.arg, position, (const Baton__Token *const *)msg->tokens + skip,
                                        msg->n_tokens - skip);
     return flow_find(flows, key) == flow;
@@ -486,6 +537,8 @@ static void on_sequence(struct flows *flows, struct fleet_worker *worker, const 
         flows->counters.stale++;
         if (msg->finish)
             send_tokens_ack(worker, key, msg->attempt, UINT32_MAX);
+        else
+            send_stale(worker, key, msg->attempt);
         return;
     }
     if (msg->finish == BATON__FINISH__FINISH_FAILED) {
@@ -493,7 +546,7 @@ static void on_sequence(struct flows *flows, struct fleet_worker *worker, const 
         return;
     }
     if (msg->position > flow->n_tokens) {
-        if (!flow->resume_asked || msg->finish)
+        if (!flow->resume_asked_us || msg->finish || now_of(flows) - flow->resume_asked_us >= RESUME_AGAIN_US)
             send_resume(flow);
         return;
     }
@@ -523,11 +576,20 @@ void flows_on_stale(struct flows *flows, struct fleet_worker *worker, const stru
 
 /* ---- workers come and go ---------------------------------------------------------------- */
 
+/* Of a walk that began with cursor at the first one. */
+static struct flow *next_flow(struct flows *flows)
+{
+    struct flow *flow = flows->cursor;
+    if (flow)
+        flows->cursor = TAILQ_NEXT(flow, order);
+    return flow;
+}
+
 void flows_on_worker_lost(struct flows *flows, struct fleet_worker *worker, bool restarted_or_dead)
 {
-    struct flow *flow, *next;
-    for (flow = TAILQ_FIRST(&flows->list); flow; flow = next) {
-        next = TAILQ_NEXT(flow, order);
+    struct flow *flow;
+    flows->cursor = TAILQ_FIRST(&flows->list);
+    while ((flow = next_flow(flows))) {
         if (flow->worker != worker)
             continue;
         avoid_worker(flow, worker);
@@ -540,9 +602,9 @@ void flows_on_worker_lost(struct flows *flows, struct fleet_worker *worker, bool
 
 void flows_on_worker_again(struct flows *flows, struct fleet_worker *worker, Baton__Live *const *live, size_t n_live)
 {
-    struct flow *flow, *next;
-    for (flow = TAILQ_FIRST(&flows->list); flow; flow = next) {
-        next = TAILQ_NEXT(flow, order);
+    struct flow *flow;
+    flows->cursor = TAILQ_FIRST(&flows->list);
+    while ((flow = next_flow(flows))) {
         if (flow->worker != worker)
             continue;
         bool held = false;
@@ -572,9 +634,9 @@ size_t flows_live(struct flows *flows, struct fleet_worker *worker, Baton__Live 
 
 void flows_on_worker_ready(struct flows *flows)
 {
-    struct flow *flow, *next;
-    for (flow = TAILQ_FIRST(&flows->list); flow; flow = next) {
-        next = TAILQ_NEXT(flow, order);
+    struct flow *flow;
+    flows->cursor = TAILQ_FIRST(&flows->list);
+    while ((flow = next_flow(flows))) {
         if (flow->state == FLOW_WAITING)
             try_dispatch(flow);
     }

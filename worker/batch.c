@@ -97,6 +97,7 @@ void batch_start(struct worker *worker)
     if (b->is_running)
         return;
     uint32_t n = gather(worker);
+    uint64_t preempted = worker->counters.preemptions;
     if (scheduler_form(&worker->options.limits, b->wanted, n, b->rows) == 0)
         return;
     /* Room first, for all: a preemption may take a sequence out again. */
@@ -107,8 +108,11 @@ void batch_start(struct worker *worker)
     for (uint32_t i = 0; i < n; i++)
         if (b->rows[i] && b->waiting[i]->is_running)
             fill_row(worker, b->waiting[i], b->rows[i]);
-    if (b->step.n_seqs == 0)
+    if (b->step.n_seqs == 0) {
+        /* All gave their blocks back: somebody else may fit now. */
+        worker->pump_again |= worker->counters.preemptions != preempted;
         return;
+    }
     b->is_running = true;
     worker->counters.steps++;
     worker->step_started_us = worker->io->now(worker->io->ctx);

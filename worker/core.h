@@ -41,7 +41,6 @@ struct worker {
     struct generation_list dying;  /* ended, but a step or a take still uses their blocks */
     struct generation_list unsent; /* have tokens for their router */
     uint64_t arrivals;
-    struct timer claim_timer;
 
     struct request_table jobs;
     struct prefill_job_list job_order;
@@ -69,16 +68,19 @@ void batch_start(struct worker *worker);
 /* generation.c */
 void generation_on_generate(struct worker *worker, struct worker_peer *router, const struct frame *frame,
                             uint64_t deadline_us, const Baton__Generate *msg);
-/* True when key names a generation here (any attempt). */
-bool generation_on_cancel(struct worker *worker, const struct frame *frame);
-void generation_on_tokens_ack(struct worker *worker, const struct frame *frame, uint32_t position);
-void generation_on_resume(struct worker *worker, const struct frame *frame, uint32_t position);
+/* True when key names a generation of this router here (any attempt). */
+bool generation_on_cancel(struct worker *worker, struct worker_peer *from, const struct frame *frame);
+void generation_on_tokens_ack(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                              uint32_t position);
+void generation_on_resume(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                          uint32_t position);
 void generation_on_grant_ask(struct worker *worker, struct worker_peer *from, const struct frame *frame);
 void generation_on_layers(struct worker *worker, struct worker_peer *from, const struct frame *frame,
                           const Baton__LayersReady *msg);
 void generation_on_chunk_done(struct worker *worker, struct worker_peer *from, const struct frame *frame,
                               const Baton__ChunkDone *msg);
-void generation_on_prefill_failed(struct worker *worker, const struct frame *frame, const Baton__PrefillFailed *msg);
+void generation_on_prefill_failed(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                                  const Baton__PrefillFailed *msg);
 void generation_on_stale(struct worker *worker, struct worker_peer *from, const struct frame *frame);
 void generations_on_peer_lost(struct worker *worker, struct worker_peer *peer);
 void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live,
@@ -95,7 +97,8 @@ void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const
                         uint64_t deadline_us, const Baton__Prefill *msg);
 bool prefill_on_cancel(struct worker *worker, struct worker_peer *from, const struct frame *frame);
 void prefill_on_grant(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t from_token);
-void prefill_on_chunk_taken(struct worker *worker, const struct frame *frame, uint32_t index);
+void prefill_on_chunk_taken(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                            uint32_t index);
 void prefill_on_stale(struct worker *worker, struct worker_peer *from, const struct frame *frame);
 void prefills_on_peer_lost(struct worker *worker, struct worker_peer *peer);
 void prefills_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live, size_t n_live);

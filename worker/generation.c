@@ -108,10 +108,7 @@ static void on_timer(void *arg)
 {
     struct generation *g = arg;
     struct worker *worker = g->worker;
-    if (g->state == GENERATION_FINISHED)
-        generation_end(g); /* the router never said that it has all: it has gone, or will ask elsewhere */
-    else
-        generation_fail(g, BATON__FAILURE_CODE__FAILURE_DEADLINE, false, "the deadline of the request has passed");
+    generation_fail(g, BATON__FAILURE_CODE__FAILURE_DEADLINE, false, "the deadline of the request has passed");
     worker_pump(worker);
 }
 
@@ -310,6 +307,15 @@ static void accept_generate(struct worker *worker, struct generation *g, struct 
     generation_prefill_somewhere(g);
 }
 
+static struct refusal refusal_of(status st)
+{
+    if (st == ST_NO_MEMORY)
+        return (struct refusal){ BATON__FAILURE_CODE__FAILURE_BUSY, true };
+    return (struct refusal){
+        st == ST_LIMIT ? BATON__FAILURE_CODE__FAILURE_LIMIT : BATON__FAILURE_CODE__FAILURE_INVALID, false
+    };
+}
+
 void generation_on_generate(struct worker *worker, struct worker_peer *router, const struct frame *frame,
                             uint64_t deadline_us, const Baton__Generate *msg)
 {
@@ -330,11 +336,11 @@ void generation_on_generate(struct worker *worker, struct worker_peer *router, c
     struct error err = { "" };
     struct refusal no = check_generate(worker, msg, &err);
     struct generation *g = no.code ? NULL : calloc(1, sizeof *g);
-    if (!no.code && !g)
-        no = (struct refusal){ BATON__FAILURE_CODE__FAILURE_BUSY, true };
-    if (g && sequence_init(&g->seq, &generation_ops, msg->tokens, msg->n_tokens, msg->sampling, worker->options.n_vocab,
-                           worker->options.max_model_len, &err) != ST_OK) {
-        no = (struct refusal){ BATON__FAILURE_CODE__FAILURE_INVALID, false };
+    status st = g ? sequence_init(&g->seq, &generation_ops, msg->tokens, msg->n_tokens, msg->sampling,
+                                  worker->options.n_vocab, worker->options.max_model_len, &err)
+                  : ST_NO_MEMORY;
+    if (!no.code && st != ST_OK) {
+        no = refusal_of(st);
         free(g);
     }
     if (no.code)
@@ -343,10 +349,10 @@ void generation_on_generate(struct worker *worker, struct worker_peer *router, c
         accept_generate(worker, g, router, frame, deadline_us, msg);
 }
 
-bool generation_on_cancel(struct worker *worker, const struct frame *frame)
+bool generation_on_cancel(struct worker *worker, struct worker_peer *from, const struct frame *frame)
 {
     struct generation *g = generation_find(worker, frame->key);
-    if (!g)
+    if (!g || g->router != from)
         return false;
     if (frame->attempt >= g->attempt) {
         worker->counters.cancelled++;
@@ -355,17 +361,24 @@ bool generation_on_cancel(struct worker *worker, const struct frame *frame)
     return true;
 }
 
-void generation_on_tokens_ack(struct worker *worker, const struct frame *frame, uint32_t position)
+void generation_on_tokens_ack(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                              uint32_t position)
 {
     struct generation *g = generation_find(worker, frame->key);
-    if (g && g->attempt == frame->attempt && g->state == GENERATION_FINISHED && position >= g->seq.n_tokens)
+    if (g && g->router == from && g->attempt == frame->attempt && g->state == GENERATION_FINISHED && position >= g->seq.n_tokens)
         generation_end(g);
 }
 
-void generation_on_resume(struct worker *worker, const struct frame *frame, uint32_t position)
+void generation_on_resume(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                          uint32_t position)
 {
     struct generation *g = generation_find(worker, frame->key);
-    if (!g || g->attempt != frame->attempt || position < g->kept_first || position > g->seq.n_tokens)
+    if (!g || g->router != from || g->attempt != frame->attempt) {
+        /* What the router misses is gone: it must not wait for it. */
+        worker_answer_stale(worker, from, frame, g ? g->attempt : 0, 0);
+        return;
+    }
+    if (position < g->kept_first || position > g->seq.n_tokens)
         return;
     g->sent = position;
     g->finish_sent = false;
@@ -410,10 +423,11 @@ void generation_on_chunk_done(struct worker *worker, struct worker_peer *from, c
         incoming_done(g, msg);
 }
 
-void generation_on_prefill_failed(struct worker *worker, const struct frame *frame, const Baton__PrefillFailed *msg)
+void generation_on_prefill_failed(struct worker *worker, struct worker_peer *from, const struct frame *frame,
+                                  const Baton__PrefillFailed *msg)
 {
     struct generation *g = generation_find(worker, frame->key);
-    if (!g || g->attempt != frame->attempt || g->leg != frame->leg || !is_in_leg(g))
+    if (!g || g->prefill != from || g->attempt != frame->attempt || g->leg != frame->leg || !is_in_leg(g))
         return;
     g->prefill = NULL; /* it holds nothing of ours any more */
     generation_leg_failed(g, msg->failure ? msg->failure->text : "prefill failed");

@@ -44,9 +44,27 @@ void generation_free_output(struct generation *g)
     g->n_kept = g->kept_capacity = 0;
 }
 
-static void on_kept_long_enough(void *arg)
+#define LAST_WORDS_RETRY_US 250000u /* while the link takes no more messages */
+
+static void on_kept(void *arg)
 {
-    generation_end(arg); /* the router never said that it has all: it has gone, or asks elsewhere */
+    struct generation *g = arg;
+    struct worker *worker = g->worker;
+    if (g->finish_sent || worker->io->now(worker->io->ctx) >= g->keep_until_us) {
+        generation_end(g); /* the router never said that it has all: it has gone, or asks elsewhere */
+    } else {
+        generation_wants_to_send(g);
+        generation_keep_finished(g);
+    }
+    worker_pump(worker);
+}
+
+void generation_keep_finished(struct generation *g)
+{
+    struct worker *worker = g->worker;
+    uint64_t again = worker->io->now(worker->io->ctx) + LAST_WORDS_RETRY_US;
+    bool wait = g->finish_sent || again > g->keep_until_us;
+    timer_set(worker->timers, &g->timer, wait ? g->keep_until_us : again, on_kept, g);
 }
 
 static void finish(struct generation *g, Baton__Finish how)
@@ -57,8 +75,8 @@ static void finish(struct generation *g, Baton__Finish how)
     batch_remove(worker, &g->seq);
     sequence_release_blocks(&g->seq, worker->pool);
     generation_enter(g, GENERATION_FINISHED);
-    timer_set(worker->timers, &g->timer, worker->io->now(worker->io->ctx) + worker->options.keep_finished_us,
-              on_kept_long_enough, g);
+    g->keep_until_us = worker->io->now(worker->io->ctx) + worker->options.keep_finished_us;
+    generation_keep_finished(g);
 }
 
 void generation_append(struct generation *g, const struct kept_token *token, bool stops)
@@ -185,6 +203,7 @@ static void send_last(struct worker *worker, struct generation *g)
         g->sent = g->seq.n_tokens;
     }
     free_packed(&packed, 1);
+    generation_keep_finished(g);
 }
 
 /* All of one step for one router in one message. */

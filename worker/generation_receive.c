@@ -71,6 +71,17 @@ static bool make_spans(struct generation *g, struct incoming_chunk *chunk, const
     return true;
 }
 
+/* Chunks lie between their neighbours and hold something (but the last), so the
+ * length of the prompt bounds how many there are. */
+static bool fits(const struct generation *g, const Baton__Chunk *msg, const struct incoming_chunk *before)
+{
+    const struct incoming_chunk *behind = before ? TAILQ_NEXT(before, link) : TAILQ_FIRST(&g->chunks);
+    uint32_t from = before ? before->first + before->n : g->committed;
+    uint32_t to = behind ? behind->first : g->seq.n_tokens;
+    return msg->first >= from && msg->first <= to && msg->n <= to - msg->first &&
+           (msg->n > 0 || msg->first == g->seq.n_tokens) && msg->index - g->next_chunk <= g->seq.n_tokens;
+}
+
 /* Finds the chunk or begins it. NULL: it was committed already, or makes no
  * sense (then the leg has failed). */
 static struct incoming_chunk *chunk_of(struct generation *g, const Baton__Chunk *msg)
@@ -85,9 +96,7 @@ static struct incoming_chunk *chunk_of(struct generation *g, const Baton__Chunk 
         if (chunk->index < msg->index)
             after = chunk;
     }
-    bool sane = msg->first >= g->committed && msg->first <= g->seq.n_tokens && msg->n <= g->seq.n_tokens - msg->first &&
-                msg->index < g->next_chunk + g->seq.n_tokens + 1;
-    chunk = sane ? calloc(1, sizeof *chunk) : NULL;
+    chunk = fits(g, msg, after) ? calloc(1, sizeof *chunk) : NULL;
     if (!chunk) {
         generation_leg_failed(g, "a chunk that makes no sense");
         return NULL;
@@ -141,6 +150,10 @@ static void take_layers(struct generation *g, struct incoming_chunk *chunk, uint
     struct worker *worker = g->worker;
     if (upto <= chunk->layers_asked || chunk->n_spans == 0)
         return;
+    if (!g->prefill->transfer) { /* a take without a peer would sum up our own blocks */
+        generation_leg_failed(g, "the way to the prefill worker's blocks is lost");
+        return;
+    }
     struct layer_take *take = calloc(1, sizeof *take);
     if (!take) {
         generation_leg_failed(g, "no memory for a take");
@@ -219,6 +232,10 @@ static void try_commit(struct generation *g)
     while ((chunk = TAILQ_FIRST(&g->chunks)) && chunk->index == g->next_chunk && chunk->announced_sums) {
         if (chunk->n_spans && chunk->layers_taken < layers)
             return;
+        if (chunk->first != g->committed || (chunk->last && TAILQ_NEXT(chunk, link))) {
+            generation_leg_failed(g, "chunks with a gap, or beyond the last one");
+            return;
+        }
         if (wrong_blocks(g, chunk)) {
             if (++chunk->tries >= MAX_TAKE_TRIES) {
                 generation_leg_failed(g, "wrong checksums");

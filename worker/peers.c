@@ -16,6 +16,7 @@ struct process_peer {
     TAILQ_ENTRY(process_peer) link;
     struct worker_process *process;
     struct link *own_link; /* we opened it and close it; NULL for a peer that came to us */
+    char address[128];     /* that own_link was opened to */
     bool is_member;        /* etcd knows it */
     bool up, way_ready;
     struct transfer_peer *way;
@@ -87,8 +88,9 @@ static void open_way(void *arg)
         .on_lost = on_way_lost,
         .arg = peer,
     };
-    if (!peer->up || !peer->description)
+    if (!peer->up || !peer->description || peer->way)
         return;
+    timer_cancel(loop_timers(daemon_loop(peer->process->daemon)), &peer->retry);
     if (transfer_connect(peer->process->transfer, &options, &peer->way, &err) != ST_OK) {
         log_warn("no way to the blocks of a worker", "peer=%s reason=\"%s\"", peer->peer.id, err.text);
         retry_way(peer);
@@ -191,21 +193,39 @@ static void progress(void *ctx, uint64_t *counter, bool *busy)
     *busy = engine_thread_busy(p->thread);
 }
 
-void peers_member(struct worker_process *p, const struct instance *instance)
+static struct process_peer *find_own(struct worker_process *p, const char *id)
 {
     struct process_peer *peer;
-    if (p->role != WORKER_DECODE || strcmp(instance->role, "prefill") != 0 ||
-        strcmp(instance->kv_format, p->kv_format) != 0 || strcmp(instance->model, p->model_name) != 0)
-        return;
     TAILQ_FOREACH(peer, &p->peers, link)
-    if (peer->own_link && !strcmp(peer->peer.id, instance->id)) {
+    if (peer->own_link && !strcmp(peer->peer.id, id))
+        return peer;
+    return NULL;
+}
+
+static void peer_close(struct process_peer *peer)
+{
+    peer->up = false;
+    worker_on_peer_lost(peer->process->worker, &peer->peer);
+    link_close(&peer->own_link);
+    peer_free(peer);
+}
+
+void peers_member(struct worker_process *p, const struct instance *instance)
+{
+    bool usable = p->role == WORKER_DECODE && !strcmp(instance->role, "prefill") &&
+                  !strcmp(instance->kv_format, p->kv_format) && !strcmp(instance->model, p->model_name);
+    struct process_peer *peer = find_own(p, instance->id);
+    if (peer && usable && !strcmp(peer->address, instance->control)) {
         peer->is_member = true;
         return;
     }
-    peer = peer_create(p, instance->id);
+    if (peer) /* the same name at another address, or with another model */
+        peer_close(peer);
+    peer = usable ? peer_create(p, instance->id) : NULL;
     if (!peer)
         return;
     peer->is_member = true;
+    snprintf(peer->address, sizeof peer->address, "%s", instance->control);
     if (links_connect(p->links, instance->id, instance->control, &peer->own_link) != ST_OK) {
         log_error("cannot connect to a worker", "peer=%s address=%s", instance->id, instance->control);
         peer_free(peer);
@@ -218,16 +238,12 @@ void peers_member(struct worker_process *p, const struct instance *instance)
 /* A link that is up is kept: etcd may be wrong, the pings are not. */
 void peers_member_gone(struct worker_process *p, const char *id)
 {
-    struct process_peer *peer;
-    TAILQ_FOREACH(peer, &p->peers, link)
-    if (peer->own_link && !strcmp(peer->peer.id, id)) {
-        peer->is_member = false;
-        if (!peer->up) {
-            link_close(&peer->own_link);
-            peer_free(peer);
-        }
+    struct process_peer *peer = find_own(p, id);
+    if (!peer)
         return;
-    }
+    peer->is_member = false;
+    if (!peer->up)
+        peer_close(peer);
 }
 
 static status peers_start(struct daemon *d, struct error *err)

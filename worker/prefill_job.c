@@ -222,9 +222,11 @@ void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const
     struct prefill_job *job = no ? NULL : calloc(1, sizeof *job);
     if (!no && !job)
         no = BATON__FAILURE_CODE__FAILURE_BUSY;
-    if (job && sequence_init(&job->seq, &job_ops, msg->tokens, msg->n_tokens, msg->sampling, worker->options.n_vocab,
-                             worker->options.max_model_len, &err) != ST_OK) {
-        no = BATON__FAILURE_CODE__FAILURE_INVALID;
+    status st = job ? sequence_init(&job->seq, &job_ops, msg->tokens, msg->n_tokens, msg->sampling,
+                                    worker->options.n_vocab, worker->options.max_model_len, &err)
+                    : ST_OK;
+    if (st != ST_OK) {
+        no = st == ST_NO_MEMORY ? BATON__FAILURE_CODE__FAILURE_BUSY : BATON__FAILURE_CODE__FAILURE_INVALID;
         free(job);
     }
     if (no) {
@@ -250,15 +252,15 @@ bool prefill_on_cancel(struct worker *worker, struct worker_peer *from, const st
 }
 
 /* The job that a message of its decode worker speaks of, or NULL. */
-static struct prefill_job *current_job(struct worker *worker, const struct frame *frame)
+static struct prefill_job *current_job(struct worker *worker, const struct worker_peer *from, const struct frame *frame)
 {
     struct prefill_job *job = job_find(worker, frame->key);
-    return job && compare_leg(job, frame) == 0 ? job : NULL;
+    return job && job->decode == from && compare_leg(job, frame) == 0 ? job : NULL;
 }
 
 void prefill_on_grant(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t from_token)
 {
-    struct prefill_job *job = current_job(worker, frame);
+    struct prefill_job *job = current_job(worker, from, frame);
     if (!job) {
         worker_answer_stale(worker, from, frame, 0, 0);
         return;
@@ -271,9 +273,9 @@ void prefill_on_grant(struct worker *worker, struct worker_peer *from, const str
     batch_add(worker, &job->seq);
 }
 
-void prefill_on_chunk_taken(struct worker *worker, const struct frame *frame, uint32_t index)
+void prefill_on_chunk_taken(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t index)
 {
-    struct prefill_job *job = current_job(worker, frame);
+    struct prefill_job *job = current_job(worker, from, frame);
     if (!job || !outgoing_taken(job, index))
         return;
     if (job->state == PREFILL_HANDING && TAILQ_EMPTY(&job->chunks))
@@ -282,8 +284,8 @@ void prefill_on_chunk_taken(struct worker *worker, const struct frame *frame, ui
 
 void prefill_on_stale(struct worker *worker, struct worker_peer *from, const struct frame *frame)
 {
-    struct prefill_job *job = current_job(worker, frame);
-    if (job && job->decode == from)
+    struct prefill_job *job = current_job(worker, from, frame);
+    if (job)
         prefill_end(job);
 }
 

@@ -47,15 +47,13 @@ static void fill_spans(struct prefill_job *job, struct outgoing_chunk *chunk)
     }
 }
 
-/* The chunk of the running step: what decode does not hold of rows [first, first
- * + n). NULL: decode holds all of them, or memory ran out (the job has failed). */
-static struct outgoing_chunk *current_chunk(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
+/* Begins the chunk of the running step: what decode does not hold of rows [first,
+ * first + n). Nothing where it holds all of them. False: the job has failed, and may be gone. */
+static bool begin_chunk(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
 {
     uint32_t bt = job->worker->options.layout.block_tokens, end = first + n;
-    if (job->current)
-        return job->current;
-    if (end <= job->from_token && !last)
-        return NULL;
+    if (job->current || (end <= job->from_token && !last))
+        return true;
     struct outgoing_chunk *chunk = calloc(1, sizeof *chunk);
     if (!chunk)
         goto fail;
@@ -78,10 +76,10 @@ static struct outgoing_chunk *current_chunk(struct prefill_job *job, uint32_t fi
     job->not_taken++;
     job->current = chunk;
     TAILQ_INSERT_TAIL(&job->chunks, chunk, link);
-    return chunk;
+    return true;
 fail:
     prefill_fail(job, BATON__FAILURE_CODE__FAILURE_INTERNAL, true, "no memory for a chunk");
-    return NULL;
+    return false;
 }
 
 static void describe(const struct outgoing_chunk *chunk, Baton__Chunk *out)
@@ -186,12 +184,13 @@ static void on_summed(struct transfer_take *done)
     worker_pump(worker);
 }
 
-static void sum_layers(struct outgoing_chunk *chunk, uint32_t upto)
+/* False: the job has failed, and may be gone with the chunk. */
+static bool sum_layers(struct outgoing_chunk *chunk, uint32_t upto)
 {
     struct prefill_job *job = chunk->job;
     struct worker *worker = job->worker;
     if (upto <= chunk->layers_asked || chunk->n_blocks == 0)
-        return;
+        return true;
     struct layer_sums *sums = calloc(1, sizeof *sums);
     if (!sums)
         goto fail;
@@ -209,18 +208,19 @@ static void sum_layers(struct outgoing_chunk *chunk, uint32_t upto)
     chunk->layers_asked = upto;
     chunk->sums_out++;
     job->sums_out++;
-    return;
+    return true;
 fail:
     free(sums);
     prefill_fail(job, BATON__FAILURE_CODE__FAILURE_INTERNAL, true, "no room for a checksum");
+    return false;
 }
 
 void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32_t layers)
 {
     bool last = first + n == job->seq.n_tokens;
-    struct outgoing_chunk *chunk = current_chunk(job, first, n, last);
-    if (!chunk || chunk->n == 0)
+    if (!begin_chunk(job, first, n, last) || !job->current || job->current->n == 0)
         return;
+    struct outgoing_chunk *chunk = job->current;
     Baton__Chunk where;
     Baton__LayersReady body = BATON__LAYERS_READY__INIT;
     struct message_head head = { FRAME_LAYERS_READY, job->node.key,    job->attempt,
@@ -229,21 +229,22 @@ void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32
     body.chunk = &where;
     body.layers = layers;
     (void)job->worker->io->send(job->worker->io->ctx, job->decode, &head, &body.base, false);
-    sum_layers(chunk, layers);
+    (void)sum_layers(chunk, layers);
 }
 
 void outgoing_computed(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
 {
     struct worker *worker = job->worker;
-    struct outgoing_chunk *chunk = current_chunk(job, first, n, last);
+    if (!begin_chunk(job, first, n, last))
+        return;
+    struct outgoing_chunk *chunk = job->current;
     job->current = NULL;
     job->seq.paused = job->not_taken >= worker->options.chunks_in_flight;
     if (!chunk)
         return;
     chunk->computed = true;
     chunk->last = last;
-    sum_layers(chunk, worker->options.layout.n_layers);
-    if (job->state != PREFILL_ENDED)
+    if (sum_layers(chunk, worker->options.layout.n_layers))
         send_when_ready(chunk);
 }
 

@@ -26,6 +26,10 @@ status worker_create(const struct worker_options *options, struct worker **out)
     worker->options = *options;
     worker->io = options->io;
     worker->timers = options->timers;
+    /* The longest sequence fits the pool even when it is alone: else it would wait for blocks for ever. */
+    uint64_t slots = (uint64_t)options->n_blocks * options->layout.block_tokens;
+    if (worker->options.max_model_len >= slots)
+        worker->options.max_model_len = slots ? (uint32_t)slots - 1 : 0;
     TAILQ_INIT(&worker->running);
     TAILQ_INIT(&worker->generation_order);
     TAILQ_INIT(&worker->claims);
@@ -60,7 +64,6 @@ void worker_destroy(struct worker **worker)
     w->batch.is_running = false;
     generations_destroy(w);
     prefills_destroy(w);
-    timer_cancel(w->timers, &w->claim_timer);
     batch_free(w);
     block_pool_destroy(&w->pool);
     free(w);
@@ -141,10 +144,10 @@ static void on_generation_message(struct worker *worker, struct worker_peer *pee
         UNPACKED(Generate, generation_on_generate(worker, peer, frame, deadline_us, msg));
         break;
     case FRAME_TOKENS_ACK:
-        UNPACKED(TokensAck, generation_on_tokens_ack(worker, frame, msg->position));
+        UNPACKED(TokensAck, generation_on_tokens_ack(worker, peer, frame, msg->position));
         break;
     case FRAME_RESUME:
-        UNPACKED(Resume, generation_on_resume(worker, frame, msg->position));
+        UNPACKED(Resume, generation_on_resume(worker, peer, frame, msg->position));
         break;
     case FRAME_GRANT_ASK:
         generation_on_grant_ask(worker, peer, frame);
@@ -156,7 +159,7 @@ static void on_generation_message(struct worker *worker, struct worker_peer *pee
         UNPACKED(ChunkDone, generation_on_chunk_done(worker, peer, frame, msg));
         break;
     case FRAME_PREFILL_FAILED:
-        UNPACKED(PrefillFailed, generation_on_prefill_failed(worker, frame, msg));
+        UNPACKED(PrefillFailed, generation_on_prefill_failed(worker, peer, frame, msg));
         break;
     default:
         worker->counters.malformed++;
@@ -174,11 +177,11 @@ void worker_on_message(struct worker *worker, struct worker_peer *peer, const st
         UNPACKED(Grant, prefill_on_grant(worker, peer, frame, msg->from_token));
         break;
     case FRAME_CHUNK_TAKEN:
-        UNPACKED(ChunkTaken, prefill_on_chunk_taken(worker, frame, msg->index));
+        UNPACKED(ChunkTaken, prefill_on_chunk_taken(worker, peer, frame, msg->index));
         break;
     case FRAME_CANCEL:
         if (!prefill_on_cancel(worker, peer, frame))
-            (void)generation_on_cancel(worker, frame);
+            (void)generation_on_cancel(worker, peer, frame);
         break;
     case FRAME_STALE:
         prefill_on_stale(worker, peer, frame);

@@ -1,7 +1,7 @@
-/* child.h - a program that a benchmark starts beside itself, bound to one processor. It dies with its
+/* companion.h - a program that a benchmark starts beside itself, bound to one processor. It dies with its
  * parent, also when that is killed. The starting thread must be the process's first. */
-#ifndef BATON_BENCH_CHILD_H
-#define BATON_BENCH_CHILD_H
+#ifndef BATON_BENCH_COMPANION_H
+#define BATON_BENCH_COMPANION_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -10,7 +10,7 @@
 
 #include "common/status.h"
 
-struct child {
+struct companion {
     const char *name; /* for messages; borrowed */
     pid_t pid;        /* 0: not running */
     int ready_fd;     /* where it writes its ready line (common/daemon.h), -1 without; ours to close */
@@ -19,14 +19,14 @@ struct child {
 };
 
 /* argv[0] is looked for in PATH; a program that cannot be run shows as one that ends with code 127. */
-MUST_CHECK status child_start(struct child *child, char *const argv[], const char *log, int processor, bool tells_ready,
-                              struct error *err);
+MUST_CHECK status companion_start(struct companion *companion, char *const argv[], const char *log, int processor,
+                                  bool tells_ready, struct error *err);
 /* True once it has ended: collects it. */
-bool child_has_ended(struct child *child);
+bool companion_has_ended(struct companion *companion);
 /* SIGTERM, then after grace_us SIGKILL; waits for the end. usage (may be NULL) is what it used; zero when it had
  * ended before. Nothing happens to a child that is not running. */
-void child_stop(struct child *child, uint64_t grace_us, struct rusage *usage);
+void companion_stop(struct companion *companion, uint64_t grace_us, struct rusage *usage);
 /* "baton-router ended with code 1: last line of its output". */
-void child_describe_end(const struct child *child, struct error *out);
+void companion_describe_end(const struct companion *companion, struct error *out);
 
 #endif

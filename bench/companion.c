@@ -1,4 +1,4 @@
-#include "bench/child.h"
+#include "bench/companion.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,8 +53,8 @@ static status open_ends(const char *log, bool tells_ready, int *log_fd, int ends
     return ST_OK;
 }
 
-status child_start(struct child *child, char *const argv[], const char *log, int processor, bool tells_ready,
-                   struct error *err)
+status companion_start(struct companion *companion, char *const argv[], const char *log, int processor,
+                       bool tells_ready, struct error *err)
 {
     int log_fd, ends[2] = { -1, -1 };
     pid_t parent = getpid();
@@ -73,47 +73,47 @@ status child_start(struct child *child, char *const argv[], const char *log, int
     if (pid < 0) {
         if (ends[0] >= 0)
             close(ends[0]);
-        return error_set(err, ST_IO, "cannot start %s: %s", child->name, strerror(errno));
+        return error_set(err, ST_IO, "cannot start %s: %s", companion->name, strerror(errno));
     }
-    child->pid = pid;
-    child->ready_fd = ends[0];
-    (void)snprintf(child->log, sizeof child->log, "%s", log);
+    companion->pid = pid;
+    companion->ready_fd = ends[0];
+    (void)snprintf(companion->log, sizeof companion->log, "%s", log);
     return ST_OK;
 }
 
-static bool collect(struct child *child, int flags, struct rusage *usage)
+static bool collect(struct companion *companion, int flags, struct rusage *usage)
 {
     pid_t pid;
     do
-        pid = wait4(child->pid, &child->wait_status, flags, usage);
+        pid = wait4(companion->pid, &companion->wait_status, flags, usage);
     while (pid < 0 && errno == EINTR);
     if (pid == 0)
         return false;
-    child->pid = 0;
+    companion->pid = 0;
     return true;
 }
 
-bool child_has_ended(struct child *child)
+bool companion_has_ended(struct companion *companion)
 {
     struct rusage usage;
-    return child->pid == 0 || collect(child, WNOHANG, &usage);
+    return companion->pid == 0 || collect(companion, WNOHANG, &usage);
 }
 
-void child_stop(struct child *child, uint64_t grace_us, struct rusage *usage)
+void companion_stop(struct companion *companion, uint64_t grace_us, struct rusage *usage)
 {
     struct rusage unused, *out = usage ? usage : &unused;
     uint64_t until = clock_now_us() + grace_us;
     memset(out, 0, sizeof *out);
-    if (child->pid == 0)
+    if (companion->pid == 0)
         return;
-    (void)kill(child->pid, SIGTERM);
+    (void)kill(companion->pid, SIGTERM);
     while (clock_now_us() < until) {
-        if (collect(child, WNOHANG, out))
+        if (collect(companion, WNOHANG, out))
             return;
         (void)usleep(2000);
     }
-    (void)kill(child->pid, SIGKILL);
-    (void)collect(child, 0, out);
+    (void)kill(companion->pid, SIGKILL);
+    (void)collect(companion, 0, out);
 }
 
 static void last_line(const char *path, char *out, size_t size)
@@ -132,12 +132,14 @@ static void last_line(const char *path, char *out, size_t size)
     (void)fclose(file);
 }
 
-void child_describe_end(const struct child *child, struct error *out)
+void companion_describe_end(const struct companion *companion, struct error *out)
 {
     char line[LAST_LOG_LINE];
-    bool by_signal = WIFSIGNALED(child->wait_status);
-    last_line(child->log, line, sizeof line);
-    (void)error_set(out, ST_CLOSED, "%s ended with %s %d%s%s", child->name, by_signal ? "signal" : "code",
-                    by_signal ? WTERMSIG(child->wait_status) : WEXITSTATUS(child->wait_status), line[0] ? ": " : "",
-                    line);
+    bool by_signal = WIFSIGNALED(companion->wait_status);
+    last_line(companion->log, line, sizeof line);
+    if (!by_signal && WEXITSTATUS(companion->wait_status) == 127 && !line[0])
+        (void)snprintf(line, sizeof line, "it cannot be run");
+    (void)error_set(out, ST_CLOSED, "%s ended with %s %d%s%s", companion->name, by_signal ? "signal" : "code",
+                    by_signal ? WTERMSIG(companion->wait_status) : WEXITSTATUS(companion->wait_status),
+                    line[0] ? ": " : "", line);
 }

@@ -1,0 +1,116 @@
+/* baton bench - figures of this machine, beside what they should be compared with. */
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bench/bench_engine.h"
+#include "bench/bench_router.h"
+#include "bench/bench_transfer.h"
+#include "cli/command.h"
+#include "cli/model_store.h"
+#include "common/json_writer.h"
+
+#define MAX_TOKENS (1 << 20)
+
+static void print_json(const struct bench_engine_options *o, const struct bench_engine_result *r)
+{
+    struct text_buffer page;
+    struct json_writer w;
+    text_buffer_init(&page, 4096);
+    json_writer_init(&w, &page);
+    json_write_object(&w);
+    json_field_string(&w, "model", r->model);
+    json_field_string(&w, "isa", r->isa);
+    json_field_uint(&w, "threads", r->n_threads);
+    json_field_uint(&w, "prompt", o->prompt);
+    json_field_uint(&w, "generate", o->generate);
+    json_field_real(&w, "prefill_tps", r->prefill_tps);
+    json_field_real(&w, "decode_tps", r->decode_tps);
+    json_field_uint(&w, "chunk", o->chunk);
+    json_field_uint(&w, "repeats", o->repeats);
+    json_write_end(&w);
+    puts(text_buffer_text(&page));
+    text_buffer_free(&page);
+}
+
+static bool isa_parse(const char *text, enum engine_isa *out)
+{
+    static const char *const names[] = {
+#define X(name, word) word,
+        ENGINE_ISAS(X)
+#undef X
+    };
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (!strcmp(text, names[i])) {
+            *out = (enum engine_isa)i;
+            return true;
+        }
+    return false;
+}
+
+static int run_engine(const struct command *self, int argc, char **argv)
+{
+    const char *model = known_models[0].name, *isa = "auto";
+    int64_t prompt = 512, generate = 64, threads = 0, chunk = 512, repeats = 3;
+    bool as_json = false, known;
+    char path[PATH_MAX];
+    struct arguments arguments;
+    struct error err;
+    struct bench_engine_result result;
+    int code;
+    const struct option_row rows[] = {
+        { "model", 0, OPTION_TEXT, &model, "PATH|NAME", "Model (smollm2)", 0, 0 },
+        { "prompt", 0, OPTION_INT, &prompt, "N", "Tokens of the prompt (512)", 1, MAX_TOKENS },
+        { "generate", 0, OPTION_INT, &generate, "N", "Tokens generated behind it (64)", 1, MAX_TOKENS },
+        { "threads", 0, OPTION_INT, &threads, "N", "Threads that compute; 0: one for each core (0)", 0, 256 },
+        { "isa", 0, OPTION_WORD, &isa, "auto|reference|avx512", "Instruction set (auto)", 0, 0 },
+        { "chunk", 0, OPTION_INT, &chunk, "N", "Prompt tokens of one step (512)", 1, MAX_TOKENS },
+        { "repeats", 0, OPTION_INT, &repeats, "N", "Measured runs, of which the median is given (3)", 1,
+          BENCH_ENGINE_MAX_REPEATS },
+        { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 },
+    };
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+        return code;
+    if (arguments.n > 0)
+        return command_misuse(self, "it takes no argument \"%.60s\"", arguments.items[0]);
+    struct bench_engine_options o = {
+        path, ENGINE_AUTO, (uint32_t)threads, (uint32_t)prompt, (uint32_t)generate, (uint32_t)chunk, (uint32_t)repeats
+    };
+    if (!isa_parse(isa, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK ||
+        bench_engine(&o, &result, &err) != ST_OK)
+        return command_failed(self, "%s", err.text);
+    if (as_json)
+        print_json(&o, &result);
+    else
+        printf("%s, %s kernels, %u threads: prefill of %u tokens %.1f tokens/s, decode of %u tokens %.1f tokens/s\n",
+               result.model, result.isa, result.n_threads, o.prompt, result.prefill_tps, o.generate, result.decode_tps);
+    return EXIT_DONE;
+}
+
+static int run_transfer(const struct command *self, int argc, char **argv)
+{
+    (void)self;
+    return bench_transfer(argc, argv);
+}
+
+static int run_router(const struct command *self, int argc, char **argv)
+{
+    (void)self;
+    return bench_router(argc, argv);
+}
+
+static int run(const struct command *self, int argc, char **argv)
+{
+    static const struct command bench_engine_command = { "bench engine", "", "Tokens/s of prefill and decode",
+                                                         run_engine };
+    static const struct command bench_transfer_command = { "bench transfer", "", "KV by mapping and by TCP, GB/s",
+                                                           run_transfer };
+    static const struct command bench_router_command = { "bench router", "", "What a request and a token cost a router",
+                                                         run_router };
+    static const struct command *const commands[] = { &bench_engine_command, &bench_transfer_command,
+                                                      &bench_router_command, NULL };
+    (void)self;
+    return command_dispatch("baton bench", commands, argc, argv);
+}
+
+const struct command command_bench = { "bench", "engine|transfer|router", "Measure this machine", run };

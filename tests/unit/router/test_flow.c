@@ -1,0 +1,364 @@
+/* A choice's life on virtual time, with workers that only note what they were sent. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "common/log.h"
+#include "fake_fleet.h"
+
+#define WAIT_US     5000000u
+#define DEADLINE_US 60000000u
+#define MODEL       "m"
+
+struct client {
+    uint32_t ids[64], n, first_position;
+    int finished, failed;
+    Baton__Finish finish;
+    enum flow_error error;
+    char text[256];
+    struct flow_timing timing;
+    struct flow **cancel_in_tokens; /* cancelled from inside on_tokens */
+};
+
+static struct fake_fleet fake;
+static struct timers timers;
+static struct flows *flows;
+static struct client client;
+static struct fleet_worker *w0;
+
+static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
+{
+    struct client *c = arg;
+    if (c->n == 0)
+        c->first_position = position;
+    assert_int_equal(position, c->first_position + c->n);
+    for (size_t i = 0; i < n; i++)
+        c->ids[c->n++] = tokens[i]->id;
+    if (c->cancel_in_tokens)
+        flow_cancel(c->cancel_in_tokens, "stop_string");
+}
+
+static void on_finish(void *arg, Baton__Finish finish, const struct flow_timing *timing)
+{
+    struct client *c = arg;
+    c->finished++;
+    c->finish = finish;
+    c->timing = *timing;
+}
+
+static void on_error(void *arg, enum flow_error error, const char *text)
+{
+    struct client *c = arg;
+    c->failed++;
+    c->error = error;
+    snprintf(c->text, sizeof c->text, "%s", text);
+}
+
+static const struct flow_callbacks callbacks = { on_tokens, on_finish, on_error };
+
+static void pass(uint64_t us)
+{
+    for (uint64_t end = fake.now_us + us; fake.now_us < end;) {
+        uint64_t next = timers_next(&timers);
+        fake.now_us = next < end ? next : end;
+        timers_set_now(&timers, fake.now_us);
+        timers_run(&timers, fake.now_us);
+    }
+    timers_run(&timers, fake.now_us);
+}
+
+static int open_all(void **state)
+{
+    (void)state;
+    log_init("test", LOG_OFF);
+    fake_fleet_open(&fake, fake_now);
+    timers_init(&timers);
+    timers_set_now(&timers, fake.now_us);
+    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, 0xabc, 4, WAIT_US };
+    client = (struct client){ 0 };
+    w0 = fake_worker(&fake, "w0", "decode", MODEL);
+    return flows_create(&options, &flows) == ST_OK ? 0 : -1;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    flows_destroy(&flows);
+    assert_int_equal(fleet_ours(fake.fleet), 0); /* load was given back on every path */
+    fleet_destroy(&fake.fleet);
+    assert_true(timers_next(&timers) == TIMERS_NEVER);
+    timers_free(&timers);
+    return 0;
+}
+
+static struct flow *submit(void)
+{
+    static const uint32_t prompt[] = { 10, 11, 12 };
+    struct flow *flow = NULL;
+    size_t sent = fake.n_sent;
+    const struct flow_request request = {
+        .model = MODEL,
+        .prompt = prompt,
+        .n_prompt = 3,
+        .sampling = { .max_tokens = 20, .seed = 99, .choice = 2, .top_p = 1, .n_logprobs = -1 },
+        .deadline_us = fake.now_us + DEADLINE_US,
+        .callbacks = &callbacks,
+        .arg = &client,
+    };
+    assert_int_equal(flow_submit(flows, &request, &flow), ST_OK);
+    assert_int_equal(fake.n_sent, sent); /* never from inside the call */
+    return flow;
+}
+
+static struct flow *submit_and_run(void)
+{
+    struct flow *flow = submit();
+    pass(1);
+    return flow;
+}
+
+static void lose(struct fleet_worker *worker)
+{
+    worker->up = false;
+    flows_on_worker_lost(flows, worker, true);
+}
+
+static void test_straight(void **state)
+{
+    (void)state;
+    Baton__Timing timing = BATON__TIMING__INIT;
+    (void)submit_and_run();
+    const struct fake_sent *g = fake_last(&fake, FRAME_GENERATE);
+    assert_non_null(g);
+    assert_ptr_equal(g->to, w0);
+    assert_int_equal(g->n_tokens, 3);
+    assert_int_equal(g->prompt_len, 3);
+    assert_int_equal(g->seed, 99);
+    assert_int_equal(g->choice, 2);
+    assert_int_equal(g->key.router, 0xabc);
+    assert_int_equal(g->attempt, 1);
+    assert_int_equal(flows_in_state(flows, FLOW_DISPATCHED), 1);
+    assert_int_equal(fleet_ours(fake.fleet), 1);
+    pass(1000);
+    fake_tokens(flows, g, 3, (uint32_t[]){ 1 }, 1, 0, NULL);
+    assert_int_equal(flows_in_state(flows, FLOW_STREAMING), 1);
+    fake_tokens(flows, g, 4, (uint32_t[]){ 2, 3 }, 2, BATON__FINISH__FINISH_LENGTH, &timing);
+    assert_int_equal(client.n, 3);
+    assert_int_equal(client.finished, 1);
+    assert_int_equal(client.finish, BATON__FINISH__FINISH_LENGTH);
+    assert_int_equal(client.timing.attempts, 1);
+    assert_true(client.timing.first_token_us >= 1000 && client.timing.total_us >= 1000);
+    assert_ptr_equal(client.timing.worker, &timing);
+    assert_int_equal(fake_last(&fake, FRAME_TOKENS_ACK)->position, 6);
+    assert_int_equal(flows_counters(flows)->finished, 1);
+}
+
+static void test_repeats_and_gaps(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    const struct fake_sent *g = fake_last(&fake, FRAME_GENERATE);
+    fake_tokens(flows, g, 3, (uint32_t[]){ 1, 2 }, 2, 0, NULL);
+    fake_tokens(flows, g, 3, (uint32_t[]){ 1, 2, 3 }, 3, 0, NULL); /* two of them again */
+    assert_int_equal(client.n, 3);
+    assert_int_equal(flows_counters(flows)->repeats_dropped, 2);
+    fake_tokens(flows, g, 8, (uint32_t[]){ 6 }, 1, 0, NULL); /* 6 and 7 are missing */
+    assert_int_equal(client.n, 3);
+    assert_int_equal(fake_last(&fake, FRAME_RESUME)->position, 6);
+    fake_tokens(flows, g, 9, (uint32_t[]){ 7 }, 1, 0, NULL);
+    assert_int_equal(fake_count(&fake, FRAME_RESUME), 1); /* it was asked for already */
+    fake_tokens(flows, g, 6, (uint32_t[]){ 4, 5, 6, 7 }, 4, BATON__FINISH__FINISH_STOP, NULL);
+    assert_int_equal(client.n, 7);
+    assert_int_equal(client.ids[6], 7);
+    assert_int_equal(client.finish, BATON__FINISH__FINISH_STOP);
+}
+
+static void test_replay_after_loss(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    struct fake_sent first = *fake_last(&fake, FRAME_GENERATE);
+    fake_tokens(flows, &first, 3, (uint32_t[]){ 1, 2 }, 2, 0, NULL);
+    struct fleet_worker *w1 = fake_worker(&fake, "w1", "decode", MODEL);
+    lose(w0);
+    const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
+    assert_ptr_equal(again->to, w1);
+    assert_int_equal(again->attempt, 2);
+    assert_int_equal(again->n_tokens, 5); /* prompt and what was generated */
+    assert_int_equal(again->prompt_len, 3);
+    assert_int_equal(again->last, 2);
+    assert_int_equal(again->seed, 99);
+    fake_tokens(flows, &first, 5, (uint32_t[]){ 77 }, 1, 0, NULL); /* of the old attempt */
+    assert_int_equal(client.n, 2);
+    assert_int_equal(flows_counters(flows)->stale, 1);
+    fake_tokens(flows, again, 5, (uint32_t[]){ 3 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    assert_int_equal(client.n, 3);
+    assert_int_equal(client.ids[2], 3);
+    assert_int_equal(client.timing.attempts, 2);
+    assert_int_equal(flows_counters(flows)->replayed, 1);
+}
+
+static void test_waits_for_a_worker(void **state)
+{
+    (void)state;
+    w0->up = false;
+    (void)submit_and_run();
+    assert_int_equal(fake.n_sent, 0);
+    assert_int_equal(flows_in_state(flows, FLOW_WAITING), 1);
+    pass(WAIT_US / 2);
+    w0->up = true;
+    flows_on_worker_ready(flows);
+    assert_int_equal(fake_count(&fake, FRAME_GENERATE), 1);
+}
+
+static void test_no_worker_at_all(void **state)
+{
+    (void)state;
+    w0->up = false;
+    (void)submit_and_run();
+    pass(WAIT_US - 100000);
+    assert_int_equal(client.failed, 0);
+    pass(300000);
+    assert_int_equal(client.failed, 1);
+    assert_int_equal(client.error, FLOW_NO_WORKER);
+    assert_int_equal(client.finished, 0);
+}
+
+static void test_deadline(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    pass(DEADLINE_US - 10);
+    assert_int_equal(client.failed, 0);
+    pass(20);
+    assert_int_equal(client.error, FLOW_DEADLINE);
+    assert_int_equal(fake_count(&fake, FRAME_CANCEL), 1);
+}
+
+static void test_cancel(void **state)
+{
+    (void)state;
+    struct flow *flow = submit_and_run();
+    flow_cancel(&flow, "client_gone");
+    assert_null(flow);
+    assert_string_equal(fake_last(&fake, FRAME_CANCEL)->reason, "client_gone");
+    pass(DEADLINE_US + WAIT_US);
+    assert_int_equal(client.failed + client.finished, 0);
+    flow_cancel(&flow, "again"); /* of nothing */
+    flow = submit(); /* before anything was sent: nothing to cancel */
+    size_t sent = fake.n_sent;
+    flow_cancel(&flow, "client_gone");
+    pass(1000);
+    assert_int_equal(fake.n_sent, sent);
+}
+
+static void test_cancel_from_inside(void **state)
+{
+    (void)state;
+    struct flow *flow = submit_and_run();
+    client.cancel_in_tokens = &flow;
+    fake_tokens(flows, fake_last(&fake, FRAME_GENERATE), 3, (uint32_t[]){ 1 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    assert_null(flow);
+    assert_int_equal(client.n, 1);
+    assert_int_equal(client.finished + client.failed, 0);
+    assert_int_equal(fake_count(&fake, FRAME_CANCEL), 1);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    struct fleet_worker *w1 = fake_worker(&fake, "w1", "decode", MODEL);
+    fake_failure(flows, fake_last(&fake, FRAME_GENERATE), BATON__FAILURE_CODE__FAILURE_BUSY, true, "queue full");
+    const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
+    assert_ptr_equal(again->to, w1);
+    fake_failure(flows, again, BATON__FAILURE_CODE__FAILURE_LIMIT, false, "9 tokens, at most 8 fit");
+    assert_int_equal(client.error, FLOW_INVALID);
+    assert_string_equal(client.text, "9 tokens, at most 8 fit");
+}
+
+static void test_busy_for_too_long(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    for (int i = 0; i < 1000 && !client.failed; i++) {
+        size_t sent = fake_count(&fake, FRAME_GENERATE);
+        fake_failure(flows, fake_last(&fake, FRAME_GENERATE), BATON__FAILURE_CODE__FAILURE_BUSY, true, "queue full");
+        while (!client.failed && fake_count(&fake, FRAME_GENERATE) == sent)
+            pass(10000);
+    }
+    assert_int_equal(client.failed, 1);
+    assert_int_equal(client.error, FLOW_BUSY);
+}
+
+static void test_three_deaths(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    for (int i = 0; i < 3; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "w%d", i + 1);
+        struct fleet_worker *running = fake_last(&fake, FRAME_GENERATE)->to;
+        (void)fake_worker(&fake, id, "decode", MODEL);
+        assert_int_equal(client.failed, 0);
+        lose(running);
+    }
+    assert_int_equal(client.failed, 1);
+    assert_int_equal(client.error, FLOW_INTERNAL);
+    assert_int_equal(fake_count(&fake, FRAME_GENERATE), 3);
+}
+
+static void test_stale_is_sent_again(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    const struct fake_sent *g = fake_last(&fake, FRAME_GENERATE);
+    struct frame frame = { .type = FRAME_STALE, .key = g->key, .attempt = g->attempt };
+    flows_on_stale(flows, w0, &frame);
+    assert_int_equal(fake_count(&fake, FRAME_GENERATE), 2);
+    assert_int_equal(fake_last(&fake, FRAME_GENERATE)->attempt, 2);
+}
+
+static void test_back_on_its_link(void **state)
+{
+    (void)state;
+    (void)submit_and_run();
+    const struct fake_sent *g = fake_last(&fake, FRAME_GENERATE);
+    Baton__Live held = BATON__LIVE__INIT, *list[] = { &held }, out[4];
+    assert_int_equal(flows_live(flows, w0, out, 4), 1);
+    assert_int_equal(out[0].seq, g->key.seq);
+    held.router = g->key.router;
+    held.seq = g->key.seq;
+    held.attempt = g->attempt;
+    flows_on_worker_again(flows, w0, list, 1);
+    assert_int_equal(fake_count(&fake, FRAME_GENERATE), 1); /* it has it still */
+    flows_on_worker_again(flows, w0, NULL, 0);
+    assert_int_equal(fake_count(&fake, FRAME_GENERATE), 2);
+}
+
+static void test_other_models_workers_are_not_taken(void **state)
+{
+    (void)state;
+    w0->up = false;
+    (void)fake_worker(&fake, "other", "decode", "another");
+    (void)fake_worker(&fake, "p", "prefill", MODEL);
+    (void)submit_and_run();
+    assert_int_equal(fake.n_sent, 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, open_all, close_all)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_straight),           TEST(test_repeats_and_gaps), TEST(test_replay_after_loss),
+        TEST(test_waits_for_a_worker), TEST(test_no_worker_at_all), TEST(test_deadline),
+        TEST(test_cancel),             TEST(test_cancel_from_inside), TEST(test_refusals),
+        TEST(test_busy_for_too_long),  TEST(test_three_deaths),     TEST(test_stale_is_sent_again),
+        TEST(test_back_on_its_link),   TEST(test_other_models_workers_are_not_taken),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
