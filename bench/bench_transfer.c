@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -29,6 +29,7 @@
 #define SEGMENTS         8u
 #define TOKENS           16u
 #define MAX_FOOTPRINT    (2ull << 30)
+#define PAIR_MAX_MS      60000
 #define RAW_PORT         7471
 #define LENDER_SPACE     "batonbench0"
 #define BORROWER_SPACE   "batonbench1"
@@ -474,35 +475,60 @@ static void run_borrower(const struct settings *s, const char *space, int in, in
 
 /* --- the whole --- */
 
+struct pipes {
+    int hold[2], described[2], answer[2]; /* the lender's life; its description; the figures */
+};
+
+/* Keeps those two and closes the rest, so that an end that dies is seen by the others. */
+static void keep(struct pipes *p, int one, int other)
+{
+    const int fds[] = { p->hold[0], p->hold[1], p->described[0], p->described[1], p->answer[0], p->answer[1] };
+    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
+        if (fds[i] != one && fds[i] != other)
+            (void)close(fds[i]);
+}
+
+static pid_t start_lender(const struct settings *s, bool spaces, struct pipes *p)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        keep(p, p->hold[0], p->described[1]);
+        run_lender(s, spaces ? LENDER_SPACE : NULL, p->hold[0], p->described[1]);
+    }
+    return pid;
+}
+
+static pid_t start_borrower(const struct settings *s, bool spaces, struct pipes *p, const struct figures *f)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        keep(p, p->described[0], p->answer[1]);
+        run_borrower(s, spaces ? BORROWER_SPACE : NULL, p->described[0], p->answer[1], *f);
+    }
+    return pid;
+}
+
 /* One lender, one borrower, in the two spaces or both here; false when either failed. */
 static bool run_pair(const struct settings *s, bool spaces, struct figures *f)
 {
-    int hold[2], described[2], answer[2];
-    if (pipe2(hold, O_CLOEXEC) || pipe2(described, O_CLOEXEC) || pipe2(answer, O_CLOEXEC))
+    struct pipes p;
+    if (pipe2(p.hold, O_CLOEXEC) || pipe2(p.described, O_CLOEXEC) || pipe2(p.answer, O_CLOEXEC))
         fail("pipe");
-    pid_t borrower = -1, lender = fork();
-    if (lender == 0) {
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        (void)close(hold[1]);
-        run_lender(s, spaces ? LENDER_SPACE : NULL, hold[0], described[1]);
+    pid_t pids[2] = { start_lender(s, spaces, &p), start_borrower(s, spaces, &p, f) };
+    keep(&p, p.hold[1], p.answer[0]);
+    struct pollfd wait = { .fd = p.answer[0], .events = POLLIN };
+    bool ok = pids[0] > 0 && pids[1] > 0 && poll(&wait, 1, PAIR_MAX_MS) == 1 && read_all(p.answer[0], f, sizeof *f);
+    (void)close(p.hold[1]);
+    (void)close(p.answer[0]);
+    for (int i = 0; i < 2; i++) {
+        if (pids[i] <= 0)
+            continue;
+        if (!ok)
+            (void)kill(pids[i], SIGKILL);
+        (void)waitpid(pids[i], NULL, 0);
     }
-    (void)close(described[1]);
-    if (lender > 0)
-        borrower = fork();
-    if (borrower == 0) {
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        (void)close(hold[1]);
-        run_borrower(s, spaces ? BORROWER_SPACE : NULL, described[0], answer[1], *f);
-    }
-    (void)close(answer[1]);
-    bool ok = lender > 0 && borrower > 0 && read_all(answer[0], f, sizeof *f);
-    const int fds[] = { hold[0], hold[1], described[0], answer[0] };
-    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
-        (void)close(fds[i]);
-    if (lender > 0)
-        (void)waitpid(lender, NULL, 0);
-    if (borrower > 0)
-        (void)waitpid(borrower, NULL, 0);
     return ok;
 }
 

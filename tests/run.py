@@ -143,11 +143,26 @@ def run_programs(preset, pattern, slow=1.0, env=None, only="", workers=2):
         t.join()
 
 
-# name, path, seconds, and when: "long" (only with --long), "venv" (needs the Python packages), "smollm2" (needs the
-# model), "asan" (runs against that build). Scripts find the programs under $BATON_TEST_BIN.
+CLUSTER = "tests/flow/with_cluster.py"
+
+# name, script and arguments, seconds, and when: "long" (only with --long), "venv" (needs the Python packages),
+# "smollm2" (needs the model), "asan" (also against that build). Scripts find the programs under $BATON_TEST_BIN.
 SCRIPTS = [
-    ("conformance/tokenizers", "tests/conformance/tokenizer_families.py", 300, {"venv"}),
-    ("conformance/templates", "tests/conformance/template_render.py", 300, {"venv"}),
+    ("conformance/formatted", ["tests/conformance/formatted.py"], 60, set()),
+    ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 60, set()),
+    ("conformance/tokenizers", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main"], 400, {"venv"}),
+    ("conformance/templates", ["tests/conformance/template_render.py"], 300, {"venv"}),
+    ("conformance/openai_client", [CLUSTER, "tests/conformance/openai_client.py", "{url}"], 200, {"venv"}),
+    ("flow/smoke", ["tests/flow/smoke.py"], 120, {"asan"}),
+    ("flow/hostile_http", [CLUSTER, "--set", "router.request_timeout=3s", "tests/flow/hostile_http.py",
+                           "--request-timeout", "3", "{host}", "{port}"], 200, {"asan"}),
+    ("flow/exact", ["tests/flow/exact.py"], 200, set()),
+    ("flow/exact_smollm2", ["tests/flow/exact.py", "--smollm2"], 300, {"smollm2"}),
+    ("flow/exact_full", ["tests/flow/exact.py", "--full"], 1800, {"smollm2", "long"}),
+    ("flow/faults", ["tests/flow/faults.py"], 200, set()),
+    ("flow/faults_long", ["tests/flow/faults.py", "--long"], 3000, {"long"}),
+    ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
+    ("fuzz/run", ["tests/fuzz/run.sh"], 1800, {"long"}),
 ]
 
 
@@ -164,16 +179,16 @@ def smollm2():
 
 
 def run_scripts(options, env, model):
-    for name, path, timeout, when in SCRIPTS:
-        if "asan" in when or not re.search(options.only, name) or ("long" in when and not options.long):
+    for name, command, timeout, when in SCRIPTS:
+        if not re.search(options.only, name) or ("long" in when and not options.long):
             continue
         if "venv" in when and not os.path.exists(os.path.join(ROOT, "build/venv/.requirements")):
             skip(name, "the Python packages of tests/requirements.txt could not be installed")
         elif "smollm2" in when and not model:
             skip(name, "SmolLM2 could not be fetched")
         else:
-            python = VENV if "venv" in when else "/usr/bin/python3"
-            test(name, [python, os.path.join(ROOT, path)], timeout, env)
+            python = [] if command[0].endswith(".sh") else [VENV if "venv" in when else "/usr/bin/python3"]
+            test(name, python + command, timeout, env)
 
 
 def main():
@@ -197,9 +212,10 @@ def main():
             run_programs("asan", "^(unit|property|replay)", 4.0, asan, options.only)
             env_asan = dict(env, **asan, BATON_TEST_BIN=os.path.join(ROOT, "build/asan/bin"), BATON_TEST_SLOW="4")
             env_asan.pop("BATON_TEST_SMOLLM2", None)
-            for name, path, timeout, when in SCRIPTS:
-                if "asan" in when and re.search(options.only, name) and (options.long or "long" not in when):
-                    test("asan/" + name, ["/usr/bin/python3", os.path.join(ROOT, path)], timeout, env_asan)
+            for name, command, timeout, when in SCRIPTS:
+                if re.search(options.only, name) and (
+                        "asan" in when or (options.long and name.startswith("flow/") and "smollm2" not in when)):
+                    test("asan/" + name, ["/usr/bin/python3", *command], timeout * 4, env_asan)
         if build("tsan"):
             run_programs("tsan", THREADED, 6.0, {"TSAN_OPTIONS": "halt_on_error=1:suppressions=" +
                                                  os.path.join(ROOT, "tests", "tsan.supp")}, options.only)

@@ -9,7 +9,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("BATON_TEST_BIN") or os.path.join(ROOT, "build/release/bin")
-ROLES = [("router", "baton-router"), ("prefill and decode workers", "baton-decode")]
+PROGRAMS = ["baton-router", "baton-prefill", "baton-decode"]
 
 
 def ask(program, flag):
@@ -18,8 +18,8 @@ def ask(program, flag):
 
 def page(title, intro, flag):
     text = f"# {title}\n\n{intro}\n"
-    for name, program in ROLES:
-        text += f"\n## {name[0].upper() + name[1:]} (`{program}`)\n\n{ask(program, flag).strip()}\n"
+    for program in PROGRAMS:
+        text += f"\n{ask(program, flag).strip()}\n"
     return text
 
 

@@ -77,7 +77,7 @@ def terminate_one(c, role):
 
 
 def etcd_pid(c):
-    return next(w["pid"] for w in c.workers() if w["role"] == "etcd")
+    return c.status()["etcd"]["pid"]
 
 
 def kill_etcd(c):

@@ -26,6 +26,13 @@ def make_hosts():
     for space, address in ((SPACE_A, A), (SPACE_B, B)):
         ip("-n", space, "address", "add", address + "/24", "dev", "veth0")
         ip("-n", space, "link", "set", "veth0", "up")
+    wait_for("the cable to have a carrier", lambda: all(carrier(s) for s in (SPACE_A, SPACE_B)), 10)
+
+
+def carrier(space):
+    """IPv6 finishes with an address only when packets flow."""
+    shown = subprocess.run(["ip", "-n", space, "address", "show", "dev", "veth0"], capture_output=True, text=True).stdout
+    return "LOWER_UP" in shown and "tentative" not in shown
 
 
 class Hosts(Cluster):
@@ -41,8 +48,14 @@ class Hosts(Cluster):
         self.worker("decode", None, A, 9002)
         self.worker("prefill", other, B, 9003)
         self.model = "m"
-        wait_for("an answer computed on the other host", lambda: self.ask("Hello!" * 40, route="remote", max_tokens=1)
-                 .extra.get("route") == "remote", 30)
+        try:
+            wait_for("an answer computed on the other host", self.serves, 30)
+        except AssertionError:
+            self.print_logs()
+            raise
+
+    def serves(self):
+        return self.ask(STORY, route="remote", max_tokens=1).extra.get("route") == "remote"
 
     def worker(self, role, space, address, admin):
         self.start(role, space, os.path.join(BIN, "baton-" + role), "--etcd", f"http://{A}:2379", "--model", TINY,
@@ -93,8 +106,7 @@ def link_cut_in_mid_prefill(c, want):
     ip("link", "set", "veth0", "up")
     assert not got.error, got.error
     assert got.hashes == want.hashes and got.text == want.text
-    wait_for("the other host to serve again", lambda: c.ask(STORY, route="remote", max_tokens=1)
-             .extra.get("route") == "remote", 40)
+    wait_for("the other host to serve again", c.serves, 40)
 
 
 def prefill_killed(c, want):
@@ -103,7 +115,7 @@ def prefill_killed(c, want):
     assert not got.error and got.hashes == want.hashes, got.error
     c.processes["prefill"].wait()
     c.worker("prefill", c.other, B, 9003)
-    wait_for("the new worker to serve", lambda: c.ask(STORY, route="remote", max_tokens=1).extra.get("route") == "remote", 40)
+    wait_for("the new worker to serve", c.serves, 40)
 
 
 def inside(other):

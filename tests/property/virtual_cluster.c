@@ -11,7 +11,7 @@
 #define HEADS        2u
 #define HEAD_DIM     8u
 #define BLOCK_TOKENS 4u
-#define MAX_REQUESTS 256u
+#define MAX_REQUESTS 2048u
 #define LOST_US      800000u  /* from a death to its notice */
 #define FROZEN_US    3000000u /* from a freeze to its notice */
 #define FREEZE_US    10000000u
@@ -35,9 +35,9 @@ enum event_kind {
     EV_TAKE,
     EV_LOST,
     EV_AGAIN,
-    EV_UP,
     EV_FAULT,
     EV_RESTART,
+    EV_DRAIN,
     EV_SUBMIT,
     EV_CANCEL
 };
@@ -387,7 +387,8 @@ static void on_step(struct node *n)
 static status io_take(void *ctx, struct transfer_take *take)
 {
     struct node *n = ctx;
-    push(n->vc, (struct event){ .at_us = node_time(n) + 10 + 5 * take->n_spans * take->n_layers,
+    uint64_t slow = chance(n->vc, n->vc->options.slow) ? draw(n->vc) % SLOW_TAKE_US : 0;
+    push(n->vc, (struct event){ .at_us = node_time(n) + 10 + 5 * take->n_spans * take->n_layers + slow,
                                 .kind = EV_TAKE,
                                 .node = n->index,
                                 .life = n->life,
@@ -416,13 +417,31 @@ static void copy_span(struct vc *vc, uint8_t *to, const uint8_t *from, const str
         to[span->first * slot_bytes] ^= 4;
 }
 
+/* A copy that was under way when it was cancelled: until it ends it writes, and by
+ * now the lender may have put anything into the blocks. */
+static void write_leftovers(struct node *n, const struct transfer_take *take)
+{
+    struct vc *vc = n->vc;
+    size_t slot_bytes = kv_slot_bytes(&vc->layout), head = kv_head_bytes(&vc->layout);
+    for (uint32_t l = 0; l < take->n_layers; l++)
+        for (uint32_t i = 0; i < take->n_spans; i++) {
+            const struct transfer_span *span = &take->spans[i];
+            uint8_t *to = layer_of(vc, n->memory, span->local_block, take->first_layer + l);
+            for (uint32_t s = 0; s < 2 * HEADS; s++)
+                memset(to + s * head + span->first * slot_bytes, (int)(draw(vc) & 255), span->n * slot_bytes);
+        }
+}
+
 /* transfer.h names the peer by a pointer; here it is the lender itself. */
 static status do_take(struct node *n, struct transfer_take *take)
 {
     struct vc *vc = n->vc;
     struct node *lender = (struct node *)(void *)take->peer;
-    if (atomic_load(&take->cancelled))
+    if (atomic_load(&take->cancelled)) {
+        if (lender)
+            write_leftovers(n, take);
         return ST_CANCELLED;
+    }
     if (take->deadline_us < vc->now)
         return ST_TIMEOUT;
     for (uint32_t l = 0; l < take->n_layers; l++)
@@ -487,6 +506,24 @@ static void free_worker(struct node *n)
     timers_init(&n->timers);
 }
 
+static void free_router(struct node *n)
+{
+    struct vc *vc = n->vc;
+    flows_destroy(&n->flows);
+    fleet_destroy(&n->fleet);
+    timers_free(&n->timers);
+    timers_init(&n->timers);
+    for (uint32_t i = 0; i < vc->n_requests; i++) {
+        struct vc_request *r = &vc->requests[i];
+        r->flow = NULL;
+        if (r->ended)
+            continue;
+        r->ended = r->failed = true;
+        r->code = FLOW_INTERNAL;
+        snprintf(r->error, sizeof r->error, "the router died");
+    }
+}
+
 static void kill_node(struct node *n)
 {
     struct vc *vc = n->vc;
@@ -494,7 +531,10 @@ static void kill_node(struct node *n)
     n->doomed = true; /* nothing it does while it is taken down gets out */
     n->step = NULL;
     drop_pending(n, -1);
-    free_worker(n);
+    if (n->is_router)
+        free_router(n);
+    else
+        free_worker(n);
     n->doomed = false;
     retire(n);
     memset(n->link_up, 0, sizeof n->link_up);
@@ -504,7 +544,7 @@ static void kill_node(struct node *n)
                 vc,
                 (struct event){
                     .at_us = vc->now + LOST_US, .kind = EV_LOST, .node = i, .life = vc->nodes[i].life, .a = n->index });
-    if (vc->options.restart)
+    if (vc->options.restart && !n->is_router)
         push(vc, (struct event){ .at_us = vc->now + 2000000, .kind = EV_RESTART, .node = n->index });
 }
 
@@ -541,7 +581,7 @@ static void io_entered(void *ctx, const char *what, const char *state)
     const struct vc_options *o = &n->vc->options;
     char name[64];
     snprintf(name, sizeof name, "%s.%s", what, state);
-    if (!o->fault || strcmp(name, o->fault_at) != 0 || n->vc->fault_happened)
+    if (!o->fault || strcmp(name, o->fault_at) != 0 || (n->vc->fault_happened && !o->fault_always))
         return;
     if (++n->vc->state_hits >= o->fault_nth)
         strike(n, o->fault);
@@ -724,6 +764,7 @@ static void on_error(void *arg, enum flow_error error, const char *text)
     struct vc_request *r = arg;
     r->ended = r->failed = true;
     r->flow = NULL;
+    r->code = error;
     snprintf(r->error, sizeof r->error, "%d: %s", (int)error, text);
 }
 
@@ -741,7 +782,7 @@ static void submit(struct vc *vc, struct vc_request *r)
                       .n_logprobs = -1,
                       .want_hash = true },
         .route = r->route,
-        .deadline_us = vc->now + 600000000,
+        .deadline_us = vc->now + (r->deadline_us ? r->deadline_us : 600000000),
         .callbacks = &client_callbacks,
         .arg = r,
     };
@@ -876,13 +917,19 @@ struct vc_request *vc_request(struct vc *vc, uint32_t i)
     return &vc->requests[i];
 }
 
-void vc_fault(struct vc *vc, uint32_t worker, enum fault fault, uint64_t at_us)
+void vc_fault(struct vc *vc, uint32_t node, enum fault fault, uint64_t at_us)
 {
     push(vc, (struct event){ .at_us = vc->now + at_us,
                              .kind = EV_FAULT,
-                             .node = worker,
+                             .node = node,
                              .a = (uint32_t)fault,
-                             .life = vc->nodes[worker].life });
+                             .life = vc->nodes[node].life });
+}
+
+void vc_drain(struct vc *vc, uint32_t worker, uint64_t at_us)
+{
+    push(vc, (struct event){
+                 .at_us = vc->now + at_us, .kind = EV_DRAIN, .node = worker, .life = vc->nodes[worker].life });
 }
 
 bool vc_fault_happened(const struct vc *vc)
@@ -936,7 +983,8 @@ static void handle(struct vc *vc, struct event *e)
         start_worker(n);
         connect_all(n);
         break;
-    case EV_UP:
+    case EV_DRAIN:
+        worker_drain(n->worker);
         break;
     }
 }
@@ -973,7 +1021,7 @@ static bool all_quiet(struct vc *vc)
 
 static void bury(struct vc *vc)
 {
-    for (uint32_t i = 1; i < vc->n_nodes; i++)
+    for (uint32_t i = 0; i < vc->n_nodes; i++)
         if (vc->nodes[i].doomed && vc->nodes[i].alive)
             kill_node(&vc->nodes[i]);
 }
@@ -1014,15 +1062,20 @@ void vc_run(struct vc *vc, uint64_t until_us)
     }
 }
 
+uint32_t vc_held(struct vc *vc, uint32_t worker)
+{
+    struct worker *w = vc->nodes[worker].worker;
+    return block_pool_size(worker_pool(w)) - block_pool_free(worker_pool(w)) + !worker_is_idle(w);
+}
+
 uint32_t vc_leaks(struct vc *vc, char *what, size_t size)
 {
-    uint32_t leaks = fleet_ours(vc->nodes[0].fleet);
+    uint32_t leaks = vc->nodes[0].alive ? fleet_ours(vc->nodes[0].fleet) : 0;
     int at = snprintf(what, size, "router=%u", leaks);
     for (uint32_t i = 1; i < vc->n_nodes; i++) {
         if (!vc->nodes[i].alive)
             continue;
-        struct block_pool *pool = worker_pool(vc->nodes[i].worker);
-        uint32_t held = block_pool_size(pool) - block_pool_free(pool) + !worker_is_idle(vc->nodes[i].worker);
+        uint32_t held = vc_held(vc, i);
         leaks += held;
         at += snprintf(what + at, size - (size_t)at, " %s=%u", vc->nodes[i].id, held);
     }

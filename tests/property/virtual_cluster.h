@@ -15,6 +15,7 @@
 
 #define VC_VOCAB     1000
 #define VC_MAX_NODES 8
+#define SLOW_TAKE_US 60000u
 
 enum fault { FAULT_NONE, FAULT_KILL, FAULT_FREEZE };
 
@@ -25,9 +26,11 @@ struct vc_options {
     uint32_t chunk_tokens;
     double drop, repeat; /* probability for each message */
     double flip;         /* probability that a copied layer has one wrong bit */
+    double slow;         /* probability that a copy takes up to SLOW_TAKE_US */
     /* What happens to the first worker that enters this state ("generation.RECEIVING", "block.FILLING") for the nth
      * time; "" for nothing. */
     const char *fault_at;
+    bool fault_always; /* and whenever a worker does so again */
     uint32_t fault_nth;
     enum fault fault;
     bool restart; /* what was killed comes back after two seconds */
@@ -38,12 +41,14 @@ struct vc_request {
     Baton__Route route;
     uint64_t at_us;        /* submitted */
     uint64_t cancel_at_us; /* 0: never */
+    uint64_t deadline_us;  /* from its submission; 0: ten minutes */
     /* results */
     struct flow *flow;
     uint32_t *tokens; /* prompt, then what came */
     uint32_t n_tokens;
     bool ended, failed, cancelled;
     uint32_t wrong; /* tokens that differ from the naive model, or came at a wrong position */
+    enum flow_error code; /* when failed; of a router that died FLOW_INTERNAL */
     char error[256];
 };
 
@@ -55,12 +60,17 @@ uint32_t vc_submit(struct vc *vc, const struct vc_request *request);
 struct vc_request *vc_request(struct vc *vc, uint32_t i);
 /* Runs until every request has ended and the workers are idle, or virtual time reaches until_us. */
 void vc_run(struct vc *vc, uint64_t until_us);
-void vc_fault(struct vc *vc, uint32_t worker, enum fault fault, uint64_t at_us);
+/* Node 0 is the router, then come decode workers, then prefill workers. A killed router takes its clients' requests
+ * with it and does not come back. */
+void vc_fault(struct vc *vc, uint32_t node, enum fault fault, uint64_t at_us);
+void vc_drain(struct vc *vc, uint32_t worker, uint64_t at_us);
 bool vc_fault_happened(const struct vc *vc);
 uint64_t vc_now(const struct vc *vc);
 /* Blocks that are not free on live workers, load still counted at the router, requests left anywhere: all zero when
  * nothing leaks. */
 uint32_t vc_leaks(struct vc *vc, char *what, size_t size);
+/* Blocks that this worker holds, and one more unless it is idle. */
+uint32_t vc_held(struct vc *vc, uint32_t worker);
 const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker);
 const struct flow_counters *vc_flow_counters(struct vc *vc);
 /* The naive model: the token after these. */

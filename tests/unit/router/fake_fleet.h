@@ -35,12 +35,12 @@ struct fake_fleet {
     uint64_t now_us;
 };
 
-static uint64_t fake_now(void *ctx)
+static inline uint64_t fake_now(void *ctx)
 {
     return ((struct fake_fleet *)ctx)->now_us;
 }
 
-static void fake_note_generate(struct fake_sent *s, const Baton__Generate *g)
+static inline void fake_note_generate(struct fake_sent *s, const Baton__Generate *g)
 {
     s->n_tokens = (uint32_t)g->n_tokens;
     s->first = g->tokens[0];
@@ -57,7 +57,7 @@ static void fake_note_generate(struct fake_sent *s, const Baton__Generate *g)
     s->no_cache = g->no_cache;
 }
 
-static status fake_send(void *ctx, struct fleet_worker *worker, const struct message_head *head,
+static inline status fake_send(void *ctx, struct fleet_worker *worker, const struct message_head *head,
                         const ProtobufCMessage *body, bool acked)
 {
     struct fake_fleet *f = ctx;
@@ -80,7 +80,7 @@ static status fake_send(void *ctx, struct fleet_worker *worker, const struct mes
     return ST_OK;
 }
 
-static void fake_forget(void *ctx, struct fleet_worker *worker, struct request_key key, uint32_t attempt)
+static inline void fake_forget(void *ctx, struct fleet_worker *worker, struct request_key key, uint32_t attempt)
 {
     (void)ctx;
     (void)worker;
@@ -88,7 +88,7 @@ static void fake_forget(void *ctx, struct fleet_worker *worker, struct request_k
     (void)attempt;
 }
 
-static void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *ctx))
+static inline void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *ctx))
 {
     *f = (struct fake_fleet){ .now_us = 1000000 };
     const struct fleet_options options = {
@@ -98,7 +98,7 @@ static void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *ctx))
 }
 
 /* A worker that is up. */
-static struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, const char *role, const char *model)
+static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, const char *role, const char *model)
 {
     struct instance in = { .incarnation = 7, .max_model_len = 4096 };
     struct fleet_worker *w;
@@ -117,7 +117,7 @@ static struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, co
 }
 
 /* The last message of a type; NULL: there is none. */
-static struct fake_sent *fake_last(struct fake_fleet *f, enum frame_type type)
+static inline struct fake_sent *fake_last(struct fake_fleet *f, enum frame_type type)
 {
     for (size_t i = f->n_sent; i > 0; i--)
         if (f->sent[i - 1].type == type)
@@ -125,7 +125,7 @@ static struct fake_sent *fake_last(struct fake_fleet *f, enum frame_type type)
     return NULL;
 }
 
-static size_t fake_count(const struct fake_fleet *f, enum frame_type type)
+static inline size_t fake_count(const struct fake_fleet *f, enum frame_type type)
 {
     size_t n = 0;
     for (size_t i = 0; i < f->n_sent; i++)
@@ -135,7 +135,7 @@ static size_t fake_count(const struct fake_fleet *f, enum frame_type type)
 
 /* Tokens of the sequence that `to` started, as its worker would send them. Each has
  * log-probability -0.5, alternatives itself and 5, and a hash of its id. */
-static void fake_tokens(struct flows *flows, const struct fake_sent *to, uint32_t position, const uint32_t *ids, size_t n,
+static inline void fake_tokens(struct flows *flows, const struct fake_sent *to, uint32_t position, const uint32_t *ids, size_t n,
                         Baton__Finish finish, const Baton__Timing *timing)
 {
     Baton__SequenceTokens seq = BATON__SEQUENCE_TOKENS__INIT, *seqs[] = { &seq };
@@ -178,7 +178,7 @@ static void fake_tokens(struct flows *flows, const struct fake_sent *to, uint32_
     free(hashes);
 }
 
-static void fake_failure(struct flows *flows, const struct fake_sent *to, Baton__FailureCode code, bool retry,
+static inline void fake_failure(struct flows *flows, const struct fake_sent *to, Baton__FailureCode code, bool retry,
                          const char *text)
 {
     Baton__SequenceTokens seq = BATON__SEQUENCE_TOKENS__INIT, *seqs[] = { &seq };

@@ -595,12 +595,26 @@ static void test_connections_leave_nothing_behind(void **state)
     pair_close(&p);
 }
 
-static bool run_all(const char *const *commands)
+/* Runs a shell command in which %1$d is a number of this process. */
+__attribute__((format(printf, 1, 0))) static bool shell(const char *format, int number)
 {
-    for (; *commands; commands++)
-        if (system(*commands) != 0)
-            return false;
-    return true;
+    char command[512];
+    (void)snprintf(command, sizeof command, format, number);
+    return system(command) == 0;
+}
+
+static bool make_space(int n)
+{
+    return shell("ip netns add batontest%1$d 2>/dev/null", n) &&
+           shell("ip link add bt%1$da type veth peer name bt%1$db netns batontest%1$d", n) &&
+           shell("ip addr add 10.213.%1$d.1/30 dev bt%1$da && ip link set bt%1$da up", n) &&
+           shell("ip -n batontest%1$d addr add 10.213.%1$d.2/30 dev bt%1$db", n) &&
+           shell("ip -n batontest%1$d link set bt%1$db up && ip -n batontest%1$d link set lo up", n);
+}
+
+static void remove_space(int n)
+{
+    (void)shell("ip netns del batontest%1$d 2>/dev/null; ip link del bt%1$da 2>/dev/null; true", n);
 }
 
 /* Another network name space of the same host: shared memory could be seen, but the
@@ -608,25 +622,21 @@ static bool run_all(const char *const *commands)
 static void test_another_network_space(void **state)
 {
     (void)state;
-    static const char *const make[] = { "ip netns add batontest1 2>/dev/null",
-                                        "ip link add btest0 type veth peer name btest1 netns batontest1",
-                                        "ip addr add 10.213.77.1/30 dev btest0 && ip link set btest0 up",
-                                        "ip -n batontest1 addr add 10.213.77.2/30 dev btest1",
-                                        "ip -n batontest1 link set btest1 up && ip -n batontest1 link set lo up",
-                                        NULL };
-    static const char *const unmake[] = { "ip netns del batontest1 2>/dev/null; ip link del btest0 2>/dev/null; true",
-                                          NULL };
-    if (geteuid() != 0 || !run_all(make)) {
-        (void)run_all(unmake);
+    int n = getpid() % 250;
+    if (geteuid() != 0 || !make_space(n)) {
+        remove_space(n);
         print_message("skipped: network name spaces need root and ip(8)\n");
         skip();
     }
-    const char *space = "batontest1";
+    char space[32], ours[32], theirs[32];
+    (void)snprintf(space, sizeof space, "batontest%d", n);
+    (void)snprintf(ours, sizeof ours, "10.213.%d.1", n);
+    (void)snprintf(theirs, sizeof theirs, "10.213.%d.2", n);
     struct lender_process alone, reachable;
     struct borrower b;
     lender_start(&alone, TRANSFER_AUTO, NULL, space);
-    lender_start(&reachable, TRANSFER_AUTO, "10.213.77.2", space);
-    borrower_open(&b, TRANSFER_AUTO, "10.213.77.1");
+    lender_start(&reachable, TRANSFER_AUTO, theirs, space);
+    borrower_open(&b, TRANSFER_AUTO, ours);
     borrower_meet(&b, &alone, TRANSFER_AUTO, SECOND);
     assert_int_not_equal(b.ready_st, ST_OK);
     transfer_disconnect(&b.peer);
@@ -639,7 +649,7 @@ static void test_another_network_space(void **state)
     assert_true(wait_for(&b, &one.done, 6 * SECOND));
     assert_int_equal(one.take.st, ST_OK);
     /* A cut link says nothing: the take ends by its deadline all the same. */
-    assert_int_equal(system("ip link set btest0 down"), 0);
+    assert_true(shell("ip link set bt%1$da down", n));
     take_begin(&b, &one, ALL_LAYERS, &span, 1, NULL, 500000);
     assert_true(wait_for(&b, &one.done, 2 * SECOND));
     assert_true(one.take.st == ST_TIMEOUT || one.take.st == ST_CLOSED);
@@ -648,7 +658,7 @@ static void test_another_network_space(void **state)
     assert_true(clock_now_us() - begun_us < 2 * SECOND);
     assert_int_equal(lender_reap(&alone), 0);
     assert_int_equal(lender_reap(&reachable), 0);
-    (void)run_all(unmake);
+    remove_space(n);
 }
 
 static enum transfer_mode by_shm = TRANSFER_SHM, by_tcp = TRANSFER_TCP, by_auto = TRANSFER_AUTO;

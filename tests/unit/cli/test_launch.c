@@ -1,0 +1,123 @@
+/* The command line of each process. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/launch.h"
+
+static struct launch launch; /* large */
+
+static struct cluster_options two_models(void)
+{
+    struct cluster_options o = { .n_models = 2, .port = 8000, .transfer = "shm" };
+    strcpy(o.models[0].name, "a");
+    strcpy(o.models[0].path, "/m/a.gguf");
+    strcpy(o.models[1].name, "b");
+    strcpy(o.models[1].path, "/m/b");
+    return o;
+}
+
+static struct launch_plan plan_of(const struct cluster_options *o)
+{
+    return (struct launch_plan){ o, "/bin/dir", "c", "http://127.0.0.1:5", "/s/etcd", 5, 6 };
+}
+
+static bool has(const char *argument)
+{
+    for (size_t i = 0; i < launch.n; i++)
+        if (!strcmp(launch.argv[i], argument))
+            return true;
+    return false;
+}
+
+static void workers_serve_one_model(void **state)
+{
+    (void)state;
+    struct cluster_options o = two_models();
+    struct launch_plan plan = plan_of(&o);
+    struct member m = { .id = "decode-3", .role = ROLE_DECODE, .number = 3, .model = 1 };
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_string_equal(launch.argv[0], "/bin/dir/baton-decode");
+    assert_true(has("--id=decode-3"));
+    assert_true(has("--cluster=c"));
+    assert_true(has("--etcd=http://127.0.0.1:5"));
+    assert_true(has("--model=/m/b"));
+    assert_true(has("--model-name=b"));
+    assert_true(has("--transfer=shm"));
+    assert_null(launch.argv[launch.n]);
+}
+
+static void routers_serve_all_and_keep_their_port(void **state)
+{
+    (void)state;
+    struct cluster_options o = two_models();
+    struct launch_plan plan = plan_of(&o);
+    struct member m = { .id = "router-1", .role = ROLE_ROUTER, .number = 1 };
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_true(has("--http-listen=127.0.0.1:8001"));
+    assert_true(has("--models=a=/m/a.gguf,b=/m/b"));
+    assert_true(has("--debug-extensions=true"));
+    o.port = 0;
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_true(has("--http-listen=127.0.0.1:0"));
+    m.ports[0] = (struct member_port){ "http", 4242 }; /* what it had before it was restarted */
+    m.n_ports = 1;
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_true(has("--http-listen=127.0.0.1:4242"));
+}
+
+static void settings_come_last(void **state)
+{
+    (void)state;
+    struct cluster_options o = two_models();
+    struct launch_plan plan = plan_of(&o);
+    struct member m = { .id = "prefill-0", .role = ROLE_PREFILL };
+    o.settings[o.n_settings++] = (struct cluster_setting){ "worker", "transfer", "tcp" };
+    o.settings[o.n_settings++] = (struct cluster_setting){ "decode", "max_seqs", "4" };
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_string_equal(launch.argv[launch.n - 1], "--transfer=tcp");
+    assert_false(has("--max_seqs=4"));
+}
+
+static void etcd_listens_on_loopback(void **state)
+{
+    (void)state;
+    struct cluster_options o = two_models();
+    struct launch_plan plan = plan_of(&o);
+    struct member m = { .id = "etcd", .role = ROLE_ETCD };
+    o.settings[o.n_settings++] = (struct cluster_setting){ "all", "log_level", "debug" };
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_string_equal(launch.argv[0], "etcd");
+    assert_true(has("--data-dir=/s/etcd"));
+    assert_true(has("--listen-client-urls=http://127.0.0.1:5"));
+    assert_true(has("--listen-peer-urls=http://127.0.0.1:6"));
+    assert_false(has("--log_level=debug"));
+}
+
+static void what_does_not_fit_is_refused(void **state)
+{
+    (void)state;
+    struct cluster_options o = two_models();
+    struct launch_plan plan = plan_of(&o);
+    struct member m = { .id = "prefill-0", .role = ROLE_PREFILL };
+    static char dir[LAUNCH_MAX_BYTES + 1];
+    memset(dir, 'd', sizeof dir - 1);
+    plan.bin_dir = dir;
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_LIMIT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(workers_serve_one_model),  cmocka_unit_test(routers_serve_all_and_keep_their_port),
+        cmocka_unit_test(settings_come_last),       cmocka_unit_test(etcd_listens_on_loopback),
+        cmocka_unit_test(what_does_not_fit_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
