@@ -1,6 +1,6 @@
 """Asks one question over the HTTP API, prints the streamed answer and how it went.
 
-    python3 deploy/ask.py http://127.0.0.1:8000 "What is the capital of France?"
+    python3 deploy/ask.py http://127.0.0.1:8000 "Why is the sky blue?"
 """
 import json
 import sys

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-question=${1:-"What is the capital of France?"}
+question=${1:-"Why is the sky blue?"}
 bin=build/release/bin
 fail() { echo "quickstart: $1" >&2; [ -n "${2:-}" ] && echo "    $2" >&2; exit 1; }
 
@@ -54,6 +54,6 @@ cat <<EOF
 The cluster is up at $url (OpenAI API). Talk to it:
     $bin/baton chat
     curl $url/v1/chat/completions -H 'Content-Type: application/json' \\
-        -d '{"model": "$($bin/baton model list --serving 2>/dev/null | head -1)", "messages": [{"role": "user", "content": "Hello"}]}'
+        -d '{"model": "$model", "messages": [{"role": "user", "content": "Hello"}]}'
 Look at it:  $bin/baton status      Stop it:  $bin/baton down
 EOF

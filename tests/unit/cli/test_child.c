@@ -53,8 +53,8 @@ static void a_log_is_appended_to(void **state)
     int fd = mkstemp(path), wait_status;
     pid_t pid;
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(child_spawn(&(struct child_options){ shell("echo $((1+1)); echo oh >&2"), path, -1 }, &pid, &err),
-                         ST_OK);
+        assert_int_equal(
+            child_spawn(&(struct child_options){ shell("echo $((1+1)); echo oh >&2"), path, -1 }, &pid, &err), ST_OK);
         assert_int_equal(waitpid(pid, &wait_status, 0), pid);
     }
     assert_int_equal(read(fd, text, sizeof text), 10);
@@ -111,8 +111,8 @@ static void children_end_with_their_parent(void **state)
     pid_t middle = fork();
     if (middle == 0) {
         pid_t pid = 0;
-        if (child_spawn(&(struct child_options){ shell("trap 'exit 0' TERM; while :; do sleep 0.05; done"), NULL, -1 }, &pid,
-                        &err) != ST_OK ||
+        if (child_spawn(&(struct child_options){ shell("trap 'exit 0' TERM; while :; do sleep 0.05; done"), NULL, -1 },
+                        &pid, &err) != ST_OK ||
             write(fds[1], &pid, sizeof pid) != (ssize_t)sizeof pid)
             _exit(1);
         for (;;)

@@ -109,8 +109,10 @@ static void the_same_options_match(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_path_is_named_after_its_last_part), cmocka_unit_test(a_list_and_own_names),
-        cmocka_unit_test(absent_models_say_what_to_do),        cmocka_unit_test(settings_name_role_key_and_value),
+        cmocka_unit_test(a_path_is_named_after_its_last_part),
+        cmocka_unit_test(a_list_and_own_names),
+        cmocka_unit_test(absent_models_say_what_to_do),
+        cmocka_unit_test(settings_name_role_key_and_value),
         cmocka_unit_test(the_same_options_match),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

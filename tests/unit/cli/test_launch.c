@@ -115,8 +115,8 @@ static void what_does_not_fit_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(workers_serve_one_model),  cmocka_unit_test(routers_serve_all_and_keep_their_port),
-        cmocka_unit_test(settings_come_last),       cmocka_unit_test(etcd_listens_on_loopback),
+        cmocka_unit_test(workers_serve_one_model),      cmocka_unit_test(routers_serve_all_and_keep_their_port),
+        cmocka_unit_test(settings_come_last),           cmocka_unit_test(etcd_listens_on_loopback),
         cmocka_unit_test(what_does_not_fit_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

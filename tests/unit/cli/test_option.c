@@ -16,8 +16,8 @@ static bool flag;
 static const char *text, *word;
 static struct option_list list;
 static const struct option_row rows[] = {
-    { "number", 'n', OPTION_INT, &number, "N", "", 1, 9 },  { "real", 0, OPTION_REAL, &real, "X", "", 0, 2 },
-    { "follow", 'f', OPTION_FLAG, &flag, "", "", 0, 0 },    { "text", 0, OPTION_TEXT, &text, "T", "", 0, 0 },
+    { "number", 'n', OPTION_INT, &number, "N", "", 1, 9 },   { "real", 0, OPTION_REAL, &real, "X", "", 0, 2 },
+    { "follow", 'f', OPTION_FLAG, &flag, "", "", 0, 0 },     { "text", 0, OPTION_TEXT, &text, "T", "", 0, 0 },
     { "word", 0, OPTION_WORD, &word, "auto|shm", "", 0, 0 }, { "set", 0, OPTION_LIST, &list, "K=V", "", 0, 0 },
 };
 static struct arguments arguments;
@@ -106,7 +106,8 @@ static void nearest_needs_some_likeness(void **state)
     assert_string_equal(nearest_name("statsu", names, 3), "status");
     assert_string_equal(nearest_name("scal", names, 3), "scale");
     assert_null(nearest_name("xyzzyxyzzy", names, 3));
-    assert_null(nearest_name("this one is far longer than any word that a command line would reasonably hold", names, 3));
+    assert_null(
+        nearest_name("this one is far longer than any word that a command line would reasonably hold", names, 3));
 }
 
 int main(void)

@@ -85,8 +85,17 @@ static void wrong_inputs(void **state)
 {
     (void)state;
     static const char *const wrong[] = {
-        "", "[1]", "{}", "{\"tokens\": []}", "{\"tokens\": [100]}", "{\"tokens\": [-1]}", "{\"tokens\": [1.5]}",
-        "{\"tokens\": \"1\"}", "{\"prompt_ids\": [1]}", "{\"greedy_ids\": [1]}", "{\"tokens\": [1,2,3,4,5,6,7,8,9]}",
+        "",
+        "[1]",
+        "{}",
+        "{\"tokens\": []}",
+        "{\"tokens\": [100]}",
+        "{\"tokens\": [-1]}",
+        "{\"tokens\": [1.5]}",
+        "{\"tokens\": \"1\"}",
+        "{\"prompt_ids\": [1]}",
+        "{\"greedy_ids\": [1]}",
+        "{\"tokens\": [1,2,3,4,5,6,7,8,9]}",
         "{\"prompt_ids\": [1,2,3,4,5], \"greedy_ids\": [1,2,3,4]}",
     };
     struct score_input in;
