@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bench/bench_handoff.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "transfer/transfer.h"
@@ -42,12 +43,15 @@ struct settings {
     size_t llc_bytes;
     double seconds;
     bool json;
+    const char *model; /* NULL: the handoff of a real prompt is not measured */
+    unsigned tokens;
 };
 
 /* GB/s; 0: not measured. cpu_ratio is shm against memcpy in bytes a second of CPU time, which
  * a busy machine disturbs less. socket_direct sends from the blocks and receives into them: two copies fewer. */
 struct figures {
     double shm, shm_sums, memcpy_limit, cpu_ratio, tcp, tcp_sums, socket_limit, socket_direct;
+    struct bench_handoff_result handoff; /* prefill_ms 0: not measured */
 };
 
 static void fail(const char *what)
@@ -559,6 +563,9 @@ static void print_json(const struct settings *s, const struct figures *f)
     print_figure("shm_checksum_gbps", f->shm_sums);
     print_figure("tcp_checksum_gbps", f->tcp_sums);
     print_figure("socket_direct_gbps", f->socket_direct);
+    print_figure("exposed_ratio", f->handoff.exposed_ratio);
+    print_figure("prefill_ms", f->handoff.prefill_ms);
+    print_figure("handoff_ms", f->handoff.handoff_ms);
     (void)printf("\"block_bytes\": %zu, \"layers\": %u, \"segment_bytes\": %zu, \"footprint_bytes\": %zu, "
                  "\"llc_bytes\": %zu}\n",
                  transfer_block_bytes(&s->geometry), s->geometry.n_layers, transfer_layer_bytes(&s->geometry),
@@ -574,6 +581,10 @@ static void print_text(const struct settings *s, const struct figures *f)
     if (f->tcp > 0)
         (void)printf("tcp     %6.2f GB/s, with checksums %6.2f; socket %6.2f (no staging %.2f); ratio %.2f\n", f->tcp,
                      f->tcp_sums, f->socket_limit, f->socket_direct, ratio(f->tcp, f->socket_limit));
+    if (f->handoff.prefill_ms > 0)
+        (void)printf("handoff of %u tokens by %s: prefill %.1f ms, exposed after it %.3f ms (%.2f %%), %.1f MB\n",
+                     s->tokens, f->handoff.transport, f->handoff.prefill_ms, f->handoff.handoff_ms,
+                     100 * f->handoff.exposed_ratio, f->handoff.moved_mb);
 }
 
 /* As the kernel lists it: what sysconf() answers on a virtual machine may be the whole host's. */
@@ -599,9 +610,11 @@ static bool read_settings(int argc, char **argv, struct settings *s)
                                              { "layers", required_argument, NULL, 'l' },
                                              { "seconds", required_argument, NULL, 's' },
                                              { "json", no_argument, NULL, 'j' },
+                                             { "model", required_argument, NULL, 'm' },
+                                             { "tokens", required_argument, NULL, 't' },
                                              { NULL, 0, NULL, 0 } };
     long block_bytes = 22 * 16384, layers = 22;
-    *s = (struct settings){ .seconds = 2, .llc_bytes = last_level_cache() };
+    *s = (struct settings){ .seconds = 2, .llc_bytes = last_level_cache(), .tokens = 2048 };
     optind = 1;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 'b')
@@ -612,11 +625,15 @@ static bool read_settings(int argc, char **argv, struct settings *s)
             s->seconds = atof(optarg);
         else if (c == 'j')
             s->json = true;
+        else if (c == 'm')
+            s->model = optarg;
+        else if (c == 't')
+            s->tokens = (unsigned)atoi(optarg);
         else
             return false;
     }
-    if (optind != argc || layers < 1 || layers > 1024 || s->seconds < 0.1 || s->seconds > 6 ||
-        block_bytes < layers * (long)(SEGMENTS * TOKENS) || block_bytes > 64l << 20)
+    if (optind != argc || layers < 1 || layers > 1024 || s->seconds < 0.1 || s->seconds > 6 || s->tokens < 64 ||
+        s->tokens > 65536 || block_bytes < layers * (long)(SEGMENTS * TOKENS) || block_bytes > 64l << 20)
         return false;
     s->geometry = (struct transfer_geometry){ .n_layers = (uint32_t)layers,
                                               .n_segments = SEGMENTS,
@@ -633,7 +650,10 @@ int bench_transfer(int argc, char **argv)
     struct settings s;
     struct figures f = { 0 };
     if (!read_settings(argc, argv, &s)) {
-        (void)fprintf(stderr, "usage: %s [--block-bytes N] [--layers N] [--seconds 0.1..6] [--json]\n", argv[0]);
+        (void)fprintf(stderr,
+                      "usage: %s [--block-bytes N] [--layers N] [--seconds 0.1..6] [--model PATH|NAME [--tokens "
+                      "64..65536]] [--json]\n",
+                      argv[0]);
         return 2;
     }
     log_init("bench", LOG_WARN);
@@ -646,6 +666,13 @@ int bench_transfer(int argc, char **argv)
         remove_spaces();
     if (!ok)
         return 1;
+    struct error err = { "" };
+    if (!s.model)
+        (void)fprintf(stderr, "handoff skipped: name a model with --model\n");
+    else if (bench_handoff(s.model, "auto", s.tokens, &f.handoff, &err) != ST_OK) {
+        (void)fprintf(stderr, "handoff: %s\n", err.text);
+        return 1;
+    }
     if (s.json)
         print_json(&s, &f);
     else

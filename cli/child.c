@@ -153,6 +153,20 @@ bool process_is_alive(pid_t pid, uint64_t start_ticks)
     return pid > 0 && read_stat(pid, &state, &start) && start == start_ticks && state != 'Z' && state != 'X';
 }
 
+void process_wake(pid_t pid)
+{
+    char state;
+    uint64_t start;
+    if (read_stat(pid, &state, &start) && state == 'T')
+        kill(pid, SIGCONT);
+}
+
+void process_terminate(pid_t pid)
+{
+    kill(pid, SIGTERM);
+    process_wake(pid);
+}
+
 const char *describe_exit(int wait_status, char *buf, size_t size)
 {
     if (WIFSIGNALED(wait_status))

@@ -24,6 +24,11 @@ MUST_CHECK status child_run(char *const argv[], char *output, size_t size, int *
 uint64_t process_start_ticks(pid_t pid);
 /* The same process is still there (a zombie is not). */
 bool process_is_alive(pid_t pid, uint64_t start_ticks);
+/* SIGTERM, and SIGCONT to a process that is stopped: it would not hear it otherwise. Others get no SIGCONT: it would
+ * undo the stop of a tracer that attaches at that moment, as a leak check at exit does. */
+void process_terminate(pid_t pid);
+/* SIGCONT to a process that is stopped. */
+void process_wake(pid_t pid);
 /* "exited with code 1", "was ended by signal 9 (Killed)". Returns buf. */
 const char *describe_exit(int wait_status, char *buf, size_t size);
 

@@ -49,11 +49,11 @@ static bool any_alive(const struct leftovers *l)
     return false;
 }
 
-static void send_all(const struct leftovers *l, int number)
+static void kill_all(const struct leftovers *l)
 {
     for (size_t i = 0; i < l->n; i++)
         if (process_is_alive(l->items[i].pid, l->items[i].start_ticks))
-            kill(l->items[i].pid, number);
+            kill(l->items[i].pid, SIGKILL);
 }
 
 static void wait_for(const struct leftovers *l, unsigned timeout_ms)
@@ -71,9 +71,10 @@ unsigned leftovers_end(const struct state_dir *dir, unsigned timeout_ms)
     char path[STATE_PATH_MAX_BYTES];
     struct leftovers l = { .n = 0 };
     read_state(state_dir_path(dir, "state.json", path), &l);
-    send_all(&l, SIGCONT); /* a stopped process has not seen its SIGTERM */
+    for (size_t i = 0; i < l.n; i++)
+        process_wake(l.items[i].pid); /* a stopped process has not seen its SIGTERM */
     wait_for(&l, timeout_ms);
-    send_all(&l, SIGKILL);
+    kill_all(&l);
     wait_for(&l, KILL_GRACE_MS);
     unlink(path);
     return (unsigned)l.n;

@@ -177,8 +177,7 @@ void member_terminate(struct supervisor *s, struct member *m, uint64_t timeout_u
         member_enter(m, MEMBER_GONE);
     } else {
         member_enter(m, MEMBER_DRAINING);
-        kill(m->pid, SIGTERM);
-        kill(m->pid, SIGCONT); /* a stopped process would not see it */
+        process_terminate(m->pid);
         timer_set(loop_timers(s->loop), &m->timer, clock_now_us() + timeout_us, on_patience_over, m);
     }
     supervisor_save_soon(s);

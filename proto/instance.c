@@ -11,8 +11,9 @@
 #define INSTANCE_TEXTS(X)                                                                                              \
     X(id, true)                                                                                                        \
     X(role, true)                                                                                                      \
-    X(model, false) X(kv_format, false) X(control, true) X(events, false) X(admin, false) X(api, false) X(host, false) \
-        X(rack, false) X(zone, false) X(version, false)
+    X(model, false)                                                                                                    \
+    X(kv_format, false) X(control, true) X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)  \
+        X(zone, false) X(version, false)
 
 const char *instance_prefix(char *key, size_t size, const char *cluster)
 {

@@ -97,8 +97,7 @@ void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const
                         uint64_t deadline_us, const Baton__Prefill *msg);
 bool prefill_on_cancel(struct worker *worker, struct worker_peer *from, const struct frame *frame);
 void prefill_on_grant(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t from_token);
-void prefill_on_chunk_taken(struct worker *worker, struct worker_peer *from, const struct frame *frame,
-                            uint32_t index);
+void prefill_on_chunk_taken(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t index);
 void prefill_on_stale(struct worker *worker, struct worker_peer *from, const struct frame *frame);
 void prefills_on_peer_lost(struct worker *worker, struct worker_peer *peer);
 void prefills_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live, size_t n_live);

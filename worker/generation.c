@@ -311,9 +311,8 @@ static struct refusal refusal_of(status st)
 {
     if (st == ST_NO_MEMORY)
         return (struct refusal){ BATON__FAILURE_CODE__FAILURE_BUSY, true };
-    return (struct refusal){
-        st == ST_LIMIT ? BATON__FAILURE_CODE__FAILURE_LIMIT : BATON__FAILURE_CODE__FAILURE_INVALID, false
-    };
+    return (struct refusal){ st == ST_LIMIT ? BATON__FAILURE_CODE__FAILURE_LIMIT : BATON__FAILURE_CODE__FAILURE_INVALID,
+                             false };
 }
 
 void generation_on_generate(struct worker *worker, struct worker_peer *router, const struct frame *frame,
@@ -365,12 +364,12 @@ void generation_on_tokens_ack(struct worker *worker, struct worker_peer *from, c
                               uint32_t position)
 {
     struct generation *g = generation_find(worker, frame->key);
-    if (g && g->router == from && g->attempt == frame->attempt && g->state == GENERATION_FINISHED && position >= g->seq.n_tokens)
+    if (g && g->router == from && g->attempt == frame->attempt && g->state == GENERATION_FINISHED &&
+        position >= g->seq.n_tokens)
         generation_end(g);
 }
 
-void generation_on_resume(struct worker *worker, struct worker_peer *from, const struct frame *frame,
-                          uint32_t position)
+void generation_on_resume(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t position)
 {
     struct generation *g = generation_find(worker, frame->key);
     if (!g || g->router != from || g->attempt != frame->attempt) {

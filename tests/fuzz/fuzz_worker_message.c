@@ -19,6 +19,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define MAX_ITEMS    40u
 #define MAX_TAKES    256u
 
+/* The leg that the worker started last: random numbers alone would never follow it. */
+struct leg {
+    bool known;
+    struct request_key key;
+    uint32_t attempt, leg;
+    uint32_t index, first, end; /* of the next chunk */
+};
+
 struct world {
     const uint8_t *data;
     size_t left;
@@ -30,6 +38,8 @@ struct world {
     struct step *step;
     struct transfer_take *takes[MAX_TAKES];
     size_t n_takes;
+    struct leg leg;
+    bool follow;       /* the message under way belongs to leg */
     uint64_t zero_sum; /* checksum of a block whose layers all sum to 0 */
 };
 
@@ -57,7 +67,13 @@ static status io_send(void *ctx, struct worker_peer *to, const struct message_he
                       bool acked)
 {
     struct world *w = ctx;
-    (void)head, (void)acked;
+    (void)acked;
+    if (head->type == FRAME_PREFILL)
+        w->leg = (struct leg){
+            true, head->key, head->attempt, head->leg, 0, 0, (uint32_t)((const Baton__Prefill *)body)->n_tokens
+        };
+    if (head->type == FRAME_GRANT)
+        w->leg.first = ((const Baton__Grant *)body)->from_token;
     ASSERT(w->up[to - w->peers]);
     uint8_t *packed = malloc(protobuf_c_message_get_packed_size(body) + 1);
     ASSERT(packed);
@@ -119,7 +135,7 @@ static void end_step(struct world *w)
 {
     struct step *step = w->step;
     w->step = NULL;
-    for (uint32_t l = 0; l < LAYERS; l++)
+    for (uint32_t l = byte(w) % 4 == 3 ? LAYERS : 0; l < LAYERS; l++)
         worker_layers_done(w->worker, l + 1);
     for (uint32_t i = 0; i < step->n_seqs; i++) {
         step->seqs[i].done = !atomic_load(step->seqs[i].cancelled);
@@ -212,6 +228,12 @@ static void fill_chunk(struct world *w, struct items *items, Baton__Chunk *out)
     out->index = number(w);
     out->first = number(w);
     out->n = number(w);
+    if (w->follow && byte(w) % 16 != 15) {
+        out->index = w->leg.index;
+        out->first = w->leg.first;
+        out->n %= 9;
+        out->n = out->n < w->leg.end - out->first ? out->n : w->leg.end - out->first;
+    }
     out->blocks = items->u32;
     out->generations = items->u64;
     out->n_blocks = out->n_generations = fill(w, items);
@@ -243,7 +265,12 @@ static size_t pack_done(struct world *w, struct items *items, uint8_t *out)
     msg.checksums = sums;
     msg.n_checksums = byte(w) % 16 == 15 ? byte(w) % MAX_ITEMS : chunk.n_blocks;
     msg.last = byte(w) & 1;
-    token.id = number(w);
+    if (w->follow && byte(w) % 16 != 15) {
+        w->leg.index++;
+        w->leg.first += chunk.n;
+        msg.last = w->leg.first == w->leg.end;
+    }
+    token.id = byte(w) % 8 == 7 ? number(w) : byte(w) % VOCAB;
     msg.token = byte(w) % 16 == 15 ? NULL : &token;
     msg.token_stops = byte(w) & 1;
     return pack(&msg, out);
@@ -311,6 +338,15 @@ static void say(struct world *w)
         .leg = byte(w) % 4,
         .payload = payload,
     };
+    w->follow = w->leg.known && when % 2;
+    if (w->follow) {
+        static const enum frame_type of_leg[] = { FRAME_GRANT_ASK, FRAME_LAYERS_READY, FRAME_CHUNK_DONE };
+        who = 1;
+        frame.type = of_leg[byte(w) % 3];
+        frame.key = w->leg.key;
+        frame.attempt = w->leg.attempt;
+        frame.leg = w->leg.leg;
+    }
     if (!w->up[who])
         return;
     frame.payload_len = (uint32_t)pack_message(w, frame.type, payload);
@@ -423,8 +459,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     w->zero_sum = transfer_block_checksum(zeros, LAYERS);
     timers_init(&w->timers);
     timers_set_now(&w->timers, w->now);
-    struct worker_io io = { w,      io_now,  io_send,        io_forget, io_find_prefill,
-                            io_run, io_take, io_cancel_take, io_entered };
+    struct worker_io io = {
+        w, io_now, io_send, io_forget, io_find_prefill, io_run, io_take, io_cancel_take, io_entered
+    };
     start(w, &io);
     while (w->left)
         act(w);

@@ -88,6 +88,12 @@ struct node {
     struct flows *flows;
 };
 
+/* What a client's callbacks get. */
+struct client {
+    struct vc *vc;
+    struct vc_request *request;
+};
+
 struct retired {
     struct retired *next;
     uint8_t *memory;
@@ -104,6 +110,7 @@ struct vc {
     struct node nodes[VC_MAX_NODES];
     uint32_t n_nodes;
     struct vc_request requests[MAX_REQUESTS];
+    struct client clients[MAX_REQUESTS];
     uint32_t n_requests;
     uint32_t state_hits;
     bool fault_happened;
@@ -748,24 +755,36 @@ static void check_token(struct vc_request *r, uint32_t position, uint32_t id)
 static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        check_token(arg, position + (uint32_t)i, tokens[i]->id);
+        check_token(((struct client *)arg)->request, position + (uint32_t)i, tokens[i]->id);
 }
 
 static void on_finish(void *arg, Baton__Finish finish, const struct flow_timing *timing)
 {
-    struct vc_request *r = arg;
+    struct vc_request *r = ((struct client *)arg)->request;
     r->ended = true;
     r->flow = NULL;
     r->wrong += finish != BATON__FINISH__FINISH_LENGTH || !timing->worker || r->n_tokens != r->n_prompt + r->max_tokens;
 }
 
+static void cancel(struct vc_request *r)
+{
+    if (r->ended)
+        return;
+    r->ended = r->cancelled = true;
+    flow_cancel(&r->flow, "client_gone");
+}
+
 static void on_error(void *arg, enum flow_error error, const char *text)
 {
-    struct vc_request *r = arg;
+    struct vc *vc = ((struct client *)arg)->vc;
+    struct vc_request *r = ((struct client *)arg)->request;
     r->ended = r->failed = true;
     r->flow = NULL;
     r->code = error;
     snprintf(r->error, sizeof r->error, "%d: %s", (int)error, text);
+    for (uint32_t i = 0; i < vc->n_requests && r->choices_of; i++)
+        if (vc->requests[i].choices_of == r->choices_of)
+            cancel(&vc->requests[i]);
 }
 
 static const struct flow_callbacks client_callbacks = { on_tokens, on_finish, on_error };
@@ -784,17 +803,9 @@ static void submit(struct vc *vc, struct vc_request *r)
         .route = r->route,
         .deadline_us = vc->now + (r->deadline_us ? r->deadline_us : 600000000),
         .callbacks = &client_callbacks,
-        .arg = r,
+        .arg = &vc->clients[r - vc->requests],
     };
     ASSERT(flow_submit(vc->nodes[0].flows, &q, &r->flow) == ST_OK);
-}
-
-static void cancel(struct vc_request *r)
-{
-    if (r->ended)
-        return;
-    r->ended = r->cancelled = true;
-    flow_cancel(&r->flow, "client_gone");
 }
 
 /* ---- running --------------------------------------------------------------------------------------- */
@@ -901,6 +912,7 @@ uint32_t vc_submit(struct vc *vc, const struct vc_request *request)
     uint32_t i = vc->n_requests++;
     struct vc_request *r = &vc->requests[i];
     *r = *request;
+    vc->clients[i] = (struct client){ vc, r };
     r->tokens = calloc(r->n_prompt + r->max_tokens, sizeof *r->tokens);
     for (uint32_t k = 0; k < r->n_prompt; k++)
         r->tokens[k] = (uint32_t)(draw(vc) % VC_VOCAB);
@@ -928,8 +940,8 @@ void vc_fault(struct vc *vc, uint32_t node, enum fault fault, uint64_t at_us)
 
 void vc_drain(struct vc *vc, uint32_t worker, uint64_t at_us)
 {
-    push(vc, (struct event){
-                 .at_us = vc->now + at_us, .kind = EV_DRAIN, .node = worker, .life = vc->nodes[worker].life });
+    push(vc,
+         (struct event){ .at_us = vc->now + at_us, .kind = EV_DRAIN, .node = worker, .life = vc->nodes[worker].life });
 }
 
 bool vc_fault_happened(const struct vc *vc)

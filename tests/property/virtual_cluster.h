@@ -42,12 +42,13 @@ struct vc_request {
     uint64_t at_us;        /* submitted */
     uint64_t cancel_at_us; /* 0: never */
     uint64_t deadline_us;  /* from its submission; 0: ten minutes */
+    uint32_t choices_of;   /* not 0: the first failure of this client's choices cancels the others */
     /* results */
     struct flow *flow;
     uint32_t *tokens; /* prompt, then what came */
     uint32_t n_tokens;
     bool ended, failed, cancelled;
-    uint32_t wrong; /* tokens that differ from the naive model, or came at a wrong position */
+    uint32_t wrong;       /* tokens that differ from the naive model, or came at a wrong position */
     enum flow_error code; /* when failed; of a router that died FLOW_INTERNAL */
     char error[256];
 };

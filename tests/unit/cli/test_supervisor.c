@@ -322,7 +322,7 @@ static void a_failed_start_names_the_process_and_its_log(void **state)
 static void a_start_has_a_deadline(void **state)
 {
     (void)state;
-    start("mute", 3000000);
+    start("mute", 6000000);
     assert_non_null(strstr(wait_for(REPORT_FAILED), "decode-0 did not get ready"));
     assert_int_equal(end_code(), 1);
     close(report_fd);

@@ -91,8 +91,8 @@ static void test_lengths_and_ranges(void **state)
     char id[80], json[256];
     memset(id, 'x', sizeof id);
     id[63] = '\0';
-    snprintf(json, sizeof json, "{\"id\":\"%s\"," REST ",\"incarnation\":\"1\",\"max_model_len\":4294967301,\"pid\":-5}",
-             id);
+    snprintf(json, sizeof json,
+             "{\"id\":\"%s\"," REST ",\"incarnation\":\"1\",\"max_model_len\":4294967301,\"pid\":-5}", id);
     assert_int_equal(read_record(json, &out), ST_OK);
     assert_string_equal(out.id, id);
     assert_int_equal(out.max_model_len, UINT32_MAX);
