@@ -125,7 +125,8 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
         command_misuse(up->self, "--etcd is longer than %zu bytes", sizeof up->cluster.etcd - 1);
     } else if ((st = place_find(&up->place, &up->dir, &err)) != ST_OK ||
                (st = take_lists(up, &models, &settings, &err)) != ST_OK || (st = find_bin_dir(up, &err)) != ST_OK) {
-        *code = st == ST_NOT_FOUND ? command_failed(up->self, "%s", err.text) : command_misuse(up->self, "%s", err.text);
+        *code =
+            st == ST_NOT_FOUND ? command_failed(up->self, "%s", err.text) : command_misuse(up->self, "%s", err.text);
     } else {
         struct cluster_options *o = &up->cluster;
         o->replicas[ROLE_ROUTER] = (uint32_t)router;

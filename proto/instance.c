@@ -8,12 +8,12 @@
 #include "common/json_writer.h"
 
 /* Members that are text: name in JSON and in the struct, and whether it must be there. */
-#define INSTANCE_TEXTS(X)                                                                                              \
-    X(id, true)                                                                                                        \
-    X(role, true)                                                                                                      \
-    X(model, false)                                                                                                    \
-    X(kv_format, false) X(control, true) X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)  \
-        X(zone, false) X(version, false)
+/* clang-format off */
+#define INSTANCE_TEXTS(X)                                                              \
+    X(id, true) X(role, true) X(model, false) X(kv_format, false) X(control, true)     \
+    X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)       \
+    X(zone, false) X(version, false)
+/* clang-format on */
 
 const char *instance_prefix(char *key, size_t size, const char *cluster)
 {

@@ -117,6 +117,36 @@ class Cluster:
         finally:
             shutil.rmtree(self.dir, ignore_errors=True)
 
+    def log_text(self, worker_id):
+        """Everything that a process and its predecessors of the same name logged."""
+        text = ""
+        for folder, _, files in os.walk(self.dir):
+            for name in sorted(f for f in files if f.startswith(worker_id + ".") and ".log" in f):
+                with open(os.path.join(folder, name), errors="replace") as log:
+                    text += log.read()
+        return text
+
+    def children(self):
+        """Processes under the supervisor, the dead ones that were not waited for included."""
+        supervisor, found = str(self.status()["pid"]), []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            fields = process_fields(int(pid))
+            if fields and fields[1] == supervisor:
+                found.append(int(pid))
+        return found
+
+    def wait_healed(self, prefill, decode, seconds=40):
+        """All processes run, know each other, and hold nothing; there is no child beside them."""
+        def whole():
+            status = self.status()
+            return (len(status["workers"]) == prefill + decode + 1 and
+                    all(w["state"] == "ready" and process_state(w["pid"]) not in "ZT" for w in status["workers"]))
+        wait_for("all processes to run", whole, seconds)
+        self.wait_workers(prefill, decode)
+        self.wait_nothing_left(25)
+        expected = len(self.workers()) + (1 if self.status().get("etcd") else 0)
+        wait_for(f"{expected} children of the supervisor", lambda: len(self.children()) == expected, 10)
+
     # -- HTTP ---------------------------------------------------------------------------
 
     def get(self, path, port=None):
@@ -128,10 +158,29 @@ class Cluster:
             with_connection.close()
         return json.loads(body)
 
+    def arm(self, worker, text):
+        """Sets failpoints of one process: "name=action,after=N,times=N;..."."""
+        connection = http.client.HTTPConnection("127.0.0.1", admin_port(worker), timeout=10 * SLOW)
+        try:
+            connection.request("POST", "/failpoints", text)
+            response = connection.getresponse()
+            body = response.read().decode()
+            assert response.status == 200, f"{text}: {body}"
+        finally:
+            connection.close()
+
+    def hits(self, worker, name):
+        """How often a failpoint was reached, and how often it acted."""
+        points = {p["name"]: p for p in self.get("/failpoints", admin_port(worker))}
+        return (points[name]["hits"], points[name]["acted"]) if name in points else (0, 0)
+
+    def count(self, worker, event):
+        """A counter of a worker; 0 while it does not answer."""
+        return self.metrics(worker).get(f'baton_worker_events_total{{event="{event}"}}', 0)
+
     def metrics(self, worker):
         """All samples of a worker's metrics page, by name with labels."""
-        port = (worker.get("ports") or {}).get("admin") or worker.get("admin_port")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10 * SLOW)
+        connection = http.client.HTTPConnection("127.0.0.1", admin_port(worker), timeout=10 * SLOW)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
@@ -235,12 +284,26 @@ def read_whole(body, answer):
     take_choice(choice, answer)
 
 
-def alive(pid):
+def admin_port(worker):
+    return (worker.get("ports") or {}).get("admin") or worker.get("admin_port")
+
+
+def process_fields(pid):
+    """State, parent and the rest of /proc/PID/stat; empty when there is no such process."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+            return stat.read().rsplit(")", 1)[1].split()
     except OSError:
-        return False
+        return []
+
+
+def process_state(pid):
+    """One letter: R, S, D: runs, T: stopped, Z: dead and not waited for, -: gone."""
+    return (process_fields(pid) or "-")[0]
+
+
+def alive(pid):
+    return process_state(pid) not in "Z-"
 
 
 def in_parallel(functions):
@@ -255,6 +318,60 @@ def in_parallel(functions):
     for t in threads:
         t.join()
     return results
+
+
+class Streams:
+    """Requests asked again and again, each by a thread of its own; every answer must be the calm one.
+
+    with Streams(c, requests).running() as s: ...    leaving the block ends the load and raises what went wrong
+    """
+
+    def __init__(self, c, requests):
+        self.c, self.requests = c, requests
+        self.want = [self.calm(r) for r in requests]
+        self.wrong, self.rounds, self.stopping, self.threads = [], [0] * len(requests), False, []
+
+    def calm(self, request):
+        answer = self.c.ask(**request)
+        assert not answer.error, f"calm: {answer.error}"
+        assert answer.hashes, "no logits hashes"
+        return answer.text, answer.hashes
+
+    def check(self, i, answer):
+        if answer.error:
+            self.wrong.append(f"stream {i}: {answer.error}, after {len(answer.text)} characters")
+        elif answer.text != self.want[i][0]:
+            self.wrong.append(f"stream {i}: other text: {answer.extra}")
+        elif answer.hashes != self.want[i][1]:
+            at = [a == b for a, b in zip(answer.hashes, self.want[i][1])]
+            self.wrong.append(f"stream {i}: other logits at {at.index(False) if False in at else len(at)}: {answer.extra}")
+
+    def work(self, i):
+        while not self.stopping:
+            self.check(i, self.c.ask(**self.requests[i]))
+            self.rounds[i] += 1
+
+    def running(self):
+        self.wrong, self.rounds, self.stopping = [], [0] * len(self.requests), False
+        self.threads = [threading.Thread(target=self.work, args=(i,)) for i in range(len(self.requests))]
+        return self
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, kind, *rest):
+        self.stopping = True
+        for t in self.threads:
+            t.join()
+        if not kind:
+            assert not self.wrong, f"{len(self.wrong)} of {sum(self.rounds)} answers: " + "; ".join(self.wrong[:4])
+
+    def wait_rounds(self, n, seconds=60):
+        """Until every stream has begun and ended n answers more."""
+        until = [r + n + 1 for r in self.rounds]
+        wait_for(f"{n} answers of every stream", lambda: all(a >= b for a, b in zip(self.rounds, until)), seconds)
 
 
 class Suite:

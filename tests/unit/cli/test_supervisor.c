@@ -235,7 +235,21 @@ static int end_code(void)
         }
         usleep(20000);
     }
+    supervisor = 0;
     return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -WTERMSIG(wait_status);
+}
+
+/* After a test that failed half-way. */
+static int end_all(void **state)
+{
+    (void)state;
+    if (supervisor > 0) {
+        kill(supervisor, SIGKILL);
+        waitpid(supervisor, NULL, 0);
+        leftovers_end(&dir, 1000);
+        supervisor = 0;
+    }
+    return 0;
 }
 
 static void nothing_is_left(const struct known *processes, size_t n)
@@ -390,14 +404,14 @@ static void children_of_a_killed_supervisor_end(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(restarts_scales_drains_and_stops),
-        cmocka_unit_test(refuses_what_makes_no_sense),
-        cmocka_unit_test(a_failed_start_names_the_process_and_its_log),
-        cmocka_unit_test(a_start_has_a_deadline),
-        cmocka_unit_test(ends_when_its_starter_does),
-        cmocka_unit_test(a_frozen_process_does_not_hold_up_the_end),
-        cmocka_unit_test(a_stubborn_process_is_killed),
-        cmocka_unit_test(children_of_a_killed_supervisor_end),
+        cmocka_unit_test_teardown(restarts_scales_drains_and_stops, end_all),
+        cmocka_unit_test_teardown(refuses_what_makes_no_sense, end_all),
+        cmocka_unit_test_teardown(a_failed_start_names_the_process_and_its_log, end_all),
+        cmocka_unit_test_teardown(a_start_has_a_deadline, end_all),
+        cmocka_unit_test_teardown(ends_when_its_starter_does, end_all),
+        cmocka_unit_test_teardown(a_frozen_process_does_not_hold_up_the_end, end_all),
+        cmocka_unit_test_teardown(a_stubborn_process_is_killed, end_all),
+        cmocka_unit_test_teardown(children_of_a_killed_supervisor_end, end_all),
     };
     const char *slash = strrchr(argv[0], '/');
     if (!strncmp(slash ? slash + 1 : argv[0], "baton-", 6))

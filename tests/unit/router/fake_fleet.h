@@ -58,7 +58,7 @@ static inline void fake_note_generate(struct fake_sent *s, const Baton__Generate
 }
 
 static inline status fake_send(void *ctx, struct fleet_worker *worker, const struct message_head *head,
-                        const ProtobufCMessage *body, bool acked)
+                               const ProtobufCMessage *body, bool acked)
 {
     struct fake_fleet *f = ctx;
     (void)acked;
@@ -98,7 +98,8 @@ static inline void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *c
 }
 
 /* A worker that is up. */
-static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, const char *role, const char *model)
+static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, const char *role,
+                                               const char *model)
 {
     struct instance in = { .incarnation = 7, .max_model_len = 4096 };
     struct fleet_worker *w;
@@ -109,8 +110,8 @@ static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char 
     snprintf(in.control, sizeof in.control, "tcp://%s", id);
     fleet_member(f->fleet, &in);
     TAILQ_FOREACH(w, fleet_workers(f->fleet), entry)
-        if (!strcmp(w->instance.id, id))
-            break;
+    if (!strcmp(w->instance.id, id))
+        break;
     ASSERT(w != NULL);
     w->up = w->is_decode;
     return w;
@@ -135,8 +136,8 @@ static inline size_t fake_count(const struct fake_fleet *f, enum frame_type type
 
 /* Tokens of the sequence that `to` started, as its worker would send them. Each has
  * log-probability -0.5, alternatives itself and 5, and a hash of its id. */
-static inline void fake_tokens(struct flows *flows, const struct fake_sent *to, uint32_t position, const uint32_t *ids, size_t n,
-                        Baton__Finish finish, const Baton__Timing *timing)
+static inline void fake_tokens(struct flows *flows, const struct fake_sent *to, uint32_t position, const uint32_t *ids,
+                               size_t n, Baton__Finish finish, const Baton__Timing *timing)
 {
     Baton__SequenceTokens seq = BATON__SEQUENCE_TOKENS__INIT, *seqs[] = { &seq };
     Baton__Tokens msg = BATON__TOKENS__INIT;
@@ -179,7 +180,7 @@ static inline void fake_tokens(struct flows *flows, const struct fake_sent *to, 
 }
 
 static inline void fake_failure(struct flows *flows, const struct fake_sent *to, Baton__FailureCode code, bool retry,
-                         const char *text)
+                                const char *text)
 {
     Baton__SequenceTokens seq = BATON__SEQUENCE_TOKENS__INIT, *seqs[] = { &seq };
     Baton__Failure failure = BATON__FAILURE__INIT;

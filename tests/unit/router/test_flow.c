@@ -248,7 +248,7 @@ static void test_cancel(void **state)
     pass(DEADLINE_US + WAIT_US);
     assert_int_equal(client.failed + client.finished, 0);
     flow_cancel(&flow, "again"); /* of nothing */
-    flow = submit(); /* before anything was sent: nothing to cancel */
+    flow = submit();             /* before anything was sent: nothing to cancel */
     size_t sent = fake.n_sent;
     flow_cancel(&flow, "client_gone");
     pass(1000);
@@ -354,11 +354,20 @@ static void test_other_models_workers_are_not_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_straight),           TEST(test_repeats_and_gaps), TEST(test_replay_after_loss),
-        TEST(test_waits_for_a_worker), TEST(test_no_worker_at_all), TEST(test_deadline),
-        TEST(test_cancel),             TEST(test_cancel_from_inside), TEST(test_refusals),
-        TEST(test_busy_for_too_long),  TEST(test_three_deaths),     TEST(test_stale_is_sent_again),
-        TEST(test_back_on_its_link),   TEST(test_other_models_workers_are_not_taken),
+        TEST(test_straight),
+        TEST(test_repeats_and_gaps),
+        TEST(test_replay_after_loss),
+        TEST(test_waits_for_a_worker),
+        TEST(test_no_worker_at_all),
+        TEST(test_deadline),
+        TEST(test_cancel),
+        TEST(test_cancel_from_inside),
+        TEST(test_refusals),
+        TEST(test_busy_for_too_long),
+        TEST(test_three_deaths),
+        TEST(test_stale_is_sent_again),
+        TEST(test_back_on_its_link),
+        TEST(test_other_models_workers_are_not_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,7 +14,7 @@
 static struct models *models;
 static struct request_rules rules;
 
-#define M "\"model\":\"baton-tiny\","
+#define M               "\"model\":\"baton-tiny\","
 #define CHAT_BODY(more) "{" M "\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]" more "}"
 #define TEXT_BODY(more) "{" M "\"prompt\":\"Hello\"" more "}"
 
@@ -125,8 +125,10 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, CHAT_BODY(",\"tools\":[{}]"), API_UNSUPPORTED, "tools", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"tool_choice\":\"required\""), API_UNSUPPORTED, "tool_choice", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"functions\":[{}]"), API_UNSUPPORTED, "functions", "" },
-    { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{\"type\":\"json_object\"}"), API_UNSUPPORTED, "response_format", "" },
-    { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{\"type\":\"xml\"}"), API_WRONG_VALUE, "response_format.type", "xml" },
+    { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{\"type\":\"json_object\"}"), API_UNSUPPORTED, "response_format",
+      "" },
+    { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{\"type\":\"xml\"}"), API_WRONG_VALUE, "response_format.type",
+      "xml" },
     { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{}"), API_MISSING, "response_format.type", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"audio\":{}"), API_UNSUPPORTED, "audio", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"modalities\":[\"audio\"]"), API_UNSUPPORTED, "modalities", "" },
@@ -236,7 +238,7 @@ static void assert_ids(const struct request_prompt *p, const uint32_t *ids, size
 static void test_chat_is_rendered(void **state)
 {
     (void)state;
-    static const uint32_t ids[] = { 1022, 427, 297, 198, 331,  270,  220, 19,  938, 220,
+    static const uint32_t ids[] = { 1022, 427, 297,  198, 331,  270, 220, 19,  938, 220,
                                     20,   30,  1023, 198, 1022, 264, 448, 347, 571, 198 };
     static const char *const bodies[] = {
         "{" M "\"messages\":[{\"role\":\"user\",\"content\":\"What is 4 times 5?\"}]}",
@@ -341,10 +343,14 @@ static void test_fit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_all_members),      cmocka_unit_test(test_chat_is_rendered),
-        cmocka_unit_test(test_developer_is_system), cmocka_unit_test(test_prompts),
-        cmocka_unit_test(test_baton_needs_its_option), cmocka_unit_test(test_ignored_is_bounded),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_all_members),
+        cmocka_unit_test(test_chat_is_rendered),
+        cmocka_unit_test(test_developer_is_system),
+        cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_baton_needs_its_option),
+        cmocka_unit_test(test_ignored_is_bounded),
         cmocka_unit_test(test_fit),
     };
     return cmocka_run_group_tests(tests, open_models, close_models);

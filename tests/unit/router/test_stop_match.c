@@ -71,9 +71,12 @@ static void test_fixed(void **state)
     expect(STRINGS("aab"), false, "aaaab", "aa", true);
     expect(STRINGS("abab"), false, "abaababab", "aba", true);
     expect(STRINGS("\n\n", "\nUser:"), false, "hi\nUser: x", "hi", true);
-    expect(STRINGS("b", "abc"), false, "abc", "a", true);    /* the first to be complete */
+    expect(STRINGS("b", "abc"), false, "abc", "a", true);     /* the first to be complete */
     expect(STRINGS("c", "bc", "x"), false, "abc", "a", true); /* together: the longest */
-    expect(STRINGS("\xe4\xb8\xad"), false, "a\xe4\xb8\xad" "b", "a", true);
+    expect(STRINGS("\xe4\xb8\xad"), false,
+           "a\xe4\xb8\xad"
+           "b",
+           "a", true);
 }
 
 static void test_nothing_to_match(void **state)
