@@ -61,6 +61,8 @@ static void wait_for(const struct leftovers *l, unsigned timeout_ms)
     struct progress progress = { 0 };
     progress_step(&progress, "waiting for processes of an earlier run to end");
     for (unsigned waited = 0; waited < timeout_ms && any_alive(l); waited += POLL_MS) {
+        for (size_t i = 0; i < l->n; i++)
+            process_wake(l->items[i].pid); /* a stopped process has not seen its SIGTERM */
         sleep_ms(POLL_MS);
         progress_tick(&progress);
     }
@@ -71,8 +73,6 @@ unsigned leftovers_end(const struct state_dir *dir, unsigned timeout_ms)
     char path[STATE_PATH_MAX_BYTES];
     struct leftovers l = { .n = 0 };
     read_state(state_dir_path(dir, "state.json", path), &l);
-    for (size_t i = 0; i < l.n; i++)
-        process_wake(l.items[i].pid); /* a stopped process has not seen its SIGTERM */
     wait_for(&l, timeout_ms);
     kill_all(&l);
     wait_for(&l, KILL_GRACE_MS);

@@ -49,9 +49,10 @@ struct member {
     /* The supervisor's: */
     int ready_fd; /* -1: not waiting for the ready line */
     struct event *ready_event;
-    struct timer timer; /* PENDING: the restart; STARTING: the deadline; DRAINING: the end of patience */
-    uint64_t log_start; /* size of its log when it was started */
-    void *owner;        /* borrowed */
+    struct timer timer;   /* PENDING: the restart; STARTING: the deadline; DRAINING: a look at it */
+    uint64_t patience_us; /* DRAINING: when it is killed */
+    uint64_t log_start;   /* size of its log when it was started */
+    void *owner;          /* borrowed */
 };
 
 struct roster {

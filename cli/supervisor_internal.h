@@ -60,6 +60,7 @@ void supervisor_etcd_stop_client(struct supervisor *s);
 
 /* Requests and state.json (supervisor_requests.c). */
 status supervisor_answer(void *ctx, const json_t *request, struct json_writer *reply, struct error *err);
+void supervisor_save(struct supervisor *s);
 void supervisor_save_soon(struct supervisor *s);
 const char *phase_name(enum phase phase);
 

@@ -15,6 +15,7 @@
 #include "common/log.h"
 
 #define READY_LINE_MAX_BYTES 4096
+#define DRAIN_LOOK_US        200000u
 
 void member_log_path(const struct supervisor *s, const char *id, char buf[STATE_PATH_MAX_BYTES])
 {
@@ -156,16 +157,24 @@ void member_launch(struct supervisor *s, struct member *m)
     member_enter(m, MEMBER_STARTING);
     log_info("process started", "id=%s pid=%d restarts=%u", m->id, (int)m->pid, m->restarts);
     timer_set(loop_timers(s->loop), &m->timer, clock_now_us() + s->options.start_timeout_us, on_start_deadline, m);
-    supervisor_save_soon(s);
+    supervisor_save(s); /* at once: who cleans up after a killed supervisor must know this pid */
 }
 
 /* ---- end ---------------------------------------------------------------------------- */
 
-static void on_patience_over(void *arg)
+/* A process that was just stopped may not have been so when it was told to end. */
+static void look_at_draining(void *arg)
 {
     struct member *m = arg;
-    log_warn("process does not end, killing it", "id=%s pid=%d", m->id, (int)m->pid);
-    member_kill(m);
+    struct supervisor *s = m->owner;
+    uint64_t now = clock_now_us();
+    if (now < m->patience_us) {
+        process_wake(m->pid);
+    } else {
+        log_warn("process does not end, killing it", "id=%s pid=%d", m->id, (int)m->pid);
+        member_kill(m);
+    }
+    timer_set(loop_timers(s->loop), &m->timer, now + DRAIN_LOOK_US, look_at_draining, m);
 }
 
 void member_terminate(struct supervisor *s, struct member *m, uint64_t timeout_us)
@@ -178,7 +187,8 @@ void member_terminate(struct supervisor *s, struct member *m, uint64_t timeout_u
     } else {
         member_enter(m, MEMBER_DRAINING);
         process_terminate(m->pid);
-        timer_set(loop_timers(s->loop), &m->timer, clock_now_us() + timeout_us, on_patience_over, m);
+        m->patience_us = clock_now_us() + timeout_us;
+        timer_set(loop_timers(s->loop), &m->timer, clock_now_us() + DRAIN_LOOK_US, look_at_draining, m);
     }
     supervisor_save_soon(s);
 }

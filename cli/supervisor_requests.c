@@ -88,9 +88,8 @@ static void write_status(struct supervisor *s, struct json_writer *w)
     write_members(s, w);
 }
 
-static void save(void *arg)
+void supervisor_save(struct supervisor *s)
 {
-    struct supervisor *s = arg;
     struct error err;
     struct text_buffer text;
     struct json_writer w;
@@ -108,6 +107,11 @@ static void save(void *arg)
     if (st != ST_OK)
         log_error("state not saved", "error=\"%s\"", err.text);
     text_buffer_free(&text);
+}
+
+static void save(void *arg)
+{
+    supervisor_save(arg);
 }
 
 void supervisor_save_soon(struct supervisor *s)

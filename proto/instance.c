@@ -10,7 +10,7 @@
 /* Members that are text: name in JSON and in the struct, and whether it must be there. */
 /* clang-format off */
 #define INSTANCE_TEXTS(X)                                                              \
-    X(id, true) X(role, true) X(model, false) X(kv_format, false) X(control, true)     \
+    X(id, true) X(role, true) X(model, false) X(kv_format, false) X(control, false)     \
     X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)       \
     X(zone, false) X(version, false)
 /* clang-format on */

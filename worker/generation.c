@@ -118,7 +118,8 @@ static void on_rows(struct sequence *seq, uint32_t first, uint32_t n, const stru
 {
     struct generation *g = (struct generation *)((char *)seq - offsetof(struct generation, seq));
     (void)first;
-    g->computed_tokens += n;
+    if (g->state == GENERATION_COMPUTING)
+        g->computed_tokens += n;
     if (!sampled)
         return;
     if (g->state == GENERATION_COMPUTING) {

@@ -62,7 +62,7 @@ struct incoming_chunk {
     bool failed;             /* of a leg that was given up: freed by its last take */
     struct kept_token token; /* with the last chunk */
     bool token_stops;
-    uint64_t done_us; /* ChunkDone arrived */
+    uint64_t prefill_us; /* of the whole prompt, as prefill measured it; with the last chunk */
 };
 TAILQ_HEAD(incoming_list, incoming_chunk);
 
@@ -100,7 +100,7 @@ struct generation {
     uint64_t keep_until_us;
 
     /* how it went */
-    uint64_t born_us, started_us, first_token_us, prefill_started_us, prefill_done_us;
+    uint64_t born_us, started_us, granted_us, first_token_us, prefill_started_us, prefill_done_us;
     uint64_t prefill_us, prefill_queue_us, handoff_us, moved_bytes;
     const char *transport;
     char prefill_worker[64];

@@ -37,6 +37,7 @@ static void send_grant(struct generation *g)
     struct message_head head = { FRAME_GRANT, g->node.key, g->attempt, g->leg, g->deadline_us, &g->trace };
     Baton__Grant body = BATON__GRANT__INIT;
     body.from_token = g->committed;
+    g->granted_us = worker->io->now(worker->io->ctx);
     if (worker->io->send(worker->io->ctx, g->prefill, &head, &body.base, true) != ST_OK)
         generation_leg_failed(g, "the Grant could not be sent");
 }

@@ -216,7 +216,9 @@ static void begin_decoding(struct generation *g, struct incoming_chunk *chunk)
     struct kept_token token = chunk->token;
     chunk->token.top = NULL; /* moves to the kept tokens */
     g->prefill = NULL;
-    g->handoff_us += now_of(g) - chunk->done_us;
+    /* Prefill's own clock says how long it computed; all else since the Grant is the handoff's. */
+    uint64_t since_grant = now_of(g) - g->granted_us;
+    g->handoff_us = since_grant > chunk->prefill_us ? since_grant - chunk->prefill_us : 0;
     g->seq.computed = g->committed;
     generation_enter(g, GENERATION_DECODING);
     batch_add(g->worker, &g->seq);
@@ -302,8 +304,8 @@ void incoming_done(struct generation *g, const Baton__ChunkDone *msg)
     if (msg->n_checksums)
         memcpy(chunk->announced_sums, msg->checksums, chunk->n_spans * sizeof *chunk->announced_sums);
     chunk->last = msg->last;
-    chunk->done_us = now_of(g);
     if (msg->last) {
+        chunk->prefill_us = msg->prefill_us;
         g->prefill_us += msg->prefill_us;
         g->prefill_queue_us += msg->queue_us;
         g->computed_tokens += g->seq.n_tokens;

@@ -13,7 +13,7 @@ TOKENS = 96
 FREEZE_PINGS = 3  # of the ping timeout
 PING_TIMEOUT = 1
 SETS = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=32", "decode.chunk_tokens=32",
-        "all.ping_interval=100ms", f"all.ping_timeout={PING_TIMEOUT}s"]
+        "router.policy=round-robin", "all.ping_interval=100ms", f"all.ping_timeout={PING_TIMEOUT}s"]
 
 # role, state, and at which hit after the arming it strikes
 POINTS = [
