@@ -6,11 +6,11 @@
  *   BOOL     bool           true, false, yes, no, 1, 0  0, 0
  *   INT      int64_t        17                          numbers
  *   REAL     double         0.5                         numbers
- *   TEXT     char[256]      any text up to 255 bytes    1, 0: may not be empty; 0, 0: may
+ *   TEXT     char[1024]     any text up to 1023 bytes    1, 0: may not be empty; 0, 0: may
  *   SIZE     uint64_t       512M, 4GiB                  bytes, as MIB(1), GIB(64)
  *   TIME     uint64_t (us)  250ms, 3s, 5m               microseconds, as MS(1), SECONDS(60)
  *   CHOICE   int (index)    one of the words            "auto|shm|tcp", 0
- *   ADDRESS  char[256]      host:port, [::1]:0          1, 0: may not be empty; 0, 0: may
+ *   ADDRESS  char[1024]     host:port, [::1]:0          1, 0: may not be empty; 0, 0: may
  *
  * Declaring and defining a table:
  *   struct router_config {
@@ -40,7 +40,7 @@
 #include "common/status.h"
 #include "common/text_buffer.h"
 
-#define CONFIG_TEXT_BYTES 256 /* of TEXT and ADDRESS members, the NUL included */
+#define CONFIG_TEXT_BYTES 1024 /* of TEXT and ADDRESS members, the NUL included */
 
 enum config_type {
     CONFIG_BOOL,

@@ -134,6 +134,9 @@ void daemon_end(struct daemon *d, int exit_code)
 /* Names become parts of etcd keys and of log lines. */
 static status check_name(const char *key, const char *value, struct error *err)
 {
+    if (strlen(value) >= DAEMON_NAME_BYTES)
+        return error_set(err, ST_INVALID, "--%s: \"%.80s...\" is too long; it takes at most %d letters", key, value,
+                         DAEMON_NAME_BYTES - 1);
     for (const char *p = value; *p; p++)
         if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
             return error_set(err, ST_INVALID, "--%s: \"%.80s\" is not allowed; it takes letters, digits and . _ -", key,
@@ -150,12 +153,12 @@ static status name_process(struct daemon *d, struct error *err)
         st = check_name("host", d->shared->host, err);
     if (st != ST_OK)
         return st;
-    snprintf(d->host, sizeof d->host, "%s", d->shared->host);
+    snprintf(d->host, sizeof d->host, "%.63s", d->shared->host);
     if (!d->host[0] && (gethostname(d->host, sizeof d->host - 1) < 0 || !d->host[0]))
         snprintf(d->host, sizeof d->host, "localhost");
-    snprintf(d->id, sizeof d->id, "%s", d->shared->id);
+    snprintf(d->id, sizeof d->id, "%.63s", d->shared->id);
     if (!d->id[0])
-        snprintf(d->id, sizeof d->id, "%s-%s-%ld", d->spec->role, d->host, (long)getpid());
+        snprintf(d->id, sizeof d->id, "%.15s-%.30s-%ld", d->spec->role, d->host, (long)getpid());
     return ST_OK;
 }
 

@@ -6,7 +6,7 @@
 
 #include "common/daemon.h"
 
-#define DAEMON_NAME_BYTES 320
+#define DAEMON_NAME_BYTES 64 /* of an id, as membership records hold it; the NUL included */
 
 struct daemon_page {
     const char *method, *path; /* borrowed */
@@ -23,7 +23,7 @@ struct daemon {
     const struct daemon_spec *spec; /* borrowed */
     struct config *config;
     const struct daemon_config *shared; /* the head of config's values */
-    char id[DAEMON_NAME_BYTES], host[CONFIG_TEXT_BYTES];
+    char id[DAEMON_NAME_BYTES], host[DAEMON_NAME_BYTES];
     uint64_t incarnation;
     struct loop *loop;
     struct metrics *metrics;

@@ -12,12 +12,12 @@
 
 #include "common/status.h"
 
-#define DTYPES(X) /* name, values a block, bytes a block */ \
-    X(F32, 1, 4)                                            \
-    X(F16, 1, 2)                                            \
-    X(BF16, 1, 2)                                           \
-    X(Q8_0, 32, 34)                                         \
-    X(Q4_0, 32, 18)                                         \
+#define DTYPES(X) /* name, values a block, bytes a block */                                                            \
+    X(F32, 1, 4)                                                                                                       \
+    X(F16, 1, 2)                                                                                                       \
+    X(BF16, 1, 2)                                                                                                      \
+    X(Q8_0, 32, 34)                                                                                                    \
+    X(Q4_0, 32, 18)                                                                                                    \
     X(Q4_1, 32, 20)
 
 enum dtype {

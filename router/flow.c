@@ -273,7 +273,8 @@ static void wait_for_worker(struct flow *flow)
         flow_fail(flow, error_of_waiting(flow), flow->last_text[0] ? flow->last_text : "no decode worker is there");
         return;
     }
-    timer_set(flows->options.timers, &flow->retry, now + flow->retry_us, on_retry, flow);
+    uint64_t patience = flow->waiting_since_us + flows->options.worker_wait_us, retry = now + flow->retry_us;
+    timer_set(flows->options.timers, &flow->retry, retry < patience ? retry : patience, on_retry, flow);
     flow->retry_us = 2 * flow->retry_us < RETRY_MAX_US ? 2 * flow->retry_us : RETRY_MAX_US;
 }
 

@@ -23,8 +23,6 @@ static status describe_self(struct router_process *p, struct error *err)
     self->incarnation = daemon_incarnation(p->daemon);
     snprintf(self->api, sizeof self->api, strchr(host, ':') ? "http://[%.100s]:%u" : "http://%.100s:%u", host,
              api_port(p->api));
-    /* Nobody connects to a router but over HTTP: that is its one address. */
-    snprintf(self->control, sizeof self->control, "%s", self->api);
     snprintf(self->host, sizeof self->host, "%s", daemon_host(p->daemon));
     snprintf(self->rack, sizeof self->rack, "%.63s", c->rack);
     snprintf(self->zone, sizeof self->zone, "%.63s", c->zone);

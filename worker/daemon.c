@@ -53,7 +53,7 @@ static status model_start(struct daemon *d, struct error *err)
         return st;
     }
     const char *name = p->config->model_name[0] ? p->config->model_name : model_name(p->model);
-    snprintf(p->model_name, sizeof p->model_name, "%s", name);
+    snprintf(p->model_name, sizeof p->model_name, "%.255s", name);
     metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ "map" }),
                (double)(clock_now_us() - begin) / 1e6);
     return ST_OK;

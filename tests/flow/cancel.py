@@ -123,7 +123,8 @@ def main():
                 suite.test(f"client gone in its stream: {name}", gone_in_stream, c, route, leave)
         suite.test("clients gone while they queue", gone_while_queued, c)
         suite.test("the next one is answered", others_live_on, c, want)
-    with Cluster(sets=SETS + ["router.deadline=400ms"]) as c:
+    # A row a step, so that the prompt takes several times the deadline.
+    with Cluster(sets=SETS[:2] + ["prefill.chunk_tokens=1", "decode.chunk_tokens=1", "router.deadline=300ms"]) as c:
         suite.test("deadline in a long prompt", deadline, c, LONG, 4, False)
         suite.test("deadline in a stream", deadline, c, STORY, 3500, True)
     suite.finish()

@@ -61,6 +61,7 @@ def killed(c, streams, role, point, after):
 def frozen(c, streams, role, point, after):
     with streams.running() as load:
         victim = c.workers(role)[0]
+        acted = c.hits(victim, point)[1]
         c.arm(victim, f"{point}=freeze,after={after},times=1")
         wait_for(f"{victim['id']} to stop at {point}", lambda: process_state(victim["pid"]) == "T", 60)
         try:
@@ -70,7 +71,7 @@ def frozen(c, streams, role, point, after):
             send_signal(victim["pid"], SIGCONT)
         wait_for(f"{victim['id']} to go on", lambda: process_state(victim["pid"]) != "T", 10)
         load.wait_rounds(1)
-        assert c.hits(victim, point)[1] == 1, c.hits(victim, point)
+        assert c.hits(victim, point)[1] == acted + 1, c.hits(victim, point)
     assert [w["pid"] for w in c.workers(role)].count(victim["pid"]) == 1, "a frozen worker was not to be restarted"
     c.wait_healed(2, 2)
 

@@ -494,7 +494,7 @@ def field_cases(model):
         shown = json.dumps(value)
         shown = shown if len(shown) < 60 else shown[:60] + "..."
         # What is no 64-bit integer is already refused by the JSON parser, which knows no field.
-        beyond = isinstance(value, int) and abs(value) >= 2**63
+        beyond = any(isinstance(v, int) and abs(v) >= 2**63 for v in (value if isinstance(value, list) else [value]))
         return Case("fields", f"{path} {field}={shown}", request("POST", path, body), 400, param=None if beyond else field)
 
     chat, text = chat_body(model), text_body(model)

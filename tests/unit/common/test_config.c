@@ -147,11 +147,11 @@ static void test_a_refused_value_changes_nothing(void **state)
     assert_string_equal(err.text, "transfer: \"rdma\" is not allowed; it takes one of auto, shm, tcp");
     assert_int_equal(set("delay", "9"), ST_INVALID);
     assert_non_null(strstr(err.text, "a time from 0 to 5m with its unit"));
-    char longest[300];
+    char longest[CONFIG_TEXT_BYTES + 1];
     memset(longest, 'x', sizeof longest);
-    longest[256] = '\0';
+    longest[CONFIG_TEXT_BYTES] = '\0';
     assert_int_equal(set("note", longest), ST_INVALID);
-    longest[255] = '\0';
+    longest[CONFIG_TEXT_BYTES - 1] = '\0';
     assert_int_equal(set("note", longest), ST_OK);
 }
 
@@ -366,7 +366,7 @@ static void test_pages(void **state)
     config_write_markdown(config, &out);
     assert_non_null(strstr(text_buffer_text(&out), "| `--transfer` | `auto` | one of auto, shm, tcp | A way |\n"));
     assert_non_null(
-        strstr(text_buffer_text(&out), "| `--note` | empty | text up to 255 bytes | Anything \\| at all |\n"));
+        strstr(text_buffer_text(&out), "| `--note` | empty | text up to 1023 bytes | Anything \\| at all |\n"));
     text_buffer_free(&out);
 }
 

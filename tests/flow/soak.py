@@ -1,0 +1,137 @@
+"""Workers are killed, frozen and told to end at random, minute after minute, under eight streams whose answers must
+not change; what the processes hold must not grow.
+
+    soak.py                 one minute
+    soak.py --long          ten
+    soak.py --seed N        the order of faults of an earlier run (it is printed)
+"""
+import os
+import random
+import sys
+import threading
+import time
+
+from cluster import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SLOW, STORY, Cluster, Streams, Suite, send_signal, wait_for
+
+SETS = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=64", "all.ping_interval=100ms",
+        "all.ping_timeout=1s", "worker.kv_memory=32MiB"]
+GROWTH = 24 << 20  # bytes, of one process
+DESCRIPTORS = 6
+
+
+def requests():
+    lengths = [(0, 200), (1, 100), (2, 60), (4, 150), (8, 40), (16, 30), (30, 20), (1, 400)]
+    return [{"text": STORY * n + f" Number {i}.", "max_tokens": tokens, "ignore_eos": True, "seed": i,
+             "temperature": 0.8 if i % 2 else 0, "route": ("remote", "auto", "local")[i % 3]}
+            for i, (n, tokens) in enumerate(lengths)]
+
+
+def held_by(c):
+    """Resident memory and descriptors of each process, by name."""
+    held = {}
+    for w in c.workers():
+        m = c.metrics(w)
+        held[w["id"]] = (m["process_resident_memory_bytes"], m["process_open_fds"])
+    return held
+
+
+def strike(c, role, how, rng):
+    pid = rng.choice(c.workers(role))["pid"]
+    print(f"  {time.strftime('%H:%M:%S')} {how} {role} {pid}", flush=True)
+    try:
+        if how == "kill":
+            send_signal(pid, SIGKILL)
+        elif how == "end":
+            send_signal(pid, SIGTERM)
+        else:
+            send_signal(pid, SIGSTOP)
+            thaw = threading.Timer(rng.uniform(0.2, 4), lambda: try_signal(pid, SIGCONT))
+            thaw.start()
+            return thaw
+    except ProcessLookupError:
+        pass
+    return None
+
+
+def try_signal(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def serving(c):
+    """Both workers of each role run and are known to the router."""
+    router = c.metrics(c.workers("router")[0])
+    known = {k: v for k, v in router.items() if k.startswith("baton_router_workers{")}
+    return len(known) == 2 and all(v == 2 for v in known.values()) and router.get("baton_router_links_up") == 2
+
+
+def faults(c, streams, seconds, rng):
+    """One worker of a role at a time; the other one of its role lives."""
+    end, n = time.monotonic() + seconds, 0
+    with streams.running() as load:
+        while time.monotonic() < end and not load.wrong:
+            c.wait_workers(2, 2)
+            wait_for("the router to know all workers", lambda: serving(c), 40)
+            roles = rng.choice([["prefill"], ["decode"], ["prefill", "decode"]])
+            thaws = [strike(c, role, rng.choice(["kill", "freeze", "freeze", "end"]), rng) for role in roles]
+            n += 1
+            pause = time.monotonic() + rng.uniform(0.2, 2)
+            wait_for("the next fault", lambda: time.monotonic() >= pause, 10)
+            for thaw in filter(None, thaws):
+                thaw.join()
+        load.wait_rounds(1)
+    print(f"  {n} faults, {sum(load.rounds)} answers", flush=True)
+    assert n >= seconds / 20, f"only {n} faults"
+    c.wait_healed(2, 2)
+
+
+def everyone_works(c, streams):
+    """None is left out for what it suffered."""
+    before = {w["id"]: done(c, w) for w in c.workers() if w["role"] != "router"}
+    with streams.running():
+        try:
+            wait_for("work for everyone", lambda: all(
+                done(c, w) > before[w["id"]] for w in c.workers() if w["role"] != "router"), 30)
+        except AssertionError:
+            idle = [w["id"] for w in c.workers() if w["role"] != "router" and done(c, w) <= before[w["id"]]]
+            raise AssertionError(f"these get nothing to do: {idle}") from None
+
+
+def done(c, worker):
+    return c.count(worker, "prefills" if worker["role"] == "prefill" else "generations")
+
+
+def nothing_grew(c, before):
+    after = held_by(c)
+    grown = [f"{name}: {(after[name][0] - old[0]) / 2**20:.1f} MiB, {after[name][1] - old[1]:.0f} descriptors"
+             for name, old in before.items()
+             if after[name][0] - old[0] > GROWTH or after[name][1] - old[1] > DESCRIPTORS]
+    print(f"  before {before}\n  after  {after}", flush=True)
+    assert not grown, "; ".join(grown)
+
+
+def warm(c, streams):
+    with streams.running() as load:
+        load.wait_rounds(3)
+    c.wait_healed(2, 2)
+
+
+def main():
+    arguments, suite = sys.argv[1:], Suite()
+    seconds = (600 if "--long" in arguments else 60) * SLOW
+    seed = int(arguments[arguments.index("--seed") + 1]) if "--seed" in arguments else random.randrange(10 ** 6)
+    print(f"soak of {seconds:.0f} s, seed {seed}", flush=True)
+    with Cluster(prefill=2, decode=2, sets=SETS) as c:
+        streams = Streams(c, requests())
+        suite.test("calm load", warm, c, streams)
+        before = held_by(c)
+        suite.test("random faults", faults, c, streams, seconds, random.Random(seed))
+        suite.test("everyone works again", everyone_works, c, streams)
+        suite.test("calm load again", warm, c, streams)
+        suite.test("memory and descriptors", nothing_grew, c, before)
+    suite.finish()
+
+
+main()
