@@ -20,7 +20,7 @@ packages=(
     libcmocka-dev
     python3 python3-pip python3-venv ca-certificates curl
 )
-test_packages=(clang clang-format libclang-rt-14-dev iproute2 git)
+test_packages=(clang clang-format clang-tidy libclang-rt-14-dev iproute2 git)
 
 tests=0
 for option in "$@"; do

@@ -32,7 +32,7 @@ bool instance_id_of_key(const char *key, char *id, size_t size)
     const char *slash = strrchr(key, '/');
     if (!slash || !slash[1] || strlen(slash + 1) >= size)
         return false;
-    strcpy(id, slash + 1);
+    memcpy(id, slash + 1, strlen(slash + 1) + 1);
     return true;
 }
 
@@ -66,7 +66,7 @@ static status read_text(const json_t *root, const char *name, bool required, cha
     for (const char *c = json_string_value(value); *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             return error_set(err, ST_INVALID, "instance record: \"%s\" has a control character", name);
-    strcpy(out, json_string_value(value));
+    memcpy(out, json_string_value(value), json_string_length(value) + 1);
     return ST_OK;
 }
 

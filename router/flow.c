@@ -321,6 +321,7 @@ static void try_dispatch(struct flow *flow)
 /* Back to waiting, and on at another worker at once where there is one. */
 static void dispatch_again(struct flow *flow)
 {
+    ASSERT(flow->worker);
     if (flow->worker->up)
         send_cancel(flow, "replaced"); /* a Generate under way must not start it there once more */
     leave_worker(flow);
@@ -493,6 +494,7 @@ static void on_finish(struct flow *flow, const Baton__SequenceTokens *msg)
         .attempts = flow->attempt,
         .worker = msg->timing,
     };
+    ASSERT(flow->worker);
     flow->flows->counters.finished++;
     send_tokens_ack(flow->worker, flow_key(flow), flow->attempt, flow->n_tokens);
     /* The worker is done with it: nothing is cancelled, and the acknowledgement is not forgotten. */

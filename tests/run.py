@@ -162,6 +162,7 @@ SCRIPTS = [
     ("flow/faults", ["tests/flow/faults.py"], 200, set()),
     ("flow/faults_long", ["tests/flow/faults.py", "--long"], 3000, {"long"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
+    ("conformance/tidy", ["tests/conformance/tidy.py"], 1800, {"long"}),
     ("fuzz/run", ["tests/fuzz/run.sh"], 1800, {"long"}),
 ]
 

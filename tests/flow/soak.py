@@ -4,6 +4,7 @@ not change; what the processes hold must not grow.
     soak.py                 one minute
     soak.py --long          ten
     soak.py --seed N        the order of faults of an earlier run (it is printed)
+    soak.py --tcp --kv SIZE KV by TCP, and so much memory for it (default 32MiB; 4MiB brings preemptions)
 """
 import os
 import random
@@ -14,7 +15,7 @@ import time
 from cluster import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SLOW, STORY, Cluster, Streams, Suite, send_signal, wait_for
 
 SETS = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=64", "all.ping_interval=100ms",
-        "all.ping_timeout=1s", "worker.kv_memory=32MiB"]
+        "all.ping_timeout=1s"]
 GROWTH = 24 << 20  # bytes, of one process
 DESCRIPTORS = 6
 
@@ -99,6 +100,21 @@ def everyone_works(c, streams):
             raise AssertionError(f"these get nothing to do: {idle}") from None
 
 
+def frozen_one_works_again(c):
+    """Few short requests: the other worker could well do them all, for ever."""
+    streams = Streams(c, [{"text": f"Hello {i}!", "max_tokens": 20, "ignore_eos": True} for i in range(3)])
+    victim, router = c.workers("decode")[0], c.workers("router")[0]
+    with streams.running():
+        send_signal(victim["pid"], SIGSTOP)
+        try:
+            wait_for("the router to notice", lambda: c.metrics(router).get("baton_router_links_up") == 1, 20)
+        finally:
+            send_signal(victim["pid"], SIGCONT)
+        wait_for("its link to be up again", lambda: c.metrics(router).get("baton_router_links_up") == 2, 20)
+        before = done(c, victim)
+        wait_for("it to be chosen again", lambda: done(c, victim) > before, 20)
+
+
 def done(c, worker):
     return c.count(worker, "prefills" if worker["role"] == "prefill" else "generations")
 
@@ -123,12 +139,15 @@ def main():
     seconds = (600 if "--long" in arguments else 60) * SLOW
     seed = int(arguments[arguments.index("--seed") + 1]) if "--seed" in arguments else random.randrange(10 ** 6)
     print(f"soak of {seconds:.0f} s, seed {seed}", flush=True)
-    with Cluster(prefill=2, decode=2, sets=SETS) as c:
+    kv = arguments[arguments.index("--kv") + 1] if "--kv" in arguments else "32MiB"
+    with Cluster(prefill=2, decode=2, transfer="tcp" if "--tcp" in arguments else "auto",
+                 sets=SETS + [f"worker.kv_memory={kv}"]) as c:
         streams = Streams(c, requests())
         suite.test("calm load", warm, c, streams)
         before = held_by(c)
         suite.test("random faults", faults, c, streams, seconds, random.Random(seed))
         suite.test("everyone works again", everyone_works, c, streams)
+        suite.test("one that was frozen works again", frozen_one_works_again, c)
         suite.test("calm load again", warm, c, streams)
         suite.test("memory and descriptors", nothing_grew, c, before)
     suite.finish()
