@@ -6,6 +6,7 @@ slower than the release build they are.
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -106,11 +107,18 @@ class Cluster:
                 with open(os.path.join(folder, name), errors="replace") as log:
                     print(f"---- {name}", *log.read().splitlines()[-lines:], sep="\n", file=sys.stderr)
 
+    def check_crashes(self):
+        """The supervisor starts again what crashed, so only its log tells: no end but by SIGKILL, SIGTERM or exit 0."""
+        ends = re.findall(r'msg="process ended" (id=.*)', self.log_text("supervisor"))
+        crashed = [end for end in ends if not re.search(r"signal (9|15) |exited with code 0", end)]
+        assert not crashed, f"crashed: {crashed}"
+
     def down(self, check=True):
         pids = [w["pid"] for w in self.status()["workers"]] if check else []
         done = self.baton("down")
         try:
             if check:
+                self.check_crashes()
                 assert done.returncode == 0, f"baton down: {done.stdout} {done.stderr}"
                 for pid in pids:
                     wait_for(f"process {pid} to end", lambda p=pid: not alive(p), 20)

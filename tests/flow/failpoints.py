@@ -3,6 +3,7 @@
     failpoints.py           every state, with 2 prefill and 2 decode workers
     failpoints.py --smoke   one kill and one freeze
     failpoints.py NAME...   only these failpoints
+    failpoints.py --tcp     KV by TCP instead of a mapping
 """
 import sys
 import time
@@ -97,7 +98,8 @@ def chosen(arguments):
 
 def main():
     suite = Suite()
-    with Cluster(prefill=2, decode=2, sets=SETS) as c:
+    transfer = "tcp" if "--tcp" in sys.argv else "auto"
+    with Cluster(prefill=2, decode=2, transfer=transfer, sets=SETS) as c:
         streams = Streams(c, requests())
         for role, point, after, action in chosen(sys.argv[1:]):
             suite.test(f"{role}: {action} at {point}", ACTIONS[action], c, streams, role, point, after)
