@@ -69,6 +69,7 @@ status bench_engine(const struct bench_engine_options *options, struct bench_eng
         free(prompt);
         return st;
     }
+    ASSERT(prompt);
     fill_prompt(prompt, options->prompt, model_config(solo_model(solo))->n_vocab);
     run_once(solo, options, prompt, &prefill[0], &decode[0]); /* caches, page tables, clock frequency */
     for (uint32_t i = 0; i < options->repeats; i++)

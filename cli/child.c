@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,8 @@ static _Noreturn void become(const struct child_options *o, pid_t parent)
     if (getppid() != parent)
         _exit(CANNOT_EXEC); /* it died before prctl */
     redirect(o->log_path);
+    /* Libraries open descriptors without asking; none of them is the child's business. */
+    close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
     if (o->ready_fd >= 0) {
         char number[16];
         snprintf(number, sizeof number, "%d", o->ready_fd);

@@ -52,7 +52,7 @@ static status resolve_model(struct cluster_model *model, const char *text, struc
                          sizeof model->path - 1);
     if (strchr(found, ','))
         return error_set(err, ST_INVALID, "--model: the path %s holds a comma, which separates models", found);
-    strcpy(model->path, found);
+    memcpy(model->path, found, strlen(found) + 1);
     if (known)
         snprintf(model->name, sizeof model->name, "%.127s", text);
     else

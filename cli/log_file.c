@@ -34,7 +34,8 @@ static bool rotate(int fd, const char *path)
     if (to < 0)
         return false;
     /* A full disk must not stop the cut. The second copy takes what came during the first. */
-    bool copied = copy_rest(fd, to) && copy_rest(fd, to);
+    bool copied = copy_rest(fd, to);
+    copied = copied && copy_rest(fd, to);
     bool cut = ftruncate(fd, 0) == 0;
     close(to);
     if (!copied || rename(fresh, old) != 0)

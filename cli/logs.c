@@ -68,7 +68,7 @@ static void find_files(struct follower *f, const struct state_dir *dir)
             continue;
         struct followed *file = &f->files[f->n++];
         *file = (struct followed){ .offset = 0 };
-        strcpy(file->id, id);
+        memcpy(file->id, id, strlen(id) + 1);
         char relative[64];
         snprintf(relative, sizeof relative, "logs/%s.log", id);
         state_dir_path(dir, relative, file->path);

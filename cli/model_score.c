@@ -108,9 +108,13 @@ static int score_file(struct scorer *s, const char *path)
 static bool read_top(const char *text, uint32_t n_vocab, uint32_t *top)
 {
     char *end;
+    if (!strcmp(text, "all")) {
+        *top = n_vocab;
+        return true;
+    }
     errno = 0;
-    unsigned long n = strcmp(text, "all") ? strtoul(text, &end, 10) : n_vocab;
-    if (strcmp(text, "all") && (*end || end == text || errno || n == 0 || n > n_vocab || text[0] == '-'))
+    unsigned long n = strtoul(text, &end, 10);
+    if (*end || end == text || errno || n == 0 || n > n_vocab || text[0] == '-')
         return false;
     *top = (uint32_t)n;
     return true;

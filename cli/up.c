@@ -65,7 +65,7 @@ static status find_bin_dir(struct up *up, struct error *err)
         return executable_folder(up->bin_dir, sizeof up->bin_dir, err);
     if (strlen(given) >= sizeof up->bin_dir)
         return error_set(err, ST_LIMIT, "BATON_BIN_DIR is too long");
-    strcpy(up->bin_dir, given);
+    memcpy(up->bin_dir, given, strlen(given) + 1);
     return ST_OK;
 }
 

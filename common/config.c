@@ -320,7 +320,7 @@ static status take_flag(struct config *config, int argc, char *const argv[], int
 static status walk_flags(struct config *config, int argc, char *const argv[], const char *const actions[],
                          const char **file, struct error *err)
 {
-    struct flag flag;
+    struct flag flag = { 0 };
     for (int i = 1; i < argc; i++) {
         if (config_find_action(2, (char *const[]){ NULL, argv[i] }, actions) >= 0)
             continue;

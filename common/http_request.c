@@ -42,8 +42,8 @@ static int on_field(llhttp_t *parser, const char *at, size_t len)
     struct http_request *r = request_of(parser);
     if (r->head_complete)
         return count_extra(r, len);
-    struct http_field *last = r->n_fields ? &r->fields[r->n_fields - 1] : NULL;
-    if (last && !last->value) { /* the name goes on */
+    if (r->n_fields > 0 && !r->fields[r->n_fields - 1].value) { /* the name goes on */
+        struct http_field *last = &r->fields[r->n_fields - 1];
         last->name_len = (size_t)(at - last->name) + len;
         return 0;
     }

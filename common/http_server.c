@@ -79,7 +79,7 @@ static status open_listener(struct http_server *server, struct error *err)
     freeaddrinfo(found);
     if (server->listen_fd < 0)
         return error_set(err, ST_IO, "cannot listen on %s: %s", text, strerror(saved));
-    struct sockaddr_in6 bound;
+    struct sockaddr_in6 bound = { 0 };
     socklen_t len = sizeof bound;
     if (getsockname(server->listen_fd, (struct sockaddr *)&bound, &len) < 0)
         return error_set(err, ST_IO, "cannot read the port of %s: %s", text, strerror(errno));

@@ -319,7 +319,7 @@ static status read_header(const struct gguf *file, struct gguf_cursor *c, uint64
 static status read_file(struct gguf *file, struct error *err)
 {
     struct gguf_cursor c = { file->map.data, file->map.data + file->map.size };
-    uint64_t n_tensors, n_keys;
+    uint64_t n_tensors = 0, n_keys = 0;
     status st = read_header(file, &c, &n_tensors, &n_keys, err);
     if (st == ST_OK)
         st = read_keys(file, &c, n_keys, err);

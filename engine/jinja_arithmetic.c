@@ -109,6 +109,7 @@ static struct jinja_value repeat(struct jinja_heap *heap, struct jinja_value v, 
     if (v.list->n && n > heap->limit / v.list->n)
         jinja_fail(heap, ST_LIMIT, "a list that long does not fit");
     struct jinja_list *list = jinja_list_new(heap, v.list->form, n * v.list->n);
+    ASSERT(v.list->n || !list->n);
     for (size_t i = 0; i < list->n; i++)
         list->items[i] = v.list->items[i % v.list->n];
     return jinja_of_list(list);

@@ -207,7 +207,7 @@ static struct jinja_value filter_int(const struct jinja_call *call)
 {
     struct jinja_value otherwise = jinja_given(call->arg[0]) ? call->arg[0] : jinja_int(0);
     int64_t base = jinja_given(call->arg[1]) ? jinja_arg_int(call, call->arg[1]) : 10, out = 0;
-    double real;
+    double real = 0;
     if (base < 2 || base > 36)
         jinja_fail(call->heap, ST_UNSUPPORTED, "numbers of base %lld are not supported", (long long)base);
     if (jinja_as_int(call->self, &out) ||
@@ -218,7 +218,7 @@ static struct jinja_value filter_int(const struct jinja_call *call)
 
 static struct jinja_value filter_float(const struct jinja_call *call)
 {
-    double real;
+    double real = 0;
     if (parse_real(call, call->self, &real))
         return jinja_float(real);
     return jinja_given(call->arg[0]) ? call->arg[0] : jinja_float(0);

@@ -206,8 +206,10 @@ static status shard_of(const char *dir, const char *file, const char *name, cons
     if (!is_plain_name(name))
         return error_set(err, ST_INVALID, "%s: weight_map names %.128s, which is no file of this folder", file, name);
     status st = open_shard(dir, name, shards, err);
-    if (st == ST_OK)
+    if (st == ST_OK) {
+        ASSERT(shards->n == *out + 1);
         names[*out] = name;
+    }
     return st;
 }
 
@@ -217,6 +219,7 @@ static status open_mapped(const char *dir, const char *file, const json_t *map, 
     const char *tensor, *names[MODEL_MAX_SHARDS];
     const json_t *shard;
     size_t which;
+    ASSERT(shards->n == 0);
     if (!json_is_object(map))
         return error_set(err, ST_INVALID, "%s: weight_map is not an object", file);
     json_object_foreach((json_t *)(uintptr_t)map, tensor, shard)

@@ -158,7 +158,7 @@ static status read_arch(const struct gguf *file, const char *path, enum model_ar
 
 static status read_attention(const struct reader *r, struct model_config *c, struct error *err)
 {
-    uint32_t value_length, rotated;
+    uint32_t value_length = 0, rotated = 0;
     status st = read_count(r, "attention.head_count", 0, &c->n_heads, err);
     if (st == ST_OK)
         st = read_count(r, "attention.head_count_kv", c->n_heads, &c->n_kv_heads, err);
@@ -181,7 +181,7 @@ static status read_attention(const struct reader *r, struct model_config *c, str
 static status read_vocab(const struct reader *r, uint32_t *out, struct error *err)
 {
     const struct tensor *embed = gguf_tensor(r->file, "token_embd.weight");
-    uint32_t stated;
+    uint32_t stated = 0;
     if (!embed || embed->n_dims != 2 || embed->shape[0] > MODEL_MAX_VOCAB)
         return error_set(err, ST_INVALID, "%s: tensor token_embd.weight is missing or not [vocabulary, width]",
                          r->path);

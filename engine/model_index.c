@@ -42,6 +42,7 @@ status model_index_build(const struct tensor *tensors, size_t n, const char *fil
     status st = allocate(n, file, &index.by_name, err);
     if (st != ST_OK)
         return st;
+    ASSERT(index.by_name);
     for (size_t i = 0; i < n; i++)
         index.by_name[i] = &tensors[i];
     st = sort_by_name(&index, file, err);
@@ -62,6 +63,7 @@ status model_index_join(const struct model_index *parts, size_t n_parts, const c
     status st = allocate(total, folder, &index.by_name, err);
     if (st != ST_OK)
         return st;
+    ASSERT(index.by_name);
     for (size_t i = 0; i < n_parts; i++)
         for (size_t j = 0; j < parts[i].n; j++)
             index.by_name[index.n++] = parts[i].by_name[j];
@@ -90,10 +92,11 @@ const struct tensor *model_index_find(const struct model_index *index, const cha
 
 status model_index_check_overlap(const struct model_index *index, const char *file, struct error *err)
 {
-    const struct tensor **by_place;
+    const struct tensor **by_place = NULL;
     status st = allocate(index->n, file, &by_place, err);
     if (st != ST_OK)
         return st;
+    ASSERT(by_place);
     for (size_t i = 0; i < index->n; i++)
         by_place[i] = index->by_name[i];
     qsort(by_place, index->n, sizeof *by_place, compare_places);

@@ -271,7 +271,7 @@ static status begin(struct translation *t, const char *pattern, size_t len, stru
 
 status pattern_translate(const char *pattern, size_t len, char **out, struct error *err)
 {
-    struct translation t;
+    struct translation t = { 0 };
     status st = begin(&t, pattern, len, err);
     if (st != ST_OK)
         return st;
@@ -289,7 +289,7 @@ status pattern_translate(const char *pattern, size_t len, char **out, struct err
 
 status pattern_quote(const char *text, size_t len, char **out, struct error *err)
 {
-    struct translation t;
+    struct translation t = { 0 };
     status st = begin(&t, text, len, err);
     if (st != ST_OK)
         return st;

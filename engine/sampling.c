@@ -80,7 +80,8 @@ static void apply_penalties(const struct sampling *s, const uint32_t *history, u
         uint32_t *mark = &marks[history[i]];
         if (*mark < MARK_ANSWER)
             continue;
-        logits[history[i]] -= s->frequency_penalty * (float)(*mark / MARK_ANSWER);
+        uint32_t times = *mark / MARK_ANSWER;
+        logits[history[i]] -= s->frequency_penalty * (float)times;
         logits[history[i]] -= s->presence_penalty;
         *mark = MARK_SEEN;
     }

@@ -65,6 +65,7 @@ static status find_family(const struct gguf *file, const struct family **out, st
 
 static status apply_family(const struct family *family, struct tokenizer *tok, struct error *err)
 {
+    ASSERT(family);
     tok->nfc = family->nfc;
     tok->adds_bos = family->adds_bos;
     tok->bpe.ignore_merges = family->ignore_merges;

@@ -277,6 +277,7 @@ static void take_call(struct api *api, struct http_exchange *x, const struct end
         api_refuse(api, x, e->name, &err);
         return;
     }
+    ASSERT(call);
     *call = (struct call){ .api = api, .x = x, .endpoint = e, .reserved = bytes, .number = ++api->next_number };
     call->started_us = clock_now_us();
     api->held_bytes += bytes;

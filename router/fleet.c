@@ -139,6 +139,7 @@ static void tell_lost(struct fleet_worker *worker)
     struct fleet *fleet = worker->fleet;
     worker->up = false;
     worker->faults++;
+    worker->fault_us = fleet->options.now(fleet->options.now_ctx);
     if (worker->is_decode && fleet->options.callbacks.on_lost)
         fleet->options.callbacks.on_lost(fleet->options.callbacks.ctx, worker);
 }
@@ -261,15 +262,24 @@ static bool avoided(const struct fleet_worker *worker, const char (*avoid)[64], 
     return false;
 }
 
-#define FAULT_TOKENS 4096u /* what each loss in a row weighs, in prompt tokens waiting */
-#define MAX_FAULTS   16u
+#define FAULT_TOKENS    4096u /* what each loss in a row weighs at first, in prompt tokens waiting */
+#define MAX_FAULTS      16u
+#define FAULT_MEMORY_US 10000000u /* then it is forgotten: a worker that nobody chooses could never redeem itself */
+
+static uint64_t fault_weight(const struct fleet_worker *worker)
+{
+    const struct fleet_options *options = &worker->fleet->options;
+    uint64_t age = options->now(options->now_ctx) - worker->fault_us;
+    uint64_t faults = worker->faults < MAX_FAULTS ? worker->faults : MAX_FAULTS;
+    return age < FAULT_MEMORY_US ? FAULT_TOKENS * faults * (FAULT_MEMORY_US - age) / FAULT_MEMORY_US : 0;
+}
 
 /* What the worker said, or what we alone gave it where that is more. */
 static struct pick_candidate snapshot(const struct fleet_worker *worker, bool usable)
 {
     uint64_t queued = worker->queued_tokens > worker->our_tokens ? worker->queued_tokens : worker->our_tokens;
     return (struct pick_candidate){
-        .queued_tokens = queued + FAULT_TOKENS * (worker->faults < MAX_FAULTS ? worker->faults : MAX_FAULTS),
+        .queued_tokens = queued + fault_weight(worker),
         .running_tokens = worker->running_tokens,
         .requests = (worker->requests > worker->ours ? worker->requests : worker->ours),
         .kv_blocks = worker->kv_blocks,

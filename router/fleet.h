@@ -30,7 +30,8 @@ struct fleet_worker {
     /* dispatched by us and not yet over: counted at once, so that bursts spread */
     uint32_t ours;
     uint64_t our_tokens;
-    uint32_t faults; /* consecutive losses; a worker that keeps failing is chosen last */
+    uint32_t faults;   /* consecutive losses: a worker that keeps failing is chosen late, for a while */
+    uint64_t fault_us; /* the last one */
 };
 TAILQ_HEAD(fleet_list, fleet_worker);
 

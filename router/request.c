@@ -195,7 +195,7 @@ static status read_stop_ids(struct request *r, const json_t *list, struct api_er
     uint32_t *all = st == ST_OK ? arena_take(r->arena, (n_eos + ids.n + 1) * sizeof *all) : NULL;
     if (st == ST_OK && !all)
         st = no_memory(err);
-    if (st == ST_OK) {
+    if (all) {
         memcpy(all, eos, n_eos * sizeof *eos);
         if (ids.n)
             memcpy(all + n_eos, ids.ids, ids.n * sizeof *all);

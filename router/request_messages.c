@@ -143,8 +143,10 @@ static status read_message(const json_t *message, size_t index, json_t *list, st
     status st = read_role(message, index, &role, err);
     if (st == ST_OK)
         st = refuse_members(message, index, err);
-    if (st == ST_OK)
+    if (st == ST_OK) {
+        ASSERT(role);
         st = read_content(message, index, !strcmp(role, "assistant"), &content, err);
+    }
     if (st != ST_OK)
         return st;
     json_t *copy = json_copy((json_t *)(uintptr_t)message);

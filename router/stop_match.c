@@ -14,7 +14,7 @@ status stop_set_add(struct stop_set *set, struct arena *arena, const char *text,
         return ST_NO_MEMORY;
     s->len = (uint16_t)len;
     /* fall[i]: the longest proper prefix that is also a suffix of text[0..i]. */
-    for (uint16_t i = 1, k = 0; i < len; i++) {
+    for (uint16_t i = 1, k = 0; i < s->len; i++) {
         while (k > 0 && text[i] != text[k])
             k = s->fall[k - 1];
         k = (uint16_t)(k + (text[i] == text[k]));

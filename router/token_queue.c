@@ -73,8 +73,10 @@ void token_queue_pop(struct token_queue *q, struct token_view *out)
 {
     const struct token_logprob *tops;
     out->record = *token_queue_at(q, 0, &tops);
-    if (out->record.n_top)
+    if (out->record.n_top) {
+        ASSERT(tops);
         memcpy(out->top, tops, out->record.n_top * sizeof *tops);
+    }
     token_queue_drop(q, 1);
 }
 

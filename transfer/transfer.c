@@ -121,6 +121,7 @@ status transfer_create(const struct transfer_options *options, struct transfer *
         free(t);
         return st;
     }
+    ASSERT(t && jobs);
     t->jobs = jobs;
     for (uint32_t i = TRANSFER_MAX_TAKES; i-- > 0;) {
         jobs[i].next_free = t->free_jobs;

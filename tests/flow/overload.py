@@ -1,4 +1,5 @@
-"""More than fits: what is too much is refused at once and nobody else is harmed. Clients that do not read harm nobody either."""
+"""More than fits: what is too much is refused at once and nobody else is harmed. Clients that do not read harm
+nobody either."""
 import http.client
 import json
 import os
@@ -129,6 +130,7 @@ class SlowClient:
     def read_all(self):
         """Text and hashes of the stream, chunk headers taken off."""
         raw = b""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         while True:
             part = self.socket.recv(1 << 20)
             if not part:
@@ -171,7 +173,8 @@ def slow_readers(c):
     fast = min(timed_short(c)[1] for _ in range(5))
     before, blocked = resident(c, "router"), router_metric(c, "baton_router_streams_blocked_total")
     slow = [SlowClient(c, tokens) for _ in range(n)]
-    wait_for("the streams to be held back", lambda: router_metric(c, "baton_router_streams_blocked_total") >= blocked + n, 90)
+    wait_for("the streams to be held back",
+             lambda: router_metric(c, "baton_router_streams_blocked_total") >= blocked + n, 90)
     answer, took = timed_short(c)
     wait_for("decode to have finished them all", lambda: not c.leftovers(), 60)
     assert answer.hashes, answer.error

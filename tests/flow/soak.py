@@ -128,6 +128,25 @@ def nothing_grew(c, before):
     assert not grown, "; ".join(grown)
 
 
+def sockets(pid):
+    folder, found = f"/proc/{pid}/fd", set()
+    for fd in os.listdir(folder):
+        try:
+            target = os.readlink(f"{folder}/{fd}")
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+def nothing_inherited(c):
+    """A worker started again has no connection of the supervisor's in its hands."""
+    own = sockets(c.status()["pid"])
+    shared = {w["id"]: len(own & sockets(w["pid"])) for w in c.workers()}
+    assert not any(shared.values()), f"sockets of the supervisor in its children: {shared}"
+
+
 def warm(c, streams):
     with streams.running() as load:
         load.wait_rounds(3)
@@ -150,6 +169,7 @@ def main():
         suite.test("one that was frozen works again", frozen_one_works_again, c)
         suite.test("calm load again", warm, c, streams)
         suite.test("memory and descriptors", nothing_grew, c, before)
+        suite.test("nothing is inherited", nothing_inherited, c)
     suite.finish()
 
 
