@@ -126,8 +126,10 @@ static status unknown_key(const struct config *config, const char *key, size_t l
             nearest = config->rows[i].field->name;
         }
     }
-    if (!nearest)
-        return error_set(err, ST_NOT_FOUND, "%.160s: there is no such option", origin);
+    /* A name that shares too little helps nobody. */
+    if (!nearest || least > len / 3 + 1)
+        return error_set(err, ST_NOT_FOUND, "%.160s: there is no option \"%.*s\"; --help lists all", origin,
+                         (int)(len < 60 ? len : 60), key);
     char flag[CONFIG_NAME_BYTES];
     return error_set(err, ST_NOT_FOUND, "%.160s: there is no option \"%.*s\"; the nearest one is \"%s\"", origin,
                      (int)(len < 60 ? len : 60), key, config_flag_name(nearest, flag));

@@ -34,6 +34,14 @@ struct model {
     struct chat_template *chat_template;
 };
 
+/* The tokenizer knows keys, not files: its complaint gets the path in front. */
+static status load_gguf_tokenizer(struct model *m, const char *path, struct error *err)
+{
+    struct error why = { "" };
+    status st = tokenizer_load_gguf(m->gguf, &m->tokenizer, &why);
+    return st == ST_OK ? ST_OK : error_set(err, st, "%.200s: %.300s", path, why.text);
+}
+
 static status read_gguf(struct model *m, const char *path, struct error *err)
 {
     bool weights = m->flags & MODEL_WEIGHTS;
@@ -43,7 +51,7 @@ static status read_gguf(struct model *m, const char *path, struct error *err)
         return st;
     m->index = gguf_index(m->gguf);
     if ((st = model_weights_bind(&m->config, m->index, MODEL_NAMES_GGUF, weights, path, &m->weights, err)) != ST_OK ||
-        (st = tokenizer_load_gguf(m->gguf, &m->tokenizer, err)) != ST_OK ||
+        (st = load_gguf_tokenizer(m, path, err)) != ST_OK ||
         (st = model_gguf_template(m->gguf, path, &m->chat_template, err)) != ST_OK)
         return st;
     if (weights)

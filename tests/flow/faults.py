@@ -1,7 +1,7 @@
 """Kills, freezes and restarts real processes under streams: clients see no error and exactly the tokens of a calm run.
 
     faults.py           one kill and one freeze of each role, SIGTERM, etcd
-    faults.py --long    each of them several times, and a fault at every failpoint
+    faults.py --long    each of them several times (failpoints.py has a fault at every state)
 """
 import os
 import sys

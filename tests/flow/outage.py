@@ -150,7 +150,7 @@ def new_worker_is_found(c, etcd):
 
 def main():
     suite = Suite()
-    seconds = 150 if "--long" in sys.argv else 10
+    seconds = 300 if "--long" in sys.argv else 20
     etcd = Etcd()
     try:
         with Cluster(prefill=2, decode=2, sets=SETS, extra=["--etcd", etcd.url]) as c:
