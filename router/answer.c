@@ -17,8 +17,7 @@ struct answer {
     uint32_t n_choices, n_initialised, n_over;
     bool begun;   /* the stream's head is sent */
     bool blocked; /* the client takes nothing: tokens are held */
-    bool counted_first;
-    bool broken; /* memory ran out while making text */
+    bool broken;  /* memory ran out while making text */
     struct answer_head head;
     struct answer_usage usage;
     struct metric *generated, *first_token;
@@ -31,8 +30,41 @@ static struct api *api_of(const struct answer *a)
     return a->call->api;
 }
 
+/* ---- what the log will tell -------------------------------------------------------------- */
+
+static void record_worker(struct answer *a, const struct choice *c)
+{
+    struct call_record *record = &a->call->record;
+    const char *id = c->flow ? flow_worker_id(c->flow) : c->timing.decode_worker;
+    if (c->index == 0 && id[0] && strcmp(record->worker, id) != 0)
+        snprintf(record->worker, sizeof record->worker, "%s", id);
+}
+
+static void record_key(struct answer *a, const struct choice *c)
+{
+    if (c->index > 0)
+        return;
+    a->call->record.key = flow_key(c->flow);
+    a->call->record.has_key = true;
+}
+
+static void record_answer(struct answer *a)
+{
+    static const char *const finishes[] = { [CHOICE_STOP] = "stop", [CHOICE_LENGTH] = "length" };
+    struct call_record *record = &a->call->record;
+    record->model = a->request->model->name;
+    record->choices = a->n_choices;
+    record->prompt_tokens = a->usage.prompt_tokens;
+    record->completion_tokens = a->usage.completion_tokens;
+    if (a->n_initialised == 0)
+        return;
+    record->finish = finishes[a->choices[0].finish];
+    record_worker(a, &a->choices[0]);
+}
+
 static void answer_free(struct answer *a)
 {
+    record_answer(a);
     a->call->answer = NULL;
     for (uint32_t i = 0; i < a->n_initialised; i++)
         choice_free(&a->choices[i]);
@@ -43,8 +75,10 @@ static void answer_free(struct answer *a)
 
 static void cancel_choices(struct answer *a, const char *reason)
 {
-    for (uint32_t i = 0; i < a->n_initialised; i++)
+    for (uint32_t i = 0; i < a->n_initialised; i++) {
+        record_worker(a, &a->choices[i]);
         flow_cancel(&a->choices[i].flow, reason);
+    }
 }
 
 void answer_abandon(struct answer **answer)
@@ -264,9 +298,10 @@ static void note_first_token(struct answer *a, struct choice *c)
 {
     if (!c->timing.first_token_us)
         c->timing.first_token_us = clock_now_us();
-    if (!a->counted_first)
-        metric_observe_us(a->first_token, c->timing.first_token_us - a->call->started_us);
-    a->counted_first = true;
+    if (a->call->record.first_token_us)
+        return;
+    a->call->record.first_token_us = c->timing.first_token_us;
+    metric_observe_us(a->first_token, c->timing.first_token_us - a->call->started_us);
 }
 
 static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
@@ -276,6 +311,7 @@ static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *t
     struct token_view token;
     (void)position;
     note_first_token(a, c);
+    record_worker(a, c);
     text_buffer_clear(&api_of(a)->out);
     for (size_t i = 0; i < n && c->finish == CHOICE_GOES_ON; i++) {
         token_view_read(tokens[i], &token);
@@ -311,7 +347,11 @@ static void on_error(void *arg, enum flow_error error, const char *text)
     struct choice *c = arg;
     struct api_error err;
     c->flow = NULL;
-    (void)api_error_set(&err, kinds[error], NULL, "%s", text);
+    if (error == FLOW_NO_WORKER)
+        (void)api_error_set(&err, API_NO_WORKER, NULL, "The model '%s' cannot be served now: %s.",
+                            c->request->model->name, text);
+    else
+        (void)api_error_set(&err, kinds[error], NULL, "%s", text);
     fail(c->answer, &err);
 }
 
@@ -348,7 +388,10 @@ static status submit_choice(struct answer *a, struct choice *c, uint64_t seed, u
     flow.sampling.choice = c->index % r->n;
     flow.sampling.max_tokens = max_tokens;
     c->timing.submitted_us = clock_now_us();
-    return flow_submit(api_of(a)->options.flows, &flow, &c->flow);
+    status st = flow_submit(api_of(a)->options.flows, &flow, &c->flow);
+    if (st == ST_OK)
+        record_key(a, c);
+    return st;
 }
 
 static status start_choices(struct answer *a, struct api_error *err)

@@ -83,10 +83,14 @@ void api_refuse(struct api *api, struct http_exchange *x, const char *name, cons
 static size_t server_error_body(void *ctx, int code, const char *reason, char *buf, size_t size,
                                 const char **content_type)
 {
+    const struct api *api = ctx;
     struct api_error err;
     struct text_buffer body;
-    (void)ctx;
-    (void)api_error_set(&err, api_error_of_status(code), NULL, "%s", reason);
+    if (code == 413)
+        (void)api_error_set(&err, API_BODY_TOO_LARGE, NULL, "%s: the limit is %llu bytes", reason,
+                            (unsigned long long)api->options.config->max_body);
+    else
+        (void)api_error_set(&err, api_error_of_status(code), NULL, "%s", reason);
     text_buffer_init(&body, size);
     api_error_write(&err, &body);
     size_t len = body.state == ST_OK ? body.len : 0;
@@ -109,10 +113,15 @@ static bool is_sane_id(const char *id)
     return len > 0 && len < CALL_REQUEST_ID_BYTES;
 }
 
+static void make_id(const struct api *api, uint64_t number, const char *prefix, char out[CALL_ID_BYTES])
+{
+    snprintf(out, CALL_ID_BYTES, "%.12s%016llx%08llx", prefix, (unsigned long long)api->options.incarnation,
+             (unsigned long long)number);
+}
+
 void call_id(const struct call *call, const char *prefix, char out[CALL_ID_BYTES])
 {
-    snprintf(out, CALL_ID_BYTES, "%.12s%016llx%08llx", prefix, (unsigned long long)call->api->options.incarnation,
-             (unsigned long long)call->number);
+    make_id(call->api, call->number, prefix, out);
 }
 
 static void call_free(struct call *call)
@@ -132,12 +141,7 @@ void call_end(struct call *call, int code)
     metric_observe_us(metrics_series(api->options.metrics, &router_metric_table, ROUTER_REQUEST_SECONDS,
                                      (const char *[]){ call->endpoint->name }),
                       took);
-    if (code >= 500)
-        log_warn("request answered", "id=%s endpoint=%s code=%d us=%llu", call->request_id, call->endpoint->name, code,
-                 (unsigned long long)took);
-    else
-        log_debug("request answered", "id=%s endpoint=%s code=%d us=%llu", call->request_id, call->endpoint->name, code,
-                  (unsigned long long)took);
+    call_log(call, code, took);
     call_free(call);
 }
 
@@ -152,8 +156,7 @@ static void on_gone(void *arg)
 
 void call_headers(const struct call *call, const struct request *request)
 {
-    http_header_add(call->x, "x-request-id", call->request_id);
-    if (request && request->ignored[0])
+    if (request->ignored[0])
         http_header_add(call->x, "x-baton-ignored", request->ignored);
 }
 
@@ -172,7 +175,6 @@ void call_respond(struct call *call, const struct text_buffer *body)
 
 void call_fail(struct call *call, const struct api_error *err)
 {
-    call_headers(call, NULL);
     respond_error(call->x, err);
     call_end(call, api_error_status(err));
 }
@@ -255,17 +257,19 @@ static status check_room(struct api *api, uint64_t bytes, struct api_error *err)
     return ST_OK;
 }
 
-static void name_call(struct call *call)
+/* The answer carries the name, whatever it will be. */
+static void name_exchange(struct api *api, struct http_exchange *x, char out[CALL_REQUEST_ID_BYTES])
 {
-    const char *given = http_header(call->x, "x-request-id");
+    const char *given = http_header(x, "x-request-id");
+    api->next_number++;
     if (given && is_sane_id(given))
-        snprintf(call->request_id, sizeof call->request_id, "%s", given);
+        snprintf(out, CALL_REQUEST_ID_BYTES, "%s", given);
     else
-        call_id(call, "req-", call->request_id);
-    trace_parent_read(http_header(call->x, "traceparent"), &call->trace);
+        make_id(api, api->next_number, "req-", out);
+    http_header_add(x, "x-request-id", out);
 }
 
-static void take_call(struct api *api, struct http_exchange *x, const struct endpoint *e)
+static void take_call(struct api *api, struct http_exchange *x, const struct endpoint *e, const char *id)
 {
     struct api_error err;
     uint64_t bytes = bytes_to_reserve(api, x);
@@ -278,12 +282,13 @@ static void take_call(struct api *api, struct http_exchange *x, const struct end
         return;
     }
     ASSERT(call);
-    *call = (struct call){ .api = api, .x = x, .endpoint = e, .reserved = bytes, .number = ++api->next_number };
+    *call = (struct call){ .api = api, .x = x, .endpoint = e, .reserved = bytes, .number = api->next_number };
     call->started_us = clock_now_us();
     api->held_bytes += bytes;
     api->n_calls++;
     TAILQ_INSERT_TAIL(&api->calls, call, entry);
-    name_call(call);
+    snprintf(call->request_id, sizeof call->request_id, "%s", id);
+    trace_parent_read(http_header(x, "traceparent"), &call->trace);
     http_set_user(x, call);
     http_on_gone(x, on_gone, call);
 }
@@ -292,7 +297,9 @@ static void admit(void *ctx, struct http_exchange *x)
 {
     struct api *api = ctx;
     struct api_error err;
+    char id[CALL_REQUEST_ID_BYTES];
     const struct endpoint *e = find_endpoint(http_path(x));
+    name_exchange(api, x, id);
     if (is_health(http_path(x)))
         return;
     if (!e) {
@@ -302,7 +309,7 @@ static void admit(void *ctx, struct http_exchange *x)
     } else if (check_head(e, x, &err) != ST_OK) {
         api_refuse(api, x, e->name, &err);
     } else if (!e->get) {
-        take_call(api, x, e);
+        take_call(api, x, e, id);
     }
 }
 

@@ -16,6 +16,18 @@ struct answer;
 struct read_job;
 struct endpoint;
 
+/* What the log tells of a generation; the answer writes it. Unknown: 0, NULL or "". */
+struct call_record {
+    bool has_key;
+    struct request_key key; /* of the first choice; those of the others follow it */
+    const char *model;      /* borrowed from the models */
+    const char *finish;     /* of the first choice */
+    uint32_t choices;
+    uint64_t prompt_tokens, completion_tokens;
+    uint64_t first_token_us; /* absolute */
+    char worker[64];         /* the first choice's last one */
+};
+
 struct call {
     TAILQ_ENTRY(call) entry;
     struct api *api;
@@ -26,6 +38,7 @@ struct call {
     uint64_t number;
     char request_id[CALL_REQUEST_ID_BYTES];
     struct trace_context trace;
+    struct call_record record;
     struct read_job *job;  /* parsing on the pool */
     struct answer *answer; /* generating */
 };
@@ -54,7 +67,7 @@ struct api {
 
 /* Ids of answers: "chatcmpl-<router><number>". */
 void call_id(const struct call *call, const char *prefix, char out[CALL_ID_BYTES]);
-/* x-request-id, and x-baton-ignored where there is something to list (request may be NULL). */
+/* x-baton-ignored, where there is something to list. x-request-id stands in every answer. */
 void call_headers(const struct call *call, const struct request *request);
 /* The whole answer, after which the call is gone. */
 void call_respond(struct call *call, const struct text_buffer *body);
@@ -63,6 +76,9 @@ void call_fail(struct call *call, const struct api_error *err);
 void call_end(struct call *call, int code);
 /* How long a prompt and its answer may be together. */
 uint32_t call_max_model_len(const struct call *call, const struct served_model *model);
+
+/* api_log.c: the one line that a call leaves at info. */
+void call_log(const struct call *call, int code, uint64_t took_us);
 
 /* api_read.c: parses the body, here or on the pool, and goes on with it. */
 void call_read(struct call *call);

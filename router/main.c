@@ -1,4 +1,6 @@
 /* baton-router - answers the HTTP API: chooses workers, streams their tokens back. */
+#include <string.h>
+
 #include "router/process.h"
 
 static bool is_ready(struct daemon *d, struct text_buffer *why)
@@ -9,6 +11,15 @@ static bool is_ready(struct daemon *d, struct text_buffer *why)
             return true;
     text_buffer_add(why, "no decode worker is up for any served model");
     return false;
+}
+
+/* As models_open would say later, but before anything has started. */
+static status check_config(const void *config, struct error *err)
+{
+    const struct router_config *c = config;
+    if (!c->models[strspn(c->models, ",")])
+        return error_set(err, ST_INVALID, "--models is missing: name at least one model, as [NAME=]PATH,...");
+    return ST_OK;
 }
 
 int main(int argc, char **argv)
@@ -29,6 +40,7 @@ int main(int argc, char **argv)
                           .config = &router_config_table,
                           .metrics = &router_metric_table,
                           .parts = parts,
+                          .check = check_config,
                           .ready = is_ready,
                       });
 }

@@ -160,6 +160,8 @@ SCRIPTS = [
     ("flow/exact_smollm2", ["tests/flow/exact.py", "--smollm2"], 300, {"smollm2"}),
     ("flow/exact_full", ["tests/flow/exact.py", "--full"], 1800, {"smollm2", "long"}),
     ("flow/faults", ["tests/flow/faults.py"], 200, set()),
+    ("flow/faults_smollm2", ["tests/flow/faults.py", "--smollm2"], 900, {"smollm2", "long"}),
+    ("flow/two_hosts_smollm2", ["tests/flow/two_hosts.py", "--smollm2"], 300, {"smollm2", "long"}),
     ("flow/faults_long", ["tests/flow/faults.py", "--long"], 3000, {"long"}),
     ("flow/failpoints", ["tests/flow/failpoints.py", "--smoke"], 120, set()),
     ("flow/failpoints_all", ["tests/flow/failpoints.py"], 1800, {"long"}),

@@ -1,6 +1,6 @@
 """Two hosts, brought up by hand as docs/OPERATING.md says: KV moves over TCP between them, and the answers are those of one host.
 
-The hosts are two network namespaces, so this needs root.
+The hosts are two network namespaces, so this needs root. --smollm2 takes that model.
 """
 import os
 import signal
@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 
-from cluster import BIN, QUESTIONS, SIGKILL, STORY, TINY, Cluster, Suite, wait_for
+from cluster import BIN, QUESTIONS, SIGKILL, SMOLLM2, STORY, TINY, Cluster, Suite, wait_for
 
 A, B = "10.77.0.1", "10.77.0.2"
+MODEL = SMOLLM2 if "--smollm2" in sys.argv and SMOLLM2 else TINY
 SPACE_A, SPACE_B = f"baton-a-{os.getpid()}", f"baton-b-{os.getpid()}"
 
 
@@ -43,7 +44,7 @@ class Hosts(Cluster):
         self.start("etcd", None, "etcd", "--data-dir", os.path.join(self.dir, "etcd"), "--listen-client-urls",
                    f"http://{A}:2379", "--advertise-client-urls", f"http://{A}:2379", "--listen-peer-urls", f"http://{A}:2380")
         etcd = ["--etcd", f"http://{A}:2379"]
-        self.start("router", None, os.path.join(BIN, "baton-router"), *etcd, "--models", f"m={TINY}", "--http-listen",
+        self.start("router", None, os.path.join(BIN, "baton-router"), *etcd, "--models", f"m={MODEL}", "--http-listen",
                    f"127.0.0.1:{self.port}", "--debug-extensions", "--admin-listen", "127.0.0.1:9001")
         self.worker("decode", None, A, 9002)
         self.worker("prefill", other, B, 9003)
@@ -58,7 +59,7 @@ class Hosts(Cluster):
         return self.ask(STORY, route="remote", max_tokens=1).extra.get("route") == "remote"
 
     def worker(self, role, space, address, admin):
-        self.start(role, space, os.path.join(BIN, "baton-" + role), "--etcd", f"http://{A}:2379", "--model", TINY,
+        self.start(role, space, os.path.join(BIN, "baton-" + role), "--etcd", f"http://{A}:2379", "--model", MODEL,
                    "--model-name", "m", "--listen", address + ":0", "--advertise", address, "--id", role, "--threads", "1",
                    "--admin-listen", f"{address}:{admin}")
 
@@ -129,7 +130,7 @@ def inside(other):
 
 
 def main():
-    if len(sys.argv) == 3 and sys.argv[1] == "--inside":
+    if sys.argv[1:2] == ["--inside"]:
         inside(sys.argv[2])
     suite = Suite()
     try:
@@ -138,7 +139,8 @@ def main():
         suite.skip("two hosts", f"network namespaces cannot be made here ({why})")
         suite.finish()
     try:
-        process = subprocess.Popen(["ip", "netns", "exec", SPACE_A, sys.executable, __file__, "--inside", SPACE_B])
+        process = subprocess.Popen(["ip", "netns", "exec", SPACE_A, sys.executable, __file__, "--inside", SPACE_B,
+                                    *sys.argv[1:]])
         code = process.wait()
     finally:
         for space in (SPACE_A, SPACE_B):
