@@ -8,6 +8,7 @@
 #define HEAD_BYTES             512 /* status line and the fields that the server writes itself */
 #define MAX_CONTENT_TYPE_BYTES 256
 #define FAULT_BODY_BYTES       2048
+#define MAX_FAULT_FIELD_BYTES  64
 
 static const char *reason_phrase(int code)
 {
@@ -271,6 +272,19 @@ static size_t fault_body(const struct http_server_options *o, const struct http_
     return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
 }
 
+static void fault_field(struct head *h, const struct http_server_options *o, const struct http_fault *fault)
+{
+    char value[MAX_FAULT_FIELD_BYTES] = "";
+    if (!o->error_field)
+        return;
+    o->error_field_value(o->ctx, fault->status, value, sizeof value);
+    ASSERT(strlen(o->error_field) <= MAX_FAULT_FIELD_BYTES && !has_control(value));
+    head_add(h, o->error_field, strlen(o->error_field));
+    HEAD_LITERAL(h, ": ");
+    head_add(h, value, strlen(value));
+    HEAD_LITERAL(h, "\r\n");
+}
+
 void http_exchange_fault(struct http_connection *c, const struct http_fault *fault)
 {
     char body[FAULT_BODY_BYTES];
@@ -281,7 +295,9 @@ void http_exchange_fault(struct http_connection *c, const struct http_fault *fau
     head_start(&h, fault->status, content_type);
     HEAD_LITERAL(&h, "Content-Length: ");
     head_number(&h, len);
-    HEAD_LITERAL(&h, "\r\nConnection: close\r\n\r\n");
+    HEAD_LITERAL(&h, "\r\nConnection: close\r\n");
+    fault_field(&h, &c->server->options, fault);
+    HEAD_LITERAL(&h, "\r\n");
     struct iovec parts[] = { part(h.text, h.len), part(body, len) };
     http_connection_send(c, parts, 2, true);
 }

@@ -39,6 +39,9 @@ struct http_server_options {
     /* Bodies for errors that the server itself finds (400, 408, 413, 431, 503 ...): writes
      * JSON or text into buf and returns its length; sets *content_type. NULL: plain text. */
     size_t (*error_body)(void *ctx, int status, const char *reason, char *buf, size_t size, const char **content_type);
+    /* A further header of those errors, its value (no control characters) into buf; NULL: none. */
+    const char *error_field;
+    void (*error_field_value)(void *ctx, int status, char *buf, size_t size);
     void *ctx;
 };
 

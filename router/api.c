@@ -185,6 +185,16 @@ uint32_t call_max_model_len(const struct call *call, const struct served_model *
     return most ? most : model->max_positions;
 }
 
+/* What the server refuses by itself has no exchange: a name of our own. */
+static void server_error_name(void *ctx, int code, char *buf, size_t size)
+{
+    struct api *api = ctx;
+    char id[CALL_ID_BYTES];
+    make_id(api, ++api->next_number, "req-", id);
+    snprintf(buf, size, "%s", id);
+    log_debug("refused", "id=%s status=%d", id, code);
+}
+
 /* ---- admission ------------------------------------------------------------------------- */
 
 /* Absent, or JSON in UTF-8. */
@@ -350,6 +360,8 @@ static status open_server(struct api *api, struct error *err)
         .admit = admit,
         .handle = handle,
         .error_body = server_error_body,
+        .error_field = "x-request-id",
+        .error_field_value = server_error_name,
         .ctx = api,
     };
     return http_server_create(&http, &api->server, err);
