@@ -42,7 +42,7 @@ struct settings {
     uint32_t n_blocks;
     size_t llc_bytes;
     double seconds;
-    bool json;
+    bool json, help;
     const char *model; /* NULL: the handoff of a real prompt is not measured */
     unsigned tokens;
 };
@@ -610,6 +610,7 @@ static bool read_settings(int argc, char **argv, struct settings *s)
                                              { "layers", required_argument, NULL, 'l' },
                                              { "seconds", required_argument, NULL, 's' },
                                              { "json", no_argument, NULL, 'j' },
+                                             { "help", no_argument, NULL, 'h' },
                                              { "model", required_argument, NULL, 'm' },
                                              { "tokens", required_argument, NULL, 't' },
                                              { NULL, 0, NULL, 0 } };
@@ -625,6 +626,8 @@ static bool read_settings(int argc, char **argv, struct settings *s)
             s->seconds = atof(optarg);
         else if (c == 'j')
             s->json = true;
+        else if (c == 'h')
+            s->help = true;
         else if (c == 'm')
             s->model = optarg;
         else if (c == 't')
@@ -645,16 +648,26 @@ static bool read_settings(int argc, char **argv, struct settings *s)
     return true;
 }
 
+static void print_usage(FILE *out)
+{
+    (void)fprintf(out, "usage: baton bench transfer [OPTION]...\n"
+                       "GB/s of KV by shared memory against memcpy and by TCP against a socket, in one run.\n\n"
+                       "  --block-bytes N   bytes of a KV block (360448)\n"
+                       "  --layers N        layers of a block (22)\n"
+                       "  --seconds S       time of each measure, 0.1 to 6 (2)\n"
+                       "  --model PATH|NAME also the part of a handoff that shows, on a local cluster\n"
+                       "  --tokens N        prompt of that handoff, 64 to 65536 (2048)\n"
+                       "  --json            one JSON object\n");
+}
+
 int bench_transfer(int argc, char **argv)
 {
     struct settings s;
     struct figures f = { 0 };
-    if (!read_settings(argc, argv, &s)) {
-        (void)fprintf(stderr,
-                      "usage: %s [--block-bytes N] [--layers N] [--seconds 0.1..6] [--model PATH|NAME [--tokens "
-                      "64..65536]] [--json]\n",
-                      argv[0]);
-        return 2;
+    bool understood = read_settings(argc, argv, &s);
+    if (!understood || s.help) {
+        print_usage(understood ? stdout : stderr);
+        return understood ? 0 : 2;
     }
     log_init("bench", LOG_WARN);
     bool ok = run_pair(&s, false, &f);

@@ -11,7 +11,6 @@
 #include "cli/http_client.h"
 #include "cli/place.h"
 
-#define DEFAULT_URL       "http://127.0.0.1:8000"
 #define MODELS_TIMEOUT_MS 5000
 #define ANSWER_MAX_BYTES  ((size_t)8 << 20)
 #define MAX_TURNS         512 /* messages of a conversation; the oldest two go first */
@@ -41,20 +40,19 @@ struct chat {
 
 /* ---- where, and which model ----------------------------------------------------- */
 
-static void find_url(struct chat *chat, const struct state_dir *dir)
+/* Never another cluster than the one that was named. */
+static status find_url(struct chat *chat, const struct state_dir *dir, struct error *err)
 {
     json_t *state;
-    struct error err;
     if (chat->url)
-        return;
-    chat->url = DEFAULT_URL;
-    if (place_status(dir, &state, &err) != ST_OK)
-        return;
-    if (json_text(state, "url")[0]) {
-        snprintf(chat->own_url, sizeof chat->own_url, "%s", json_text(state, "url"));
-        chat->url = chat->own_url;
-    }
+        return ST_OK;
+    status st = place_status(dir, &state, err);
+    if (st != ST_OK)
+        return st;
+    snprintf(chat->own_url, sizeof chat->own_url, "%s", json_text(state, "url"));
+    chat->url = chat->own_url;
     json_decref(state);
+    return chat->own_url[0] ? ST_OK : error_set(err, ST_NOT_FOUND, "the cluster has no router yet");
 }
 
 static status find_model(struct chat *chat, struct error *err)
@@ -111,10 +109,8 @@ static char *write_request(const struct chat *chat)
 {
     json_t *body = json_pack("{s:s, s:O, s:b, s:{s:b}}", "model", chat->model, "messages", chat->messages, "stream", 1,
                              "stream_options", "include_usage", 1);
-    if (chat->max_tokens > 0)
-        json_object_set_new(body, "max_tokens", json_integer(chat->max_tokens));
-    if (chat->temperature >= 0)
-        json_object_set_new(body, "temperature", json_real(chat->temperature));
+    json_object_set_new(body, "max_tokens", json_integer(chat->max_tokens));
+    json_object_set_new(body, "temperature", json_real(chat->temperature));
     char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
     return text;
@@ -255,7 +251,7 @@ static int ask_once(struct chat *chat, const struct arguments *words)
 
 static int run(const struct command *self, int argc, char **argv)
 {
-    struct chat chat = { .self = self, .temperature = -1 };
+    struct chat chat = { .self = self, .temperature = 0.2, .max_tokens = 512 };
     struct place place = { NULL, NULL };
     struct state_dir dir;
     struct arguments arguments;
@@ -263,17 +259,18 @@ static int run(const struct command *self, int argc, char **argv)
     int code;
     const struct option_row rows[] = {
         { "model", 0, OPTION_TEXT, &chat.model, "NAME", "Model to ask; default: the first that is served", 0, 0 },
-        { "url", 0, OPTION_TEXT, &chat.url, "URL", "Of the API; default: the local cluster's, or " DEFAULT_URL, 0, 0 },
+        { "url", 0, OPTION_TEXT, &chat.url, "URL", "Of the API; default: the local cluster's", 0, 0 },
         { "system", 0, OPTION_TEXT, &chat.system, "TEXT", "System turn to begin with", 0, 0 },
-        { "max-tokens", 0, OPTION_INT, &chat.max_tokens, "N", "Longest answer; default: what fits", 1, 1 << 24 },
-        { "temperature", 0, OPTION_REAL, &chat.temperature, "T", "0 is greedy; default: the router's", 0, 2 },
+        { "max-tokens", 0, OPTION_INT, &chat.max_tokens, "N", "Longest answer (512)", 1, 1 << 24 },
+        { "temperature", 0, OPTION_REAL, &chat.temperature, "T", "0 is greedy (0.2)", 0, 2 },
         PLACE_ROWS(&place),
     };
     if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
         return code;
     if (place_find(&place, &dir, &err) != ST_OK)
         return command_misuse(self, "%s", err.text);
-    find_url(&chat, &dir);
+    if (find_url(&chat, &dir, &err) != ST_OK)
+        return command_failed(self, "%s (start one with baton up, or name one with --url)", err.text);
     if (find_model(&chat, &err) != ST_OK)
         return command_failed(self, "%s (is a cluster up? baton up)", err.text);
     /* Without SA_RESTART: Ctrl-C at the prompt ends the reading too. */
