@@ -40,7 +40,8 @@ if ! $bin/baton model fetch smollm2; then
     model=baton-tiny
 fi
 
-ready=$($bin/baton up --model $model --router 1 --prefill 1 --decode 1 ${BATON_QUICKSTART_UP:-} | tee /dev/stderr | tail -1)
+ready=$($bin/baton up --model $model --router 1 --prefill 1 --decode 1 ${BATON_QUICKSTART_UP:-} | tail -1)
+echo "$ready"
 case "$ready" in
     "ready http://"*) url=${ready#ready } ;;
     *) fail "the cluster did not start" "see: $bin/baton logs router" ;;
