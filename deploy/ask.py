@@ -36,8 +36,9 @@ def main():
     end = time.monotonic()
     print()
     first = first or end
-    rate = (tokens - 1) / (end - first) if tokens > 1 and end > first else 0
     timing = extra.get("timing", {})
+    seconds = timing.get("decode_ms", 1000 * (end - first)) / 1000  # a small answer may arrive in one piece
+    rate = (tokens - 1) / seconds if tokens > 1 and seconds > 0 else 0
     print(f"[{model}: first token after {1000 * (first - begin):.0f} ms, {rate:.0f} tokens/s, "
           f"route {extra.get('route', '?')}, {timing.get('moved_bytes', 0) / 1e6:.2f} MB of KV moved "
           f"by {timing.get('transport') or 'nothing'}]")
