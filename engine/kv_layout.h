@@ -61,10 +61,4 @@ static inline size_t kv_offset(const struct kv_layout *l, uint32_t layer, enum k
     return ((((size_t)layer * 2 + side) * l->n_kv_heads + head) * l->block_tokens + token) * kv_slot_bytes(l);
 }
 
-/* Checksum of slots [first, first + n) of one layer of a block: XXH3-64 over the
- * bytes in the order k|v, head, token. */
-uint64_t kv_layer_checksum(const struct kv_layout *l, const void *block, uint32_t layer, uint32_t first, uint32_t n);
-/* XXH3-64 over the n_layers per-layer values above, as little-endian u64. */
-uint64_t kv_block_checksum(const uint64_t *layer_checksums, uint32_t n_layers);
-
 #endif
