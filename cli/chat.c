@@ -12,6 +12,7 @@
 #include "cli/place.h"
 
 #define MODELS_TIMEOUT_MS 5000
+#define TOP_P             0.9 /* leaves out the tail, in which a small model gets lost */
 #define ANSWER_MAX_BYTES  ((size_t)8 << 20)
 #define MAX_TURNS         512 /* messages of a conversation; the oldest two go first */
 
@@ -111,6 +112,7 @@ static char *write_request(const struct chat *chat)
                              "stream_options", "include_usage", 1);
     json_object_set_new(body, "max_tokens", json_integer(chat->max_tokens));
     json_object_set_new(body, "temperature", json_real(chat->temperature));
+    json_object_set_new(body, "top_p", json_real(TOP_P));
     char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
     return text;

@@ -41,6 +41,12 @@ int command_dispatch(const char *prefix, const struct command *const table[], in
         print_list(prefix, table, stderr);
         return EXIT_USAGE;
     }
+    if (argc > 2 && !strcmp(argv[1], "help")) {
+        /* "help chat" becomes "chat --help" */
+        static char option[] = "--help";
+        memmove(argv + 1, argv + 2, (size_t)(argc - 2) * sizeof *argv);
+        argv[argc - 1] = option;
+    }
     if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
         print_list(prefix, table, stdout);
         return EXIT_DONE;

@@ -24,7 +24,7 @@ extern const struct command command_up, command_down, command_status, command_lo
 extern const struct command command_model_list, command_model_fetch, command_model_inspect, command_model_score;
 
 /* Finds argv[1] among the commands (by the last word of their names) and runs it; prefix ("baton model") is for
- * messages. */
+ * messages. "help" lists them, "help NAME" is "NAME --help"; argv may be changed for that. */
 int command_dispatch(const char *prefix, const struct command *const table[], int argc, char **argv);
 
 /* Reads the options of one command. True: go on; false: end with *code (help was printed, or a complaint). */

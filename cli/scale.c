@@ -57,18 +57,44 @@ static int wait_until_settled(const struct command *self, const struct state_dir
     }
 }
 
-/* ROLE=N or ROLE N; n is -1 when it is no number. */
-static bool read_target(const struct arguments *a, char *role, size_t size, long *n)
+struct target {
+    char role[16];
+    long n;
+};
+
+static bool read_target(const char *role, int role_len, const char *number, struct target *out)
 {
-    const char *equals = a->n > 0 ? strchr(a->items[0], '=') : NULL;
-    if (a->n != (equals ? 1 : 2))
-        return false;
-    const char *number = equals ? equals + 1 : a->items[1];
-    snprintf(role, size, "%.*s", equals ? (int)(equals - a->items[0]) : 40, a->items[0]);
     char *end;
+    snprintf(out->role, sizeof out->role, "%.*s", role_len, role);
     errno = 0;
-    *n = strtol(number, &end, 10);
-    return *number && !*end && !errno && *n >= 0 && role_parse(role) != ROLE_COUNT && role_parse(role) != ROLE_ETCD;
+    out->n = strtol(number, &end, 10);
+    return *number && !*end && !errno && out->n >= 0 && role_len < (int)sizeof out->role &&
+           role_parse(out->role) != ROLE_COUNT && role_parse(out->role) != ROLE_ETCD;
+}
+
+/* ROLE=N of each role at most once, or one ROLE N. How many; 0 when it is none of that. */
+static size_t read_targets(const struct arguments *a, struct target targets[ROLE_COUNT])
+{
+    if (a->n == 2 && !strchr(a->items[0], '='))
+        return read_target(a->items[0], (int)strlen(a->items[0]), a->items[1], &targets[0]);
+    for (size_t i = 0; i < a->n; i++) {
+        const char *equals = strchr(a->items[i], '=');
+        if (!equals || i == ROLE_COUNT ||
+            !read_target(a->items[i], (int)(equals - a->items[i]), equals + 1, &targets[i]))
+            return 0;
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(targets[k].role, targets[i].role))
+                return 0;
+    }
+    return a->n;
+}
+
+static status ask_for(const struct state_dir *dir, const struct target *target, int64_t timeout_s, struct error *err)
+{
+    char request[160];
+    snprintf(request, sizeof request, "{\"op\":\"scale\",\"role\":\"%s\",\"n\":%ld,\"timeout_s\":%d}", target->role,
+             target->n, (int)timeout_s);
+    return control_call(dir, request, NULL, err);
 }
 
 static int run_scale(const struct command *self, int argc, char **argv)
@@ -78,8 +104,7 @@ static int run_scale(const struct command *self, int argc, char **argv)
     struct arguments arguments;
     struct error err;
     int64_t timeout = DRAIN_TIMEOUT_S;
-    char request[160], role[48];
-    long n;
+    struct target targets[ROLE_COUNT];
     int code;
     const struct option_row rows[] = {
         PLACE_ROWS(&place),
@@ -87,15 +112,19 @@ static int run_scale(const struct command *self, int argc, char **argv)
     };
     if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
         return code;
-    if (!read_target(&arguments, role, sizeof role, &n))
-        return command_misuse(self, "it takes ROLE=N: router, prefill or decode, and how many of each model");
+    size_t n_targets = read_targets(&arguments, targets);
+    if (n_targets == 0)
+        return command_misuse(self, "it takes ROLE=N, each role once: router, prefill or decode, and how many of each "
+                                    "model");
     if (place_find(&place, &dir, &err) != ST_OK)
         return command_misuse(self, "%s", err.text);
-    snprintf(request, sizeof request, "{\"op\":\"scale\",\"role\":\"%s\",\"n\":%ld,\"timeout_s\":%d}", role, n,
-             (int)timeout);
-    if (control_call(&dir, request, NULL, &err) != ST_OK)
-        return command_failed(self, "%s", err.text);
-    return wait_until_settled(self, &dir, role, NULL, timeout);
+    for (size_t i = 0; i < n_targets; i++)
+        if (ask_for(&dir, &targets[i], timeout, &err) != ST_OK)
+            return command_failed(self, "%s=%ld: %s", targets[i].role, targets[i].n, err.text);
+    for (size_t i = 0; i < n_targets; i++)
+        if ((code = wait_until_settled(self, &dir, targets[i].role, NULL, timeout)) != EXIT_DONE)
+            return code;
+    return EXIT_DONE;
 }
 
 static bool is_id(const char *text)
@@ -130,5 +159,5 @@ static int run_drain(const struct command *self, int argc, char **argv)
     return wait_until_settled(self, &dir, NULL, arguments.items[0], timeout);
 }
 
-const struct command command_scale = { "scale", "ROLE=N", "Run N processes of a role (of each model)", run_scale };
+const struct command command_scale = { "scale", "ROLE=N...", "Run N processes of a role (of each model)", run_scale };
 const struct command command_drain = { "drain", "ID", "Let one process finish its work and leave", run_drain };

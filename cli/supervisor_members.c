@@ -208,10 +208,9 @@ static void member_ended(struct supervisor *s, struct member *m, int wait_status
     bool wanted = m->state == MEMBER_DRAINING;
     m->pid = 0;
     member_forget_events(s, m);
-    if (wanted)
-        log_info("process ended", "id=%s how=\"%s\"", m->id, describe_exit(wait_status, how, sizeof how));
-    else
-        log_error("process ended", "id=%s how=\"%s\"", m->id, describe_exit(wait_status, how, sizeof how));
+    /* Code 0 without being asked: somebody else sent it SIGTERM, and it left in good order. */
+    enum log_level level = wanted ? LOG_INFO : wait_status == 0 ? LOG_WARN : LOG_ERROR;
+    log_write(level, "process ended", "id=%s how=\"%s\"", m->id, describe_exit(wait_status, how, sizeof how));
     if (wanted || s->phase == PHASE_STOPPING)
         member_enter(m, MEMBER_GONE);
     else

@@ -1,0 +1,98 @@
+/* Which command runs and with what, and help on one. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/command.h"
+
+static char seen[128];
+
+static int note(const struct command *self, int argc, char **argv)
+{
+    int n = snprintf(seen, sizeof seen, "%s:", self->name);
+    for (int i = 1; i < argc; i++)
+        n += snprintf(seen + n, sizeof seen - (size_t)n, " %s", argv[i]);
+    return 7;
+}
+
+static const struct command inner_alpha = { "group alpha", "", "", note };
+
+static int group(const struct command *self, int argc, char **argv)
+{
+    static const struct command *const table[] = { &inner_alpha, NULL };
+    (void)self;
+    return command_dispatch("test group", table, argc, argv);
+}
+
+static const struct command outer_beta = { "beta", "", "", note }, outer_group = { "group", "", "", group };
+static const struct command *const commands[] = { &outer_beta, &outer_group, NULL };
+
+/* Up to five words, the program's name first. */
+static int dispatch(const char *a, const char *b, const char *c, const char *d)
+{
+    const char *words[] = { "test", a, b, c, d, NULL };
+    char *argv[6] = { NULL };
+    int argc = 0;
+    for (; words[argc]; argc++)
+        assert_non_null(argv[argc] = strdup(words[argc]));
+    char *const owned[] = { argv[0], argv[1], argv[2], argv[3], argv[4] };
+    seen[0] = '\0';
+    int code = command_dispatch("test", commands, argc, argv);
+    for (int i = 0; i < argc; i++)
+        free(owned[i]);
+    return code;
+}
+
+static void test_a_command_gets_its_arguments(void **state)
+{
+    (void)state;
+    assert_int_equal(dispatch("beta", "x", "--y", NULL), 7);
+    assert_string_equal(seen, "beta: x --y");
+    assert_int_equal(dispatch("group", "alpha", "z", NULL), 7);
+    assert_string_equal(seen, "group alpha: z");
+}
+
+static void test_help_on_a_command_is_its_own(void **state)
+{
+    (void)state;
+    assert_int_equal(dispatch("help", "beta", NULL, NULL), 7);
+    assert_string_equal(seen, "beta: --help");
+    assert_int_equal(dispatch("help", "group", "alpha", NULL), 7);
+    assert_string_equal(seen, "group alpha: --help");
+}
+
+static void test_help_alone_lists(void **state)
+{
+    (void)state;
+    assert_int_equal(dispatch("help", NULL, NULL, NULL), EXIT_DONE);
+    assert_int_equal(dispatch("help", "help", NULL, NULL), EXIT_DONE);
+    assert_int_equal(dispatch("help", "group", NULL, NULL), EXIT_DONE);
+    assert_string_equal(seen, "");
+}
+
+static void test_an_unknown_command_is_wrong_use(void **state)
+{
+    (void)state;
+    assert_int_equal(dispatch("betta", NULL, NULL, NULL), EXIT_USAGE);
+    assert_int_equal(dispatch("help", "betta", NULL, NULL), EXIT_USAGE);
+    assert_int_equal(dispatch(NULL, NULL, NULL, NULL), EXIT_USAGE);
+    assert_string_equal(seen, "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_command_gets_its_arguments),
+        cmocka_unit_test(test_help_on_a_command_is_its_own),
+        cmocka_unit_test(test_help_alone_lists),
+        cmocka_unit_test(test_an_unknown_command_is_wrong_use),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
