@@ -24,13 +24,17 @@ static bool still_as_lent(const struct transfer_peer *peer, const struct transfe
     return pool_generation_after(mapped_generation(peer, s->remote_block)) == s->remote_generation;
 }
 
-static void copy_run(struct mover *m, const struct transfer_peer *peer, const struct transfer_span *s,
-                     const struct run *run)
+static void copy_run(struct mover *m, const struct job *job, const struct run *run)
 {
-    const struct pool_identity *lender = &peer->lender.pool;
-    const uint8_t *blocks = peer->mapped + pool_blocks_offset(lender);
+    const struct pool_identity *lender = &job->peer->lender.pool;
+    const struct transfer_span *s = &job->take->spans[run->span];
+    const uint8_t *blocks = job->peer->mapped + pool_blocks_offset(lender);
+    const uint8_t *from = blocks + s->remote_block * transfer_block_bytes(&lender->geometry) + run->offset;
     uint8_t *to = pool_block(&m->pool, s->local_block) + run->offset;
-    pool_read(to, blocks + s->remote_block * transfer_block_bytes(&lender->geometry) + run->offset, run->bytes);
+    if (job->take->checksums) /* reads it again at once */
+        pool_read(to, from, run->bytes);
+    else
+        pool_read_streaming(to, from, run->bytes);
     if (FAILPOINT("transfer.take.flip") == FAILPOINT_FLIP)
         to[0] ^= 1;
 }
@@ -46,7 +50,7 @@ static status copy_piece(struct mover *m, struct job *job, const struct run *run
         if (!still_as_lent(peer, s))
             return ST_STALE;
     }
-    copy_run(m, peer, s, run);
+    copy_run(m, job, run);
     if (!run->ends_span)
         return ST_OK;
     (void)FAILPOINT("transfer.take.before_generation");

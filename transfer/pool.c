@@ -1,6 +1,7 @@
 #include "transfer/pool.h"
 
 #include <errno.h>
+#include <immintrin.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -133,10 +134,34 @@ __attribute__((no_sanitize("thread"))) void pool_read(void *to, const uint8_t *f
     for (size_t i = 0; i < bytes; i++)
         out[i] = ((const volatile uint8_t *)from)[i];
 }
+
+void pool_read_streaming(void *to, const uint8_t *from, size_t bytes)
+{
+    pool_read(to, from, bytes);
+}
 #else
 void pool_read(void *to, const uint8_t *from, size_t bytes)
 {
     memcpy(to, from, bytes);
+}
+
+#define STREAM_BYTES    64u
+#define STREAM_PREFETCH 1024u
+
+void pool_read_streaming(void *to, const uint8_t *from, size_t bytes)
+{
+    if (((uintptr_t)to | bytes) % STREAM_BYTES) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i += STREAM_BYTES) {
+        const __m256i *source = (const void *)(from + i);
+        __m256i *line = (void *)((uint8_t *)to + i);
+        _mm_prefetch((const char *)from + i + STREAM_PREFETCH, _MM_HINT_T0);
+        _mm256_stream_si256(line, _mm256_loadu_si256(source));
+        _mm256_stream_si256(line + 1, _mm256_loadu_si256(source + 1));
+    }
+    _mm_sfence(); /* whoever is told of the copy sees it */
 }
 #endif
 

@@ -48,6 +48,8 @@ bool pool_header_matches(const uint8_t *page, const struct pool_identity *identi
 
 /* memcpy of block bytes that their owner may rewrite meanwhile; the check of the generation behind it tells. */
 void pool_read(void *to, const uint8_t *from, size_t bytes);
+/* The same past the caches, for bytes that nobody reads soon: the memory written is not read first. */
+void pool_read_streaming(void *to, const uint8_t *from, size_t bytes);
 
 /* The generation of a block as it is now, after all reads before the call: for the check behind a copy. */
 uint64_t pool_generation_after(const _Atomic uint64_t *generation);
