@@ -1,0 +1,182 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "router/fleet.h"
+#include "router/flow_internal.h"
+
+#define MAX_PREFILL_CANDIDATES 8
+#define RETRY_MAX_US           800000u
+
+static void fill_sampling(const struct flow *flow, Baton__Sampling *out, Baton__LogitBias *bias, uint32_t *ids,
+                          float *values)
+{
+    const struct sampling *s = &flow->request.sampling;
+    baton__sampling__init(out);
+    out->seed = s->seed;
+    out->choice = s->choice;
+    out->prompt_len = flow->request.n_prompt;
+    out->max_tokens = s->max_tokens;
+    out->min_tokens = s->min_tokens;
+    out->temperature = s->temperature;
+    out->top_p = s->top_p;
+    out->min_p = s->min_p;
+    out->top_k = s->top_k;
+    out->repetition_penalty = s->repetition_penalty;
+    out->presence_penalty = s->presence_penalty;
+    out->frequency_penalty = s->frequency_penalty;
+    out->ignore_eos = s->ignore_eos;
+    out->n_logprobs = s->n_logprobs;
+    out->want_hash = s->want_hash;
+    out->stop_ids = flow->stop_ids;
+    out->n_stop_ids = s->n_stop_ids;
+    if (s->n_bias == 0)
+        return;
+    baton__logit_bias__init(bias);
+    for (uint32_t i = 0; i < s->n_bias; i++) {
+        ids[i] = flow->bias[i].id;
+        values[i] = flow->bias[i].bias;
+    }
+    bias->ids = ids;
+    bias->biases = values;
+    bias->n_ids = bias->n_biases = s->n_bias;
+    out->bias = bias;
+}
+
+static status send_generate(struct flow *flow, struct fleet_worker *worker)
+{
+    struct fleet_worker *prefills[MAX_PREFILL_CANDIDATES];
+    Baton__Instance instances[MAX_PREFILL_CANDIDATES], *pointers[MAX_PREFILL_CANDIDATES];
+    Baton__Generate body = BATON__GENERATE__INIT;
+    Baton__Sampling sampling;
+    Baton__LogitBias bias;
+    uint32_t bias_ids[SAMPLING_MAX_BIAS];
+    float bias_values[SAMPLING_MAX_BIAS];
+    uint32_t n = fleet_rank_prefills(flow->flows->options.fleet, worker, prefills, MAX_PREFILL_CANDIDATES);
+    for (uint32_t i = 0; i < n; i++) {
+        baton__instance__init(&instances[i]);
+        instances[i].id = prefills[i]->instance.id;
+        instances[i].address = prefills[i]->instance.control;
+        pointers[i] = &instances[i];
+    }
+    fill_sampling(flow, &sampling, &bias, bias_ids, bias_values);
+    body.model = (char *)flow->request.model;
+    body.tokens = flow->tokens;
+    body.n_tokens = flow->n_tokens;
+    body.sampling = &sampling;
+    body.route = flow->request.route;
+    body.prefills = pointers;
+    body.n_prefills = n;
+    body.no_cache = flow->request.no_cache;
+    struct message_head head = { FRAME_GENERATE,      flow_key(flow), flow->attempt, 0, flow->request.deadline_us,
+                                 &flow->request.trace };
+    return fleet_send(worker, &head, &body.base, true);
+}
+
+static void on_retry(void *arg)
+{
+    flow_dispatch(arg);
+}
+
+static enum flow_error error_of_waiting(const struct flow *flow)
+{
+    return flow->last_failure == BATON__FAILURE_CODE__FAILURE_BUSY ? FLOW_BUSY : FLOW_NO_WORKER;
+}
+
+/* Nobody takes it now: again soon, until its patience ends. */
+static void wait_for_worker(struct flow *flow)
+{
+    struct flows *flows = flow->flows;
+    uint64_t now = flows_now(flows);
+    if (now - flow->waiting_since_us >= flows->options.worker_wait_us) {
+        flow_fail(flow, error_of_waiting(flow), flow->last_text[0] ? flow->last_text : "no decode worker is there");
+        return;
+    }
+    uint64_t patience = flow->waiting_since_us + flows->options.worker_wait_us, retry = now + flow->retry_us;
+    timer_set(flows->options.timers, &flow->retry, retry < patience ? retry : patience, on_retry, flow);
+    flow->retry_us = 2 * flow->retry_us < RETRY_MAX_US ? 2 * flow->retry_us : RETRY_MAX_US;
+}
+
+static struct fleet_worker *pick(struct flow *flow)
+{
+    return fleet_pick_decode(flow->flows->options.fleet, flow->request.model, flow->n_tokens,
+                             (const char(*)[64])flow->avoid, flow->n_avoid);
+}
+
+static void dispatch_to(struct flow *flow, struct fleet_worker *worker)
+{
+    struct flows *flows = flow->flows;
+    timer_cancel(flows->options.timers, &flow->retry);
+    if (flow->runs >= flows->options.max_attempts) {
+        flow_fail(flow, flow->deaths ? FLOW_INTERNAL : error_of_waiting(flow),
+                  flow->last_text[0] ? flow->last_text : "every attempt failed");
+        return;
+    }
+    flow->attempt++;
+    if (send_generate(flow, worker) != ST_OK) {
+        wait_for_worker(flow);
+        return;
+    }
+    flow->runs++;
+    flow->worker = worker;
+    flow->counted = flow->n_tokens;
+    fleet_count(worker, flow->counted);
+    flow->dispatched_us = flows_now(flows);
+    flow->resume_asked_us = 0;
+    flows->counters.dispatched++;
+    flows->counters.replayed += flow->attempt > 1 && flow->n_tokens > flow->request.n_prompt;
+    flow_enter(flow, FLOW_DISPATCHED);
+}
+
+void flow_dispatch(struct flow *flow)
+{
+    struct fleet_worker *worker = pick(flow);
+    if (worker)
+        dispatch_to(flow, worker);
+    else
+        wait_for_worker(flow);
+}
+
+void flow_dispatch_again(struct flow *flow)
+{
+    ASSERT(flow->worker);
+    if (flow->worker->up)
+        flow_send_cancel(flow, "replaced"); /* a Generate under way must not start it there once more */
+    flow_leave_worker(flow);
+    flow_enter(flow, FLOW_WAITING);
+    flow->waiting_since_us = flows_now(flow->flows);
+    flow->retry_us = FLOW_RETRY_US;
+    flow_dispatch(flow);
+}
+
+static bool is_avoided(const struct flow *flow, const struct fleet_worker *worker)
+{
+    for (uint32_t i = 0; i < flow->n_avoid; i++)
+        if (!strcmp(flow->avoid[i], worker->instance.id))
+            return true;
+    return false;
+}
+
+void flow_avoid(struct flow *flow, const struct fleet_worker *worker)
+{
+    if (is_avoided(flow, worker))
+        return;
+    char *slot = flow->avoid[flow->n_avoid % FLOW_MAX_AVOIDED];
+    snprintf(slot, sizeof flow->avoid[0], "%s", worker->instance.id);
+    if (flow->n_avoid < FLOW_MAX_AVOIDED)
+        flow->n_avoid++;
+}
+
+/* A refusal is no attempt that ran, and its patience goes on where it stood. */
+void flow_dispatch_elsewhere(struct flow *flow)
+{
+    flow_avoid(flow, flow->worker);
+    flow_leave_worker(flow);
+    flow->runs -= flow->state == FLOW_DISPATCHED;
+    flow_enter(flow, FLOW_WAITING);
+    flow->waiting_since_us += flows_now(flow->flows) - flow->dispatched_us;
+    struct fleet_worker *other = pick(flow);
+    if (other && !is_avoided(flow, other))
+        dispatch_to(flow, other);
+    else
+        wait_for_worker(flow);
+}
