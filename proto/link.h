@@ -5,7 +5,8 @@
  * ways; it is lost when the connection stays closed, when the peer is another
  * incarnation, or when it answers no ping (or its busy engine stands still) for
  * the frozen time. Messages to a link that is not up are dropped, except acknowledged
- * ones, which wait (bounded) and are repeated until acknowledged or the link is lost.
+ * ones, which wait (bounded) and are repeated until acknowledged or the link is lost. A link that can keep no more
+ * of them is lost, so whoever waits for such a message gets it or hears of the loss.
  * Loop thread only. Hostile frames are counted and dropped. */
 #ifndef BATON_PROTO_LINK_H
 #define BATON_PROTO_LINK_H
@@ -34,16 +35,16 @@ struct links_options {
     uint64_t frozen_us;        /* 3 s: no answer, or a busy engine whose counter stands still */
     uint64_t closed_us;        /* 500 ms: a connection closed for so long is lost */
     uint64_t repeat_us;        /* 250 ms: acknowledged messages are repeated */
-    uint32_t max_pending;      /* unacknowledged messages of one link, 4096 */
+    uint32_t max_pending;      /* unacknowledged messages of one link, 4096; what may not be refused has more room */
     /* What this process says of its engine in pings; NULL: never busy. */
     void (*progress)(void *ctx, uint64_t *counter, bool *busy);
     /* The link is up (again). hello is the peer's; first: this incarnation was not known before.
      * After a reconnect of the same incarnation hello->live lists what the peer still holds with us. A short
      * interruption brings on_up without on_lost; messages may have been lost in it all the same. */
     void (*on_up)(void *ctx, struct link *link, const Baton__Hello *hello, bool first);
-    /* Lost; reason is "closed", "frozen", "restarted", "dropped" (the peer connected anew, so another incoming
-     * link takes this one's place). For outgoing links connecting goes on, and on_up may come again; an incoming link
-     * must not be used after this call. */
+    /* Lost; reason is "closed", "frozen", "restarted", "overrun" (too much is unacknowledged), "dropped" (the peer
+     * connected anew, so another incoming link takes this one's place). For outgoing links connecting goes on, and
+     * on_up may come again; an incoming link must not be used after this call. */
     void (*on_lost)(void *ctx, struct link *link, const char *reason);
     /* A message (never HELLO, PING, ACK). deadline is absolute on clock_now_us (FRAME_NO_DEADLINE: none).
      * Repeats of acknowledged messages come again: handlers are idempotent. */
@@ -87,8 +88,12 @@ struct message_head {
  * kept). ST_LIMIT: high-water mark. */
 status link_send(struct link *link, const struct message_head *head, const ProtobufCMessage *body);
 /* Repeated until acknowledged, forgotten, past its deadline, or the link is lost or closed; may be called while the
- * link is coming up. ST_LIMIT: max_pending or 64 MiB reached. */
+ * link is coming up. ST_LIMIT: max_pending or 64 MiB reached; ST_NO_MEMORY. What link_may_refuse is then the caller's
+ * to send elsewhere; anything else the peer would wait for in vain, so the link, where it is up, is lost a little
+ * later ("overrun") and both sides end what they share over it. */
 status link_send_acked(struct link *link, const struct message_head *head, const ProtobufCMessage *body);
+/* True for what begins something: Generate and Prefill. */
+bool link_may_refuse(enum frame_type type);
 /* Stops repeating what is pending for this key with attempt <= attempt (leg: any). */
 void link_forget(struct link *link, struct request_key key, uint32_t attempt);
 
@@ -107,7 +112,7 @@ struct links_stats {
     uint64_t dropped_hostile; /* malformed, or of another cluster */
     uint64_t dropped_unknown; /* of a type or a sender that we do not know */
     uint64_t dropped_stale;   /* of another incarnation, or on a link that is not up */
-    uint64_t lost_closed, lost_frozen, lost_restarted, send_failures;
+    uint64_t lost_closed, lost_frozen, lost_restarted, lost_overrun, send_failures;
     uint32_t up, pending;
 };
 void links_stats(const struct links *links, struct links_stats *out);

@@ -128,16 +128,19 @@ static void up(struct link *link, const Baton__Hello *hello, bool first)
 
 void link_lost(struct link *link, enum link_loss loss)
 {
-    static const char *const reasons[] = { "closed", "frozen", "restarted", "dropped" };
+    static const char *const reasons[] = { "closed", "frozen", "restarted", "dropped", "overrun" };
     struct links *links = link->links;
     struct links_stats *stats = &links->stats;
     bool was_up = link->state == LINK_UP;
-    link->state = loss == LINK_LOST_FROZEN ? LINK_FROZEN : LINK_GREETING;
+    bool waits = loss == LINK_LOST_FROZEN || loss == LINK_LOST_OVERRUN; /* until the peer speaks again */
+    link->state = waits ? LINK_FROZEN : LINK_GREETING;
+    link->overrun = false;
     pending_clear(&link->pending);
     if (was_up) {
         stats->lost_closed += loss == LINK_LOST_CLOSED;
         stats->lost_frozen += loss == LINK_LOST_FROZEN;
         stats->lost_restarted += loss == LINK_LOST_RESTARTED;
+        stats->lost_overrun += loss == LINK_LOST_OVERRUN;
         log_warn("link lost", "peer=%s incarnation=%llx reason=%s", link->id, (unsigned long long)link->incarnation,
                  reasons[loss]);
         links->options.on_lost(links->options.ctx, link, reasons[loss]);
@@ -146,7 +149,7 @@ void link_lost(struct link *link, enum link_loss loss)
         return;
     if (!link->outgoing)
         link->user = NULL;
-    if (!link->outgoing && loss != LINK_LOST_FROZEN)
+    if (!link->outgoing && !waits)
         link_bury(link);
     else
         link_rearm(link);

@@ -35,7 +35,7 @@
 #define LINKS_REFUSED         64    /* incarnations whose refusal was logged */
 
 /* GREETING: not up; an outgoing link is connecting or waits for the answer to its HELLO.
- * FROZEN: lost, though connected; an incoming one is kept here, unknown to the
+ * FROZEN: lost, though connected (frozen or overrun); an incoming one is kept here, unknown to the
  * owner, so that its pings show when it has recovered. */
 enum link_state { LINK_GREETING, LINK_UP, LINK_FROZEN };
 
@@ -48,6 +48,7 @@ struct link {
     bool dead;         /* closed; freed when no callback runs */
     bool connected;    /* outgoing: the handshake is done */
     bool awaiting;     /* outgoing: HELLO sent, no answer yet */
+    bool overrun;      /* what its peer must get could not be kept: it is about to be lost */
     uint64_t greeting; /* number of the last HELLO of the side that connected */
     uint64_t hello_due_us;
     char id[LINK_ID_BYTES], role[LINK_ID_BYTES], endpoint[LINK_ENDPOINT_BYTES];
@@ -123,7 +124,7 @@ void links_on_hello(struct links *links, struct link *link, const uint8_t *routi
                     const struct frame *frame);
 /* Asks an unknown sender for its HELLO. */
 void links_invite(struct links *links, const uint8_t *routing_id, size_t len);
-enum link_loss { LINK_LOST_CLOSED, LINK_LOST_FROZEN, LINK_LOST_RESTARTED, LINK_LOST_DROPPED };
+enum link_loss { LINK_LOST_CLOSED, LINK_LOST_FROZEN, LINK_LOST_RESTARTED, LINK_LOST_DROPPED, LINK_LOST_OVERRUN };
 void link_lost(struct link *link, enum link_loss loss);
 
 /* link_receive.c. HELLO does not come here. */

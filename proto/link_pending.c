@@ -28,11 +28,17 @@ void pending_clear(struct pending *p)
         drop(p, TAILQ_FIRST(&p->in_order));
 }
 
+bool link_may_refuse(enum frame_type type)
+{
+    return type == FRAME_GENERATE || type == FRAME_PREFILL;
+}
+
 status pending_add(struct pending *p, uint64_t id, const struct message_head *head, const ProtobufCMessage *body,
                    uint64_t due_us, struct pending_message **out)
 {
     size_t len = body ? protobuf_c_message_get_packed_size(body) : 0;
-    if (p->n >= p->max || len > FRAME_MAX_PAYLOAD || p->bytes + len > PENDING_MAX_BYTES)
+    size_t room = link_may_refuse(head->type) ? 1 : PENDING_SPARE;
+    if (p->n >= room * p->max || len > FRAME_MAX_PAYLOAD || p->bytes + len > room * PENDING_MAX_BYTES)
         return ST_LIMIT;
     struct pending_message *m = malloc(sizeof *m + len);
     if (!m)

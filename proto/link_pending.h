@@ -11,6 +11,7 @@
 
 #define PENDING_BUCKETS   256
 #define PENDING_MAX_BYTES (64u << 20) /* of payload, in one link */
+#define PENDING_SPARE     4           /* times as many, and as many bytes, for what must not be refused */
 
 struct pending_message {
     TAILQ_ENTRY(pending_message) entry;
@@ -33,7 +34,7 @@ struct pending {
 void pending_init(struct pending *p, uint32_t max);
 void pending_clear(struct pending *p);
 /* Keeps a copy, first due for repetition at due_us, which must not lie before that of an earlier one.
- * ST_LIMIT: max messages, or PENDING_MAX_BYTES. */
+ * ST_LIMIT: max messages, or PENDING_MAX_BYTES; PENDING_SPARE times that where link_may_refuse says no. */
 MUST_CHECK status pending_add(struct pending *p, uint64_t id, const struct message_head *head,
                               const ProtobufCMessage *body, uint64_t due_us, struct pending_message **out);
 /* An unknown id is no error: acknowledgements come repeatedly, too. */

@@ -150,6 +150,15 @@ static void send_pending(struct link *link, const struct pending_message *m)
     (void)link_send_frame(&to, &frame, NULL);
 }
 
+/* Not lost from inside the call: its caller is in the midst of its work. */
+static void give_up(struct link *link, const struct message_head *head)
+{
+    if (link_may_refuse(head->type) || link->state != LINK_UP)
+        return;
+    link->overrun = true;
+    link_rearm(link);
+}
+
 status link_send_acked(struct link *link, const struct message_head *head, const ProtobufCMessage *body)
 {
     if (link->dead)
@@ -158,8 +167,10 @@ status link_send_acked(struct link *link, const struct message_head *head, const
     struct pending_message *m;
     uint64_t due = clock_now_us() + links->options.repeat_us;
     status st = pending_add(&link->pending, ++links->next_id, head, body, due, &m);
-    if (st != ST_OK)
+    if (st != ST_OK) {
+        give_up(link, head);
         return st;
+    }
     if (can_send(link))
         send_pending(link, m);
     link_rearm(link);

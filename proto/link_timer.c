@@ -10,7 +10,7 @@ static bool is_judged(const struct link *link)
 
 static uint64_t due_of(const struct link *link)
 {
-    uint64_t due = pending_due(&link->pending);
+    uint64_t due = link->overrun ? 0 : pending_due(&link->pending);
     if (is_judged(link) && link->liveness.due_us < due)
         due = link->liveness.due_us;
     if (link->awaiting && link->hello_due_us < due)
@@ -34,6 +34,10 @@ static bool judge(struct link *link, uint64_t now)
 static void tick(struct link *link)
 {
     uint64_t now = clock_now_us();
+    if (link->overrun)
+        link_lost(link, LINK_LOST_OVERRUN);
+    if (link->dead)
+        return;
     if (link->awaiting && now >= link->hello_due_us)
         link_send_hello(link);
     if (is_judged(link) && now >= link->liveness.due_us && !judge(link, now))

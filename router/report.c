@@ -21,6 +21,7 @@ static void report_links(struct router_process *p)
     set(p, ROUTER_LINK_FAULTS, LABELS("closed"), (double)s.lost_closed);
     set(p, ROUTER_LINK_FAULTS, LABELS("frozen"), (double)s.lost_frozen);
     set(p, ROUTER_LINK_FAULTS, LABELS("restarted"), (double)s.lost_restarted);
+    set(p, ROUTER_LINK_FAULTS, LABELS("overrun"), (double)s.lost_overrun);
     set(p, ROUTER_LINK_FAULTS, LABELS("repeated"), (double)s.repeated);
 }
 

@@ -100,7 +100,7 @@ void generation_fail(struct generation *g, Baton__FailureCode code, bool retry, 
     g->worker->counters.failed++;
     log_warn("generation failed", "request=%llx.%llx attempt=%u code=%d reason=\"%s\"",
              (unsigned long long)g->node.key.router, (unsigned long long)g->node.key.seq, g->attempt, (int)code, text);
-    (void)output_send_failure(g->worker, g->router, &head, g->seq.n_tokens, code, retry, text);
+    output_send_failure(g->worker, g->router, &head, g->seq.n_tokens, code, retry, text);
     generation_end(g);
 }
 
@@ -281,7 +281,7 @@ static void refuse(struct worker *worker, struct worker_peer *router, const stru
     log_info("generate refused", "request=%llx.%llx attempt=%u code=%d reason=\"%s\"",
              (unsigned long long)frame->key.router, (unsigned long long)frame->key.seq, frame->attempt, (int)why.code,
              text);
-    (void)output_send_failure(worker, router, &head, position, why.code, why.retry, text);
+    output_send_failure(worker, router, &head, position, why.code, why.retry, text);
 }
 
 static void accept_generate(struct worker *worker, struct generation *g, struct worker_peer *router,
@@ -381,7 +381,6 @@ void generation_on_resume(struct worker *worker, struct worker_peer *from, const
     if (position < g->kept_first || position > g->seq.n_tokens)
         return;
     g->sent = position;
-    g->finish_sent = false;
     generation_wants_to_send(g);
 }
 

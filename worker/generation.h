@@ -96,8 +96,6 @@ struct generation {
     uint32_t kept_first, n_kept, kept_capacity;
     uint32_t sent; /* positions below were sent to the router */
     Baton__Finish finish;
-    bool finish_sent; /* queued on the link, which repeats it until it is there */
-    uint64_t keep_until_us;
 
     /* how it went */
     uint64_t born_us, started_us, granted_us, first_token_us, prefill_started_us, prefill_done_us;
@@ -133,9 +131,7 @@ void generation_append(struct generation *g, const struct kept_token *token, boo
 void kept_token_from_sampled(const struct generation *g, const struct sampled *sampled, struct kept_token *out);
 void generation_wants_to_send(struct generation *g);
 void generation_free_output(struct generation *g);
-/* Its tokens are kept for the router, which is told of them, until it says that it has all. */
-void generation_keep_finished(struct generation *g);
-bool output_send_failure(struct worker *worker, struct worker_peer *router, const struct message_head *head,
+void output_send_failure(struct worker *worker, struct worker_peer *router, const struct message_head *head,
                          uint32_t position, Baton__FailureCode code, bool retry, const char *text);
 
 /* generation_receive.c */

@@ -44,27 +44,13 @@ void generation_free_output(struct generation *g)
     g->n_kept = g->kept_capacity = 0;
 }
 
-#define LAST_WORDS_RETRY_US 250000u /* while the link takes no more messages */
-
+/* The router never said that it has all: it has gone, or asks elsewhere. */
 static void on_kept(void *arg)
 {
     struct generation *g = arg;
     struct worker *worker = g->worker;
-    if (g->finish_sent || worker->io->now(worker->io->ctx) >= g->keep_until_us) {
-        generation_end(g); /* the router never said that it has all: it has gone, or asks elsewhere */
-    } else {
-        generation_wants_to_send(g);
-        generation_keep_finished(g);
-    }
+    generation_end(g);
     worker_pump(worker);
-}
-
-void generation_keep_finished(struct generation *g)
-{
-    struct worker *worker = g->worker;
-    uint64_t again = worker->io->now(worker->io->ctx) + LAST_WORDS_RETRY_US;
-    bool wait = g->finish_sent || again > g->keep_until_us;
-    timer_set(worker->timers, &g->timer, wait ? g->keep_until_us : again, on_kept, g);
 }
 
 static void finish(struct generation *g, Baton__Finish how)
@@ -75,8 +61,8 @@ static void finish(struct generation *g, Baton__Finish how)
     batch_remove(worker, &g->seq);
     sequence_release_blocks(&g->seq, worker->pool);
     generation_enter(g, GENERATION_FINISHED);
-    g->keep_until_us = worker->io->now(worker->io->ctx) + worker->options.keep_finished_us;
-    generation_keep_finished(g);
+    timer_set(worker->timers, &g->timer, worker->io->now(worker->io->ctx) + worker->options.keep_finished_us, on_kept,
+              g);
 }
 
 void generation_append(struct generation *g, const struct kept_token *token, bool stops)
@@ -193,17 +179,19 @@ static void free_packed(struct packed_sequence *packed, size_t n)
 static void send_last(struct worker *worker, struct generation *g)
 {
     struct packed_sequence packed = { .tokens = NULL };
-    if (pack_sequence(g, &packed)) {
+    bool is_packed = pack_sequence(g, &packed);
+    if (is_packed) {
         Baton__SequenceTokens *only = &packed.msg;
         Baton__Tokens body = BATON__TOKENS__INIT;
         struct message_head head = { FRAME_TOKENS, g->node.key, g->attempt, 0, FRAME_NO_DEADLINE, &g->trace };
         body.sequences = &only;
         body.n_sequences = 1;
-        g->finish_sent = worker->io->send(worker->io->ctx, g->router, &head, &body.base, true) == ST_OK;
+        (void)worker->io->send(worker->io->ctx, g->router, &head, &body.base, true);
         g->sent = g->seq.n_tokens;
     }
     free_packed(&packed, 1);
-    generation_keep_finished(g);
+    if (!is_packed)
+        generation_fail(g, BATON__FAILURE_CODE__FAILURE_INTERNAL, true, "no memory for the end of the answer");
 }
 
 /* All of one step for one router in one message. */
@@ -248,7 +236,7 @@ void generations_send_tokens(struct worker *worker)
     }
 }
 
-bool output_send_failure(struct worker *worker, struct worker_peer *router, const struct message_head *head,
+void output_send_failure(struct worker *worker, struct worker_peer *router, const struct message_head *head,
                          uint32_t position, Baton__FailureCode code, bool retry, const char *text)
 {
     Baton__Failure failure = BATON__FAILURE__INIT;
@@ -265,5 +253,5 @@ bool output_send_failure(struct worker *worker, struct worker_peer *router, cons
     seq.failure = &failure;
     body.sequences = &only;
     body.n_sequences = 1;
-    return worker->io->send(worker->io->ctx, router, head, &body.base, true) == ST_OK;
+    (void)worker->io->send(worker->io->ctx, router, head, &body.base, true);
 }

@@ -24,7 +24,8 @@ struct worker_peer {
 struct worker_io {
     void *ctx;
     uint64_t (*now)(void *ctx); /* microseconds, monotonic */
-    /* acked: repeated until the peer has handled it. */
+    /* acked: repeated until the peer has handled it. Not ST_OK for an acknowledged message that link_may_refuse
+     * does not name: the peer is lost, or about to be told lost. */
     status (*send)(void *ctx, struct worker_peer *to, const struct message_head *head, const ProtobufCMessage *body,
                    bool acked);
     /* Stop repeating what is pending for this request. */

@@ -45,6 +45,7 @@ static void report_links(struct worker_process *p)
     set(p, WORKER_LINK_FAULTS, "closed", (double)s.lost_closed);
     set(p, WORKER_LINK_FAULTS, "frozen", (double)s.lost_frozen);
     set(p, WORKER_LINK_FAULTS, "restarted", (double)s.lost_restarted);
+    set(p, WORKER_LINK_FAULTS, "overrun", (double)s.lost_overrun);
     set(p, WORKER_LINK_FAULTS, "repeated", (double)s.repeated);
 }
 

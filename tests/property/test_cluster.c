@@ -137,6 +137,30 @@ static void test_cancelled(void **state)
     }
 }
 
+/* Links that keep few messages: what begins something is refused and goes elsewhere, and what cannot be refused
+ * costs the link. Nobody waits until a deadline. */
+static void test_full_links(void **state)
+{
+    (void)state;
+    uint32_t overruns = 0, refusals = 0;
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        struct vc_options o = calm(350 + seed);
+        o.max_pending = 1 + (uint32_t)(seed % 3);
+        o.drop = 0.05 + 0.02 * (double)(seed % 4);
+        o.chunk_tokens = 1 + (uint32_t)seed;
+        struct vc *vc = vc_create(&o);
+        uint64_t begin = vc_now(vc);
+        add_requests(vc, 60, 100000, seed);
+        vc_run(vc, 10 * MINUTE);
+        check_all(vc, 60, "full links");
+        assert_true(vc_now(vc) - begin < 30 * SECOND);
+        overruns += vc_overruns(vc);
+        refusals += vc_refusals(vc);
+        vc_destroy(vc);
+    }
+    assert_true(overruns > 0 && refusals > 0);
+}
+
 /* ---- a fault at each state --------------------------------------------------------------------- */
 
 static const char *const states[] = {
@@ -519,6 +543,7 @@ int main(void)
         cmocka_unit_test(test_lossy_network),
         cmocka_unit_test(test_damaged_blocks),
         cmocka_unit_test(test_cancelled),
+        cmocka_unit_test(test_full_links),
         cmocka_unit_test(test_kill_at_each_state),
         cmocka_unit_test(test_freeze_at_each_state),
         cmocka_unit_test(test_random_faults),

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/link_pending.h"
 #include "router/fleet.h"
 #include "transfer/transfer.h"
 
@@ -16,6 +17,7 @@
 #define FROZEN_US    3000000u /* from a freeze to its notice */
 #define FREEZE_US    10000000u
 #define REPEAT_US    250000u
+#define OVERRUN_US   300000u /* from the loss of an overrun link to the next greeting */
 
 static uint64_t mix(uint64_t x)
 {
@@ -35,6 +37,7 @@ enum event_kind {
     EV_TAKE,
     EV_LOST,
     EV_AGAIN,
+    EV_OVERRUN,
     EV_FAULT,
     EV_RESTART,
     EV_DRAIN,
@@ -114,6 +117,7 @@ struct vc {
     uint32_t n_requests;
     uint32_t state_hits;
     bool fault_happened;
+    uint32_t overruns, refusals;
     struct retired *retired;
 };
 
@@ -219,6 +223,22 @@ static void transmit(struct message *m)
         post_message(m, EV_REPEAT, node_time(from) + REPEAT_US);
 }
 
+/* What proto/link_pending.c and proto/link_send.c do when a link keeps too much. */
+static bool is_refused(struct node *from, uint32_t to, enum frame_type type)
+{
+    struct vc *vc = from->vc;
+    uint32_t n = 0, room = vc->options.max_pending * (link_may_refuse(type) ? 1 : PENDING_SPARE);
+    for (const struct message *m = from->pending; m; m = m->next)
+        n += m->to == to;
+    if (!room || n < room)
+        return false;
+    vc->refusals += link_may_refuse(type);
+    if (!link_may_refuse(type))
+        push(vc,
+             (struct event){ .at_us = vc->now, .kind = EV_OVERRUN, .node = from->index, .life = from->life, .a = to });
+    return true;
+}
+
 static status send_from(struct node *from, uint32_t to, const struct message_head *head, const ProtobufCMessage *body,
                         bool acked)
 {
@@ -227,6 +247,8 @@ static status send_from(struct node *from, uint32_t to, const struct message_hea
         return ST_OK; /* it died at an earlier line */
     if (!from->link_up[to])
         return ST_CLOSED;
+    if (acked && is_refused(from, to, head->type))
+        return ST_LIMIT;
     struct message *m = calloc(1, sizeof *m);
     size_t len = protobuf_c_message_get_packed_size(body);
     ASSERT(m);
@@ -717,6 +739,17 @@ static void on_again(struct node *n, uint32_t other)
     hear_live(peer, n->index);
 }
 
+static void on_overrun(struct node *n, uint32_t other)
+{
+    if (!n->link_up[other])
+        return;
+    n->vc->overruns++;
+    on_lost(n, other);
+    push(n->vc,
+         (struct event){
+             .at_us = n->vc->now + OVERRUN_US, .kind = EV_AGAIN, .node = n->index, .life = n->life, .a = other });
+}
+
 static void on_deliver(struct node *n, struct message *m)
 {
     struct node *from = m->from;
@@ -949,6 +982,16 @@ bool vc_fault_happened(const struct vc *vc)
     return vc->fault_happened;
 }
 
+uint32_t vc_overruns(const struct vc *vc)
+{
+    return vc->overruns;
+}
+
+uint32_t vc_refusals(const struct vc *vc)
+{
+    return vc->refusals;
+}
+
 uint64_t vc_now(const struct vc *vc)
 {
     return vc->now;
@@ -981,6 +1024,9 @@ static void handle(struct vc *vc, struct event *e)
         break;
     case EV_AGAIN:
         on_again(n, e->a);
+        break;
+    case EV_OVERRUN:
+        on_overrun(n, e->a);
         break;
     case EV_FAULT:
         strike(n, (enum fault)e->a);

@@ -24,9 +24,10 @@ struct vc_options {
     uint32_t n_decodes, n_prefills;
     uint32_t n_blocks; /* of each worker */
     uint32_t chunk_tokens;
-    double drop, repeat; /* probability for each message */
-    double flip;         /* probability that a copied layer has one wrong bit */
-    double slow;         /* probability that a copy takes up to SLOW_TAKE_US */
+    double drop, repeat;  /* probability for each message */
+    double flip;          /* probability that a copied layer has one wrong bit */
+    double slow;          /* probability that a copy takes up to SLOW_TAKE_US */
+    uint32_t max_pending; /* of a link, as in links_options; 0: without bound */
     /* What happens to the first worker that enters this state ("generation.RECEIVING", "block.FILLING") for the nth
      * time; "" for nothing. */
     const char *fault_at;
@@ -66,6 +67,9 @@ void vc_run(struct vc *vc, uint64_t until_us);
 void vc_fault(struct vc *vc, uint32_t node, enum fault fault, uint64_t at_us);
 void vc_drain(struct vc *vc, uint32_t worker, uint64_t at_us);
 bool vc_fault_happened(const struct vc *vc);
+/* Links that were lost because they could keep no more messages, and messages that were refused for that reason. */
+uint32_t vc_overruns(const struct vc *vc);
+uint32_t vc_refusals(const struct vc *vc);
 uint64_t vc_now(const struct vc *vc);
 /* Blocks that are not free on live workers, load still counted at the router, requests left anywhere: all zero when
  * nothing leaks. */

@@ -137,7 +137,7 @@ static void pending_messages_are_bounded(void **state)
     (void)state;
     struct pair p;
     pair_open(&p);
-    struct message_head head = head_of(FRAME_CANCEL, 1);
+    struct message_head head = head_of(FRAME_GENERATE, 1);
     for (int i = 0; i < 64; i++)
         assert_int_equal(link_send_acked(p.to_b, &head, NULL), ST_OK);
     assert_int_equal(link_send_acked(p.to_b, &head, NULL), ST_LIMIT);

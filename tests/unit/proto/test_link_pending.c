@@ -12,7 +12,7 @@
 static struct message_head head_of(uint64_t seq, uint32_t attempt, uint64_t deadline)
 {
     return (
-        struct message_head){ .type = FRAME_CANCEL, .key = { 7, seq }, .attempt = attempt, .deadline_us = deadline };
+        struct message_head){ .type = FRAME_GENERATE, .key = { 7, seq }, .attempt = attempt, .deadline_us = deadline };
 }
 
 static struct pending_message *add(struct pending *p, uint64_t id, struct message_head head, uint64_t now)
@@ -113,6 +113,28 @@ static void both_bounds_hold(void **state)
     free(body.transfer.data);
     pending_clear(&p);
     assert_int_equal(p.bytes, 0);
+}
+
+/* What the peer would wait for in vain has room where what can go elsewhere is refused. */
+static void answers_have_room_of_their_own(void **state)
+{
+    (void)state;
+    struct pending p;
+    struct message_head head = head_of(1, 0, FRAME_NO_DEADLINE);
+    struct pending_message *m;
+    pending_init(&p, 2);
+    add(&p, 1, head, 0);
+    add(&p, 2, head, 0);
+    head.type = FRAME_GRANT;
+    for (uint64_t id = 3; id <= 2 * PENDING_SPARE; id++)
+        add(&p, id, head, 0);
+    assert_int_equal(pending_add(&p, 99, &head, NULL, 0, &m), ST_LIMIT);
+    pending_acknowledge(&p, 1);
+    head.type = FRAME_PREFILL;
+    assert_int_equal(pending_add(&p, 99, &head, NULL, 0, &m), ST_LIMIT);
+    head.type = FRAME_GRANT;
+    add(&p, 99, head, 0);
+    pending_clear(&p);
 }
 
 static void body_and_trace_are_kept(void **state)
@@ -221,6 +243,7 @@ int main(void)
         cmocka_unit_test(forget_takes_one_request_up_to_an_attempt),
         cmocka_unit_test(all_is_due_when_the_link_comes_up),
         cmocka_unit_test(both_bounds_hold),
+        cmocka_unit_test(answers_have_room_of_their_own),
         cmocka_unit_test(body_and_trace_are_kept),
         cmocka_unit_test(random_operations),
     };

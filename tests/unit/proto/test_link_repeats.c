@@ -13,7 +13,7 @@ struct scene {
     int peer_len;
     /* What it heard. */
     int n_messages, n_hellos;
-    uint64_t ids[64], left[64], greeting;
+    uint64_t ids[512], left[512], greeting;
     bool acknowledges, greets;
     uint64_t incarnation;
 };
@@ -69,7 +69,7 @@ static void hear(struct scene *s, const struct frame *f)
     } else if (f->type == FRAME_PING) {
         answer_ping(s, f);
     } else {
-        assert_true(s->n_messages < 64);
+        assert_true(s->n_messages < 512);
         s->ids[s->n_messages] = f->message_id;
         s->left[s->n_messages++] = f->deadline_left_us;
         if (s->acknowledges)
@@ -267,6 +267,62 @@ static void what_is_sent_in_on_lost_waits_for_the_successor(void **state)
     scene_close(&s);
 }
 
+/* Openers are refused and nothing happens; the first answer that finds no room costs the link, which comes up
+ * again as soon as the peer speaks. */
+static void a_link_that_keeps_too_much_is_lost(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open(&s);
+    wait_for(&s, &s.near.n_up, 1);
+    struct message_head begin = head_of(FRAME_PREFILL, 1), answer = head_of(FRAME_GRANT, 1);
+    uint64_t kept = 0;
+    while (link_send_acked(s.link, &begin, NULL) == ST_OK)
+        kept++;
+    assert_int_equal(kept, 64);
+    while (link_send_acked(s.link, &answer, NULL) == ST_OK)
+        kept++;
+    assert_true(kept > 64);
+    assert_int_equal(s.near.n_lost, 0); /* not from inside the call */
+    wait_for(&s, &s.near.n_lost, 1);
+    assert_string_equal(s.near.reason, "overrun");
+    assert_int_equal(end_stats(&s.near).pending, 0);
+    wait_for(&s, &s.near.n_up, 2);
+    assert_int_equal(s.near.n_first, 1);
+    assert_int_equal(end_stats(&s.near).lost_overrun, 1);
+    scene_close(&s);
+}
+
+/* The same at the side that was connected to: both hear of it, and say what they still hold. */
+static void the_other_side_hears_of_it(void **state)
+{
+    (void)state;
+    struct loop *loop = world_loop();
+    struct end a = { .own_live = 0 }, b = { .own_live = 3 };
+    end_open(&a, loop, "a");
+    end_open(&b, loop, "b");
+    (void)end_connect(&a, "b", links_endpoint(b.links));
+    world_wait_for(loop, a.n_up, 1);
+    world_wait_for(loop, b.n_up, 1);
+    b.own_live = 0;
+    struct message_head answer = head_of(FRAME_CHUNK_DONE, 1);
+    while (link_send_acked(b.link, &answer, NULL) == ST_OK)
+        ;
+    world_wait_for(loop, b.n_lost, 1);
+    assert_string_equal(b.reason, "overrun");
+    world_wait_for(loop, a.n_up, 2);
+    assert_int_equal(a.n_live, 0);
+    assert_int_equal(a.n_first, 1);
+    world_wait_for(loop, b.n_up, 2);
+    answer = head_of(FRAME_GRANT, 2);
+    a.n_messages = 0;
+    assert_int_equal(link_send_acked(b.link, &answer, NULL), ST_OK);
+    world_wait_for(loop, a.n_messages, 1);
+    links_destroy(&a.links);
+    links_destroy(&b.links);
+    loop_destroy(&loop);
+}
+
 int main(void)
 {
     log_init("test", LOG_ERROR);
@@ -277,6 +333,8 @@ int main(void)
         cmocka_unit_test(an_invitation_is_followed),
         cmocka_unit_test(another_incarnation_is_a_restart),
         cmocka_unit_test(what_is_sent_in_on_lost_waits_for_the_successor),
+        cmocka_unit_test(a_link_that_keeps_too_much_is_lost),
+        cmocka_unit_test(the_other_side_hears_of_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,7 +24,7 @@ struct world {
     struct step *step;
     struct transfer_take *takes[8];
     uint32_t n_takes;
-    bool refuse_takes, refuse_tokens;
+    bool refuse_takes;
     uint32_t sent[64]; /* by frame type */
     uint32_t leg;      /* of the last Prefill */
 };
@@ -42,7 +42,7 @@ static status io_send(void *ctx, struct worker_peer *to, const struct message_he
     w->sent[head->type]++;
     if (head->type == FRAME_PREFILL)
         w->leg = head->leg;
-    return head->type == FRAME_TOKENS && w->refuse_tokens ? ST_LIMIT : ST_OK;
+    return ST_OK;
 }
 
 static void io_forget(void *ctx, struct worker_peer *to, struct request_key key, uint32_t attempt)
@@ -293,26 +293,6 @@ static void test_lost_way(void **state)
     stop(&w);
 }
 
-/* The first refusal of the link does not swallow the end of an answer. */
-static void test_last_words_are_tried_again(void **state)
-{
-    (void)state;
-    struct world w;
-    start(&w);
-    w.refuse_tokens = true;
-    say_generate(&w, 3, BATON__ROUTE__ROUTE_LOCAL, 1);
-    end_step(&w);
-    assert_int_equal(w.sent[FRAME_TOKENS], 1);
-    w.refuse_tokens = false;
-    for (int i = 0; i < 3; i++)
-        timers_run(&w.timers, w.now += 250000);
-    assert_int_equal(w.sent[FRAME_TOKENS], 2);
-    assert_false(worker_is_idle(w.worker));
-    timers_run(&w.timers, w.now += 1000000);
-    assert_true(worker_is_idle(w.worker));
-    stop(&w);
-}
-
 static void test_resume_of_what_is_gone(void **state)
 {
     (void)state;
@@ -359,10 +339,10 @@ int main(void)
 {
     log_init("test", LOG_OFF);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused_checksum),           cmocka_unit_test(test_chunk_beyond_the_last),
-        cmocka_unit_test(test_gap_between_chunks),         cmocka_unit_test(test_lost_way),
-        cmocka_unit_test(test_last_words_are_tried_again), cmocka_unit_test(test_resume_of_what_is_gone),
-        cmocka_unit_test(test_strangers_end_nothing),      cmocka_unit_test(test_longer_than_the_pool),
+        cmocka_unit_test(test_refused_checksum),       cmocka_unit_test(test_chunk_beyond_the_last),
+        cmocka_unit_test(test_gap_between_chunks),     cmocka_unit_test(test_lost_way),
+        cmocka_unit_test(test_resume_of_what_is_gone), cmocka_unit_test(test_strangers_end_nothing),
+        cmocka_unit_test(test_longer_than_the_pool),
     };
     return cmocka_run_group_tests_name("worker", tests, NULL, NULL);
 }
