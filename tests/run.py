@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -56,6 +57,16 @@ def count(name, output, code, timed_out=False):
     return bad, f"{ok:5d} passed {bad:3d} failed {skip:3d} skipped  {verdict}", output
 
 
+def end_group(process):
+    """A flow test that is told to stop takes its cluster down, which is not of its process group."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def run(name, command, timeout, env=None, cwd=ROOT):
     os.makedirs(LOGS, exist_ok=True)
     path = os.path.join(LOGS, name.replace("/", "_") + ".log")
@@ -68,8 +79,7 @@ def run(name, command, timeout, env=None, cwd=ROOT):
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             timed_out, code = True, 124
-            os.killpg(process.pid, 9)
-            process.wait()
+            end_group(process)
     with open(path, errors="replace") as log:
         output = log.read()
     return code, output, time.monotonic() - begin, path, timed_out

@@ -24,6 +24,9 @@ TINY = os.path.join(ROOT, "models/baton-tiny")
 SMOLLM2 = os.environ.get("BATON_TEST_SMOLLM2")
 
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters are taken down, as at any other end
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
