@@ -2,10 +2,12 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench/bench_engine.h"
 #include "bench/bench_router.h"
 #include "bench/bench_transfer.h"
+#include "bench/limits.h"
 #include "cli/command.h"
 #include "cli/model_store.h"
 #include "common/json_writer.h"
@@ -87,6 +89,83 @@ static int run_engine(const struct command *self, int argc, char **argv)
     return EXIT_DONE;
 }
 
+/* What one and all threads reach together; a peak that this processor lacks is left out. */
+struct limit_figures {
+    double ops[LIMIT_PEAK_COUNT][2]; /* 0: missing */
+    double read[2], huge;
+    uint32_t threads[2];
+};
+
+static void print_limits_json(const struct limit_figures *f)
+{
+    struct text_buffer page;
+    struct json_writer w;
+    char key[64];
+    text_buffer_init(&page, 4096);
+    json_writer_init(&w, &page);
+    json_write_object(&w);
+    json_field_uint(&w, "threads", f->threads[1]);
+    for (int i = 0; i < LIMIT_PEAK_COUNT; i++)
+        for (int t = 0; t < 2 && f->ops[i][0] > 0; t++) {
+            (void)snprintf(key, sizeof key, "%s_gops%s", limit_peak_name((enum limit_peak)i), t ? "" : "_1");
+            json_field_real(&w, key, f->ops[i][t] / 1e9);
+        }
+    json_field_real(&w, "read_gbps_1", f->read[0] / 1e9);
+    json_field_real(&w, "read_gbps", f->read[1] / 1e9);
+    json_field_real(&w, "huge_pages", f->huge);
+    json_write_end(&w);
+    puts(text_buffer_text(&page));
+    text_buffer_free(&page);
+}
+
+static void print_limits(const struct limit_figures *f)
+{
+    printf("%-40s %11s %8u threads\n", "", "1 thread", f->threads[1]);
+    for (int i = 0; i < LIMIT_PEAK_COUNT; i++)
+        if (f->ops[i][0] > 0)
+            printf("%-40s %11.1f %16.1f GOP/s\n", limit_peak_about((enum limit_peak)i), f->ops[i][0] / 1e9,
+                   f->ops[i][1] / 1e9);
+    printf("reading memory, %3.0f %% in huge pages       %11.1f %16.1f GB/s\n", 100 * f->huge, f->read[0] / 1e9,
+           f->read[1] / 1e9);
+}
+
+static int run_limits(const struct command *self, int argc, char **argv)
+{
+    int64_t threads = 0, milliseconds = 600;
+    bool as_json = false;
+    struct arguments arguments;
+    struct error err;
+    int code;
+    const struct option_row rows[] = {
+        { "threads", 0, OPTION_INT, &threads, "N", "Threads; 0: one for each core (0)", 0, LIMITS_MAX_THREADS },
+        { "milliseconds", 0, OPTION_INT, &milliseconds, "N", "Time of each measurement (600)", 30, 60000 },
+        { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 },
+    };
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+        return code;
+    if (arguments.n > 0)
+        return command_misuse(self, "it takes no argument \"%.60s\"", arguments.items[0]);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t all = threads ? (uint32_t)threads : cores > 0 && cores < LIMITS_MAX_THREADS ? (uint32_t)cores : 1;
+    struct limit_figures f = { .threads = { 1, all } };
+    double seconds = (double)milliseconds / 1000;
+    for (int i = 0; i < LIMIT_PEAK_COUNT; i++) {
+        const char *missing = limit_peak_missing((enum limit_peak)i);
+        if (missing)
+            (void)fprintf(stderr, "skipped: %s: this machine lacks %s\n", limit_peak_name((enum limit_peak)i), missing);
+        for (int t = 0; t < 2 && !missing; t++)
+            f.ops[i][t] = limit_peak_measure((enum limit_peak)i, f.threads[t], seconds);
+    }
+    for (int t = 0; t < 2; t++)
+        if (limit_read_measure(f.threads[t], seconds, &f.read[t], &f.huge, &err) != ST_OK)
+            return command_failed(self, "%s", err.text);
+    if (as_json)
+        print_limits_json(&f);
+    else
+        print_limits(&f);
+    return EXIT_DONE;
+}
+
 static int run_transfer(const struct command *self, int argc, char **argv)
 {
     (void)self;
@@ -107,10 +186,12 @@ static int run(const struct command *self, int argc, char **argv)
                                                            run_transfer };
     static const struct command bench_router_command = { "bench router", "", "What a request and a token cost a router",
                                                          run_router };
-    static const struct command *const commands[] = { &bench_engine_command, &bench_transfer_command,
-                                                      &bench_router_command, NULL };
+    static const struct command bench_limits_command = { "bench limits", "",
+                                                         "Most that this machine can compute and read", run_limits };
+    static const struct command *const commands[] = { &bench_engine_command, &bench_limits_command,
+                                                      &bench_transfer_command, &bench_router_command, NULL };
     (void)self;
     return command_dispatch("baton bench", commands, argc, argv);
 }
 
-const struct command command_bench = { "bench", "engine|transfer|router", "Measure this machine", run };
+const struct command command_bench = { "bench", "engine|limits|transfer|router", "Measure this machine", run };
