@@ -119,6 +119,7 @@ static void on_generate(struct mock_worker *w, struct link *router, const struct
                         const Baton__Generate *msg)
 {
     struct mock_request *old = find(w, frame->key);
+    router_marks_note(&w->marks, frame->key.router, msg->dispatch);
     if (old && old->attempt > frame->attempt) {
         answer_stale(router, frame, old->attempt);
         return;
@@ -284,6 +285,7 @@ static void publish_load(void *arg)
     load.kv_blocks = KV_BLOCKS;
     load.kv_free = KV_BLOCKS - (uint32_t)(blocks < KV_BLOCKS ? blocks : KV_BLOCKS);
     load.step_ms = (double)w->options.step_us / 1000.0;
+    router_marks_fill(&w->marks, &load);
     links_publish(w->links, "load", &load.base);
     timer_set(loop_timers(w->options.loop), &w->load, now + LOAD_INTERVAL_US, publish_load, w);
 }

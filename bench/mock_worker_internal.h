@@ -7,6 +7,7 @@
 #include "bench/mock_worker.h"
 #include "proto/link.h"
 #include "worker/request_table.h"
+#include "worker/router_marks.h"
 
 TAILQ_HEAD(mock_list, mock_request);
 
@@ -30,6 +31,7 @@ struct mock_worker {
     struct links *links;
     struct etcd_registration *registration;
     struct request_table table;
+    struct router_marks marks;
     struct mock_list fresh, running, finished; /* before the first token; after it; with the last, oldest first */
     uint64_t running_tokens;
     struct timer first, step, load;

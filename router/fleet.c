@@ -11,7 +11,7 @@ struct fleet {
     struct links *links;
     struct fleet_list workers;
     uint32_t n_workers;
-    uint64_t turn;
+    uint64_t turn, last_number;
     /* scratch of choosing */
     struct fleet_worker *listed[FLEET_MAX_WORKERS];
     struct pick_candidate candidates[FLEET_MAX_WORKERS];
@@ -125,6 +125,7 @@ static struct fleet_worker *add_worker(struct fleet *fleet, const struct instanc
     worker->fleet = fleet;
     worker->instance = *instance;
     worker->is_decode = !strcmp(instance->role, "decode");
+    TAILQ_INIT(&worker->later_list);
     TAILQ_INSERT_TAIL(&fleet->workers, worker, entry);
     fleet->n_workers++;
     if (connect_worker(worker))
@@ -238,6 +239,22 @@ size_t fleet_live(void *ctx, struct link *link, Baton__Live *out, size_t max)
     return fleet->options.callbacks.live(fleet->options.callbacks.ctx, worker, out, max);
 }
 
+static void no_longer_later(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
+{
+    TAILQ_REMOVE(&worker->later_list, dispatch, entry);
+    dispatch->is_later = false;
+    worker->later--;
+    worker->later_tokens -= dispatch->n_tokens;
+}
+
+/* The figures of this load hold what we dispatched up to our mark. */
+static void on_mark(struct fleet_worker *worker, uint64_t number)
+{
+    struct fleet_dispatch *dispatch;
+    while ((dispatch = TAILQ_FIRST(&worker->later_list)) && dispatch->number <= number)
+        no_longer_later(worker, dispatch);
+}
+
 void fleet_on_load(struct fleet *fleet, const Baton__Load *load)
 {
     struct fleet_worker *worker = find(fleet, load->id);
@@ -250,6 +267,9 @@ void fleet_on_load(struct fleet *fleet, const Baton__Load *load)
     worker->requests = load->queued_requests;
     worker->kv_blocks = load->kv_blocks;
     worker->kv_free = load->kv_free;
+    for (size_t i = 0; i < load->n_marks; i++)
+        if (load->marks[i]->router == fleet->options.incarnation)
+            on_mark(worker, load->marks[i]->dispatch);
 }
 
 /* ---- choosing ------------------------------------------------------------------------ */
@@ -274,14 +294,13 @@ static uint64_t fault_weight(const struct fleet_worker *worker)
     return age < FAULT_MEMORY_US ? FAULT_TOKENS * faults * (FAULT_MEMORY_US - age) / FAULT_MEMORY_US : 0;
 }
 
-/* What the worker said, or what we alone gave it where that is more. */
+/* What the worker said, and what we gave it since. */
 static struct pick_candidate snapshot(const struct fleet_worker *worker, bool usable)
 {
-    uint64_t queued = worker->queued_tokens > worker->our_tokens ? worker->queued_tokens : worker->our_tokens;
     return (struct pick_candidate){
-        .queued_tokens = queued + fault_weight(worker),
+        .queued_tokens = worker->queued_tokens + worker->later_tokens + fault_weight(worker),
         .running_tokens = worker->running_tokens,
-        .requests = (worker->requests > worker->ours ? worker->requests : worker->ours),
+        .requests = worker->requests + worker->later,
         .kv_blocks = worker->kv_blocks,
         .kv_free = worker->kv_free,
         .usable = usable,
@@ -341,17 +360,28 @@ uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *dec
     return ranked;
 }
 
-void fleet_count(struct fleet_worker *worker, uint32_t n_tokens)
+uint64_t fleet_next_number(struct fleet *fleet)
 {
-    worker->ours++;
-    worker->our_tokens += n_tokens;
+    return ++fleet->last_number;
 }
 
-void fleet_uncount(struct fleet_worker *worker, uint32_t n_tokens)
+void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, uint64_t number, uint32_t n_tokens)
 {
-    ASSERT(worker->ours > 0 && worker->our_tokens >= n_tokens);
+    const struct fleet_dispatch *last = TAILQ_LAST(&worker->later_list, fleet_dispatches);
+    ASSERT(!last || last->number < number);
+    *dispatch = (struct fleet_dispatch){ .number = number, .n_tokens = n_tokens, .is_later = true };
+    TAILQ_INSERT_TAIL(&worker->later_list, dispatch, entry);
+    worker->ours++;
+    worker->later++;
+    worker->later_tokens += n_tokens;
+}
+
+void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
+{
+    ASSERT(worker->ours > 0);
     worker->ours--;
-    worker->our_tokens -= n_tokens;
+    if (dispatch->is_later)
+        no_longer_later(worker, dispatch);
 }
 
 status fleet_send(struct fleet_worker *worker, const struct message_head *head, const ProtobufCMessage *body,

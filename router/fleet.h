@@ -14,6 +14,15 @@
 
 #define FLEET_MAX_WORKERS 4096
 
+/* One Generate of ours that is not over. Owned by whoever sends it. */
+struct fleet_dispatch {
+    TAILQ_ENTRY(fleet_dispatch) entry;
+    uint64_t number; /* in Generate */
+    uint32_t n_tokens;
+    bool is_later; /* in later_list */
+};
+TAILQ_HEAD(fleet_dispatches, fleet_dispatch);
+
 struct fleet_worker {
     TAILQ_ENTRY(fleet_worker) entry;
     struct fleet *fleet;
@@ -27,9 +36,11 @@ struct fleet_worker {
     bool draining;
     uint64_t queued_tokens, running_tokens;
     uint32_t requests, kv_blocks, kv_free;
-    /* dispatched by us and not yet over: counted at once, so that bursts spread */
-    uint32_t ours;
-    uint64_t our_tokens;
+    /* dispatched by us and not over; and the later ones of them, which its figures do not hold yet: these are
+     * counted at once, so that bursts spread */
+    uint32_t ours, later;
+    uint64_t later_tokens;
+    struct fleet_dispatches later_list; /* numbers rise */
     uint32_t faults;   /* consecutive losses: a worker that keeps failing is chosen late, for a while */
     uint64_t fault_us; /* the last one */
 };
@@ -51,6 +62,7 @@ struct fleet_callbacks {
 struct fleet_options {
     struct links *links; /* set later by fleet_set_links, as links call back into the fleet */
     enum pick_policy policy;
+    uint64_t incarnation; /* the router's: names its mark in loads */
     uint64_t (*now)(void *ctx);
     void *now_ctx;
     uint64_t silent_us; /* a prefill worker that published nothing for so long is taken for dead */
@@ -84,9 +96,12 @@ struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, u
 /* Prefill workers whose KV the decode worker can use, best first. Returns how many. */
 uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, struct fleet_worker **out,
                              uint32_t max);
-/* Load is counted at dispatch and given back on every exit path. */
-void fleet_count(struct fleet_worker *worker, uint32_t n_tokens);
-void fleet_uncount(struct fleet_worker *worker, uint32_t n_tokens);
+/* The number of the next Generate; each is higher than the last. */
+uint64_t fleet_next_number(struct fleet *fleet);
+/* Load is counted at dispatch, under a number that no other had, and given back on every exit path. A load whose mark
+ * has reached the number holds it already. */
+void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, uint64_t number, uint32_t n_tokens);
+void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch);
 
 status fleet_send(struct fleet_worker *worker, const struct message_head *head, const ProtobufCMessage *body,
                   bool acked);

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "common/log.h"
-#include "router/fleet.h"
 #include "router/flow_internal.h"
 
 static const char *const state_names[] = {
@@ -51,7 +50,7 @@ void flow_leave_worker(struct flow *flow)
     if (!flow->worker)
         return;
     fleet_forget(flow->worker, flow_key(flow), flow->attempt);
-    fleet_uncount(flow->worker, flow->counted);
+    fleet_uncount(flow->worker, &flow->dispatch);
     flow->worker = NULL;
 }
 
@@ -87,7 +86,7 @@ void flow_send_cancel(struct flow *flow, const char *reason)
     /* Before the Cancel, which must not be forgotten with the rest. */
     fleet_forget(worker, flow_key(flow), flow->attempt);
     (void)fleet_send(worker, &head, &body.base, true);
-    fleet_uncount(worker, flow->counted);
+    fleet_uncount(worker, &flow->dispatch);
     flow->worker = NULL;
 }
 

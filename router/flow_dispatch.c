@@ -1,7 +1,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "router/fleet.h"
 #include "router/flow_internal.h"
 
 #define MAX_PREFILL_CANDIDATES 8
@@ -42,7 +41,7 @@ static void fill_sampling(const struct flow *flow, Baton__Sampling *out, Baton__
     out->bias = bias;
 }
 
-static status send_generate(struct flow *flow, struct fleet_worker *worker)
+static status send_generate(struct flow *flow, struct fleet_worker *worker, uint64_t number)
 {
     struct fleet_worker *prefills[MAX_PREFILL_CANDIDATES];
     Baton__Instance instances[MAX_PREFILL_CANDIDATES], *pointers[MAX_PREFILL_CANDIDATES];
@@ -67,6 +66,7 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker)
     body.prefills = pointers;
     body.n_prefills = n;
     body.no_cache = flow->request.no_cache;
+    body.dispatch = number;
     struct message_head head = { FRAME_GENERATE,      flow_key(flow), flow->attempt, 0, flow->request.deadline_us,
                                  &flow->request.trace };
     return fleet_send(worker, &head, &body.base, true);
@@ -112,14 +112,14 @@ static void dispatch_to(struct flow *flow, struct fleet_worker *worker)
         return;
     }
     flow->attempt++;
-    if (send_generate(flow, worker) != ST_OK) {
+    uint64_t number = fleet_next_number(flows->options.fleet);
+    if (send_generate(flow, worker, number) != ST_OK) {
         wait_for_worker(flow);
         return;
     }
     flow->runs++;
     flow->worker = worker;
-    flow->counted = flow->n_tokens;
-    fleet_count(worker, flow->counted);
+    fleet_count(worker, &flow->dispatch, number, flow->n_tokens);
     flow->dispatched_us = flows_now(flows);
     flow->resume_asked_us = 0;
     flows->counters.dispatched++;

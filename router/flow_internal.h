@@ -8,6 +8,7 @@
 
 #include <sys/queue.h>
 
+#include "router/fleet.h"
 #include "router/flow.h"
 
 #define FLOW_MAX_AVOIDED 8
@@ -27,8 +28,8 @@ struct flow {
     uint32_t *stop_ids;
     uint32_t *tokens; /* prompt and what came */
     uint32_t n_tokens, capacity;
-    struct fleet_worker *worker; /* NULL while waiting */
-    uint32_t counted;            /* tokens counted at the worker */
+    struct fleet_worker *worker;    /* NULL while waiting */
+    struct fleet_dispatch dispatch; /* as counted at the worker */
     char avoid[FLOW_MAX_AVOIDED][64];
     uint32_t n_avoid;
     struct timer deadline, retry;

@@ -1,7 +1,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "router/fleet.h"
 #include "router/flow_internal.h"
 
 #define RESUME_AGAIN_US 250000u
@@ -83,7 +82,7 @@ static void on_finish(struct flow *flow, const Baton__SequenceTokens *msg)
     flow->flows->counters.finished++;
     send_tokens_ack(flow->worker, flow_key(flow), flow->attempt, flow->n_tokens);
     /* The worker is done with it: nothing is cancelled, and the acknowledgement is not forgotten. */
-    fleet_uncount(flow->worker, flow->counted);
+    fleet_uncount(flow->worker, &flow->dispatch);
     flow->worker->faults = 0;
     flow->worker = NULL;
     flow_free(flow);

@@ -1,6 +1,5 @@
 #include <stdlib.h>
 
-#include "router/fleet.h"
 #include "router/flow_internal.h"
 
 #define MAX_DEATHS 3 /* workers that died while this flow ran on them: then it is not tried again */

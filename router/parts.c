@@ -140,6 +140,7 @@ static status fleet_start(struct daemon *d, struct error *err)
 {
     struct router_process *p = router_process_of(d);
     const struct fleet_options options = {
+        .incarnation = daemon_incarnation(d),
         .policy = (enum pick_policy)p->config->policy,
         .now = now,
         .silent_us = SILENT_US,

@@ -10,7 +10,7 @@ enum pick_policy { PICK_LEAST_LOADED, PICK_ROUND_ROBIN, PICK_RANDOM, PICK_POWER_
 
 /* A worker as the router knows it now: what it published, and what was dispatched to it since. */
 struct pick_candidate {
-    uint64_t queued_tokens;  /* prompt tokens not yet computed */
+    uint64_t queued_tokens;  /* prompt tokens whose KV is not there yet */
     uint64_t running_tokens; /* context of running sequences */
     uint32_t requests;
     uint32_t kv_blocks, kv_free;

@@ -5,6 +5,7 @@
 #define BATON_WORKER_CORE_H
 
 #include "worker/request_table.h"
+#include "worker/router_marks.h"
 #include "worker/sequence.h"
 #include "worker/worker.h"
 
@@ -41,6 +42,7 @@ struct worker {
     struct generation_list dying;  /* ended, but a step or a take still uses their blocks */
     struct generation_list unsent; /* have tokens for their router */
     uint64_t arrivals;
+    struct router_marks marks;
 
     struct request_table jobs;
     struct prefill_job_list job_order;
@@ -85,6 +87,8 @@ void generation_on_stale(struct worker *worker, struct worker_peer *from, const 
 void generations_on_peer_lost(struct worker *worker, struct worker_peer *peer);
 void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live,
                                size_t n_live);
+/* Prompt tokens that wait for blocks here, or for KV from elsewhere. */
+uint64_t generations_queued_tokens(const struct worker *worker);
 size_t generations_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max);
 void generations_answer_claims(struct worker *worker);
 void generations_send_tokens(struct worker *worker);

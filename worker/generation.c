@@ -320,6 +320,7 @@ void generation_on_generate(struct worker *worker, struct worker_peer *router, c
                             uint64_t deadline_us, const Baton__Generate *msg)
 {
     struct generation *old = generation_find(worker, frame->key);
+    router_marks_note(&worker->marks, frame->key.router, msg->dispatch);
     if (old && old->attempt > frame->attempt) {
         worker_answer_stale(worker, router, frame, old->attempt, 0);
         return;
@@ -471,6 +472,16 @@ void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, 
         else if (g->prefill == peer && is_in_leg(g) && !live_contains(live, n_live, g->node.key, g->attempt, g->leg))
             generation_leg_failed(g, "the prefill worker has lost the request");
     }
+}
+
+uint64_t generations_queued_tokens(const struct worker *worker)
+{
+    uint64_t n = 0;
+    const struct generation *g;
+    TAILQ_FOREACH(g, &worker->generation_order, order)
+    if (g->state == GENERATION_WAITING || is_in_leg(g))
+        n += g->seq.n_tokens - g->committed;
+    return n;
 }
 
 size_t generations_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max)

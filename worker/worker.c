@@ -225,7 +225,7 @@ bool worker_is_idle(const struct worker *worker)
            TAILQ_EMPTY(&worker->job_order) && TAILQ_EMPTY(&worker->jobs_dying);
 }
 
-void worker_load(const struct worker *worker, Baton__Load *out)
+void worker_load(struct worker *worker, Baton__Load *out)
 {
     baton__load__init(out);
     out->id = (char *)worker->options.id;
@@ -245,7 +245,8 @@ void worker_load(const struct worker *worker, Baton__Load *out)
         if (seq->n_tokens - seq->computed > 1)
             out->queued_tokens += seq->n_tokens - seq->computed;
     }
-    out->queued_tokens += prefills_queued_tokens(worker);
+    out->queued_tokens += prefills_queued_tokens(worker) + generations_queued_tokens(worker);
+    router_marks_fill(&worker->marks, out);
 }
 
 const struct worker_counters *worker_counters(const struct worker *worker)

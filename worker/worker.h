@@ -66,7 +66,7 @@ void worker_step_done(struct worker *worker);
 void worker_drain(struct worker *worker);
 bool worker_is_idle(const struct worker *worker);
 
-void worker_load(const struct worker *worker, Baton__Load *out); /* strings are borrowed */
+void worker_load(struct worker *worker, Baton__Load *out); /* strings and marks are borrowed until the next message */
 
 #define WORKER_COUNTERS(X)                                                                                             \
     X(generations, "Generate requests accepted")                                                                       \

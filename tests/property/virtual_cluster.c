@@ -17,6 +17,7 @@
 #define FROZEN_US    3000000u /* from a freeze to its notice */
 #define FREEZE_US    10000000u
 #define REPEAT_US    250000u
+#define LOAD_US      50000u
 #define OVERRUN_US   300000u /* from the loss of an overrun link to the next greeting */
 
 static uint64_t mix(uint64_t x)
@@ -42,7 +43,8 @@ enum event_kind {
     EV_RESTART,
     EV_DRAIN,
     EV_SUBMIT,
-    EV_CANCEL
+    EV_CANCEL,
+    EV_LOAD
 };
 
 struct node;
@@ -681,6 +683,7 @@ static void start_worker(struct node *n)
     };
     snprintf(o.id, sizeof o.id, "%s", n->id);
     ASSERT(n->memory && n->generations && worker_create(&o, &n->worker) == ST_OK);
+    push(vc, (struct event){ .at_us = vc->now + LOAD_US, .kind = EV_LOAD, .node = n->index, .life = n->life });
 }
 
 static void connect_all(struct node *n)
@@ -737,6 +740,18 @@ static void on_again(struct node *n, uint32_t other)
     link_up(peer, n->index);
     hear_live(n, other);
     hear_live(peer, n->index);
+}
+
+/* Published figures may be lost, and nobody asks for them again. */
+static void on_load(struct node *n)
+{
+    struct vc *vc = n->vc;
+    struct node *router = &vc->nodes[0];
+    Baton__Load load;
+    worker_load(n->worker, &load);
+    if (router->alive && router->frozen_until <= vc->now && !chance(vc, vc->options.drop))
+        fleet_on_load(router->fleet, &load);
+    push(vc, (struct event){ .at_us = vc->now + LOAD_US, .kind = EV_LOAD, .node = n->index, .life = n->life });
 }
 
 static void on_overrun(struct node *n, uint32_t other)
@@ -865,9 +880,13 @@ static void start_router(struct node *n)
 {
     n->is_router = n->alive = true;
     n->life = ++n->vc->next_life;
-    struct fleet_options f = {
-        .now = io_now, .now_ctx = n, .silent_us = UINT64_MAX, .send = router_send, .forget = router_forget, .io_ctx = n
-    };
+    struct fleet_options f = { .incarnation = n->life,
+                               .now = io_now,
+                               .now_ctx = n,
+                               .silent_us = UINT64_MAX,
+                               .send = router_send,
+                               .forget = router_forget,
+                               .io_ctx = n };
     ASSERT(fleet_create(&f, &n->fleet) == ST_OK);
     struct flows_options o = { .fleet = n->fleet,
                                .timers = &n->timers,
@@ -1040,6 +1059,9 @@ static void handle(struct vc *vc, struct event *e)
     case EV_RESTART:
         start_worker(n);
         connect_all(n);
+        break;
+    case EV_LOAD:
+        on_load(n);
         break;
     case EV_DRAIN:
         worker_drain(n->worker);

@@ -10,6 +10,7 @@
 #include "router/flow.h"
 
 #define FAKE_MAX_SENT 4096
+#define FAKE_ROUTER   0xabcu /* incarnation */
 
 struct fake_sent {
     struct fleet_worker *to;
@@ -19,7 +20,7 @@ struct fake_sent {
     struct trace_context trace;
     /* of Generate */
     uint32_t n_tokens, first, last, max_tokens, choice, prompt_len, n_stop_ids, n_bias;
-    uint64_t seed;
+    uint64_t seed, dispatch;
     int32_t n_logprobs, route;
     bool no_cache, want_hash;
     /* of Resume and TokensAck, and of Cancel */
@@ -51,6 +52,7 @@ static inline void fake_note_generate(struct fake_sent *s, const Baton__Generate
     s->n_stop_ids = (uint32_t)g->sampling->n_stop_ids;
     s->n_bias = g->sampling->bias ? (uint32_t)g->sampling->bias->n_ids : 0;
     s->seed = g->sampling->seed;
+    s->dispatch = g->dispatch;
     s->n_logprobs = g->sampling->n_logprobs;
     s->want_hash = g->sampling->want_hash;
     s->route = (int32_t)g->route;
@@ -88,13 +90,22 @@ static inline void fake_forget(void *ctx, struct fleet_worker *worker, struct re
     (void)attempt;
 }
 
-static inline void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *ctx))
+static inline void fake_fleet_open_as(struct fake_fleet *f, uint64_t (*now)(void *ctx), uint64_t incarnation)
 {
     *f = (struct fake_fleet){ .now_us = 1000000 };
-    const struct fleet_options options = {
-        .now = now, .now_ctx = f, .silent_us = 2000000, .send = fake_send, .forget = fake_forget, .io_ctx = f
-    };
+    const struct fleet_options options = { .incarnation = incarnation,
+                                           .now = now,
+                                           .now_ctx = f,
+                                           .silent_us = 2000000,
+                                           .send = fake_send,
+                                           .forget = fake_forget,
+                                           .io_ctx = f };
     ASSERT(fleet_create(&options, &f->fleet) == ST_OK);
+}
+
+static inline void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *ctx))
+{
+    fake_fleet_open_as(f, now, FAKE_ROUTER);
 }
 
 /* A worker that is up. */

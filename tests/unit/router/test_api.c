@@ -70,7 +70,7 @@ static void open_api(void)
         rig.loop,      config_values(rig.values),
         rig.models,    rig.fake.fleet,
         rig.flows,     rig.pool,
-        rig.metrics,   0xabc,
+        rig.metrics,   FAKE_ROUTER,
         answer_health, NULL,
     };
     if (api_create(&options, &rig.api, &err) != ST_OK)
@@ -89,7 +89,7 @@ static int open_all(void **state)
         .fleet = rig.fake.fleet,
         .timers = loop_timers(rig.loop),
         .now = real_now,
-        .incarnation = 0xabc,
+        .incarnation = FAKE_ROUTER,
         .max_attempts = 3,
         .worker_wait_us = 50000,
     };

@@ -77,7 +77,7 @@ static int open_all(void **state)
     fake_fleet_open(&fake, fake_now);
     timers_init(&timers);
     timers_set_now(&timers, fake.now_us);
-    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, 0xabc, 4, WAIT_US };
+    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, FAKE_ROUTER, 4, WAIT_US };
     client = (struct client){ 0 };
     w0 = fake_worker(&fake, "w0", "decode", MODEL);
     return flows_create(&options, &flows) == ST_OK ? 0 : -1;
@@ -138,8 +138,9 @@ static void test_straight(void **state)
     assert_int_equal(g->prompt_len, 3);
     assert_int_equal(g->seed, 99);
     assert_int_equal(g->choice, 2);
-    assert_int_equal(g->key.router, 0xabc);
+    assert_int_equal(g->key.router, FAKE_ROUTER);
     assert_int_equal(g->attempt, 1);
+    assert_int_equal(g->dispatch, 1);
     assert_int_equal(flows_in_state(flows, FLOW_DISPATCHED), 1);
     assert_int_equal(fleet_ours(fake.fleet), 1);
     pass(1000);
@@ -339,6 +340,37 @@ static void test_back_on_its_link(void **state)
     assert_int_equal(fake_count(&fake, FRAME_GENERATE), 2);
 }
 
+/* What the worker's figures hold is not counted a second time. */
+static void test_loads_cover_what_was_dispatched(void **state)
+{
+    (void)state;
+    Baton__RouterMark mark = BATON__ROUTER_MARK__INIT, *marks[] = { &mark };
+    Baton__Load load = BATON__LOAD__INIT;
+    load.id = "w0";
+    load.incarnation = w0->instance.incarnation;
+    load.marks = marks;
+    load.n_marks = 1;
+    struct flow *flow = submit_and_run();
+    const struct fake_sent *g = fake_last(&fake, FRAME_GENERATE);
+    (void)submit_and_run();
+    assert_int_equal(w0->later, 2);
+    assert_int_equal(w0->later_tokens, 6);
+    mark.router = FAKE_ROUTER + 1;
+    mark.dispatch = 99;
+    fleet_on_load(fake.fleet, &load);
+    assert_int_equal(w0->later, 2); /* of another router */
+    mark.router = FAKE_ROUTER;
+    mark.dispatch = g->dispatch;
+    fleet_on_load(fake.fleet, &load);
+    assert_int_equal(w0->later, 1);
+    assert_int_equal(w0->later_tokens, 3);
+    flow_cancel(&flow, "client_gone");
+    assert_int_equal(w0->later, 1);
+    fake_tokens(flows, fake_last(&fake, FRAME_GENERATE), 3, (uint32_t[]){ 1 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    assert_int_equal(w0->later, 0);
+    assert_int_equal(w0->later_tokens, 0);
+}
+
 static void test_other_models_workers_are_not_taken(void **state)
 {
     (void)state;
@@ -367,6 +399,7 @@ int main(void)
         TEST(test_three_deaths),
         TEST(test_stale_is_sent_again),
         TEST(test_back_on_its_link),
+        TEST(test_loads_cover_what_was_dispatched),
         TEST(test_other_models_workers_are_not_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

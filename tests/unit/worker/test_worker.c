@@ -27,6 +27,7 @@ struct world {
     bool refuse_takes;
     uint32_t sent[64]; /* by frame type */
     uint32_t leg;      /* of the last Prefill */
+    uint64_t dispatch; /* of the last Generate */
 };
 
 static uint64_t io_now(void *ctx)
@@ -175,6 +176,7 @@ static void say_generate(struct world *w, uint32_t n, Baton__Route route, uint32
     msg.route = route;
     msg.prefills = prefills;
     msg.n_prefills = 1;
+    msg.dispatch = ++w->dispatch;
     say(w, &w->router, FRAME_GENERATE, 0, &msg);
 }
 
@@ -319,6 +321,33 @@ static void test_strangers_end_nothing(void **state)
     stop(&w);
 }
 
+/* What a router has sent is in the load from then on: with its number, as a request, and until its KV is there as
+ * tokens that wait. */
+static void test_load_holds_what_was_seen(void **state)
+{
+    (void)state;
+    struct world w;
+    Baton__Load load;
+    Baton__Cancel cancel = BATON__CANCEL__INIT;
+    start(&w);
+    worker_load(w.worker, &load);
+    assert_int_equal(load.n_marks, 0);
+    say_generate(&w, 8, BATON__ROUTE__ROUTE_REMOTE, 4);
+    worker_load(w.worker, &load);
+    assert_int_equal(load.n_marks, 1);
+    assert_int_equal(load.marks[0]->router, 1);
+    assert_int_equal(load.marks[0]->dispatch, 1);
+    assert_int_equal(load.queued_requests, 1);
+    assert_int_equal(load.queued_tokens, 8);
+    say(&w, &w.router, FRAME_CANCEL, 0, &cancel);
+    say_generate(&w, BLOCKS * BLOCK_TOKENS, BATON__ROUTE__ROUTE_LOCAL, 1); /* refused, and seen */
+    worker_load(w.worker, &load);
+    assert_int_equal(load.marks[0]->dispatch, 2);
+    assert_int_equal(load.queued_requests, 0);
+    assert_int_equal(load.queued_tokens, 0);
+    stop(&w);
+}
+
 /* A sequence that the pool can never hold is refused or cut, and does not wait for ever. */
 static void test_longer_than_the_pool(void **state)
 {
@@ -339,10 +368,10 @@ int main(void)
 {
     log_init("test", LOG_OFF);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused_checksum),       cmocka_unit_test(test_chunk_beyond_the_last),
-        cmocka_unit_test(test_gap_between_chunks),     cmocka_unit_test(test_lost_way),
-        cmocka_unit_test(test_resume_of_what_is_gone), cmocka_unit_test(test_strangers_end_nothing),
-        cmocka_unit_test(test_longer_than_the_pool),
+        cmocka_unit_test(test_refused_checksum),         cmocka_unit_test(test_chunk_beyond_the_last),
+        cmocka_unit_test(test_gap_between_chunks),       cmocka_unit_test(test_lost_way),
+        cmocka_unit_test(test_resume_of_what_is_gone),   cmocka_unit_test(test_strangers_end_nothing),
+        cmocka_unit_test(test_load_holds_what_was_seen), cmocka_unit_test(test_longer_than_the_pool),
     };
     return cmocka_run_group_tests_name("worker", tests, NULL, NULL);
 }
