@@ -37,11 +37,20 @@ static void send_to(struct mock_worker *w, struct link *router, const struct mes
     w->stats.send_failures += st != ST_OK;
 }
 
+static void fill_timing(const struct mock_worker *w, const struct mock_request *r, Baton__Timing *out)
+{
+    baton__timing__init(out);
+    out->route = (char *)"local";
+    out->transport = (char *)"";
+    out->prefill_worker = out->decode_worker = (char *)w->options.id;
+    out->computed_tokens = r->first;
+}
+
 void mock_send_upto(struct mock_worker *w, struct mock_request *r, uint32_t upto)
 {
     Baton__Token tokens[MAX_TOKENS_A_REPEAT], *pointers[MAX_TOKENS_A_REPEAT];
     Baton__SequenceTokens seq, *only = &seq;
-    Baton__Timing timing = BATON__TIMING__INIT;
+    Baton__Timing timing;
     Baton__Tokens body = BATON__TOKENS__INIT;
     uint64_t now = clock_now_us();
     head_of_sequence(r, &seq);
@@ -54,14 +63,12 @@ void mock_send_upto(struct mock_worker *w, struct mock_request *r, uint32_t upto
     w->running_tokens += seq.n_tokens;
     r->sent += (uint32_t)seq.n_tokens;
     bool last = r->sent == r->end;
-    if (last) {
-        timing.route = (char *)"local";
-        timing.transport = (char *)"";
-        timing.prefill_worker = timing.decode_worker = (char *)w->options.id;
-        timing.computed_tokens = r->first;
+    if (last || seq.position == r->first) {
+        fill_timing(w, r, &timing);
         seq.timing = &timing;
-        seq.finish = BATON__FINISH__FINISH_LENGTH;
     }
+    if (last)
+        seq.finish = BATON__FINISH__FINISH_LENGTH;
     struct message_head head = { FRAME_TOKENS, r->node.key, r->attempt, 0, FRAME_NO_DEADLINE, NULL };
     body.sequences = &only;
     body.n_sequences = 1;

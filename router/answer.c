@@ -131,8 +131,10 @@ static void write_piece(struct answer *a, struct choice *c)
 static void close_choice(struct answer *a, struct choice *c)
 {
     a->n_over++;
-    if (c->flow) { /* a stop string: nobody tells us how it went */
-        c->timing.ended_us = clock_now_us();
+    if (c->flow) { /* a stop string */
+        struct flow_timing timing;
+        flow_timing(c->flow, &timing);
+        choice_keep_timing(c, &timing, true);
         snprintf(c->timing.decode_worker, sizeof c->timing.decode_worker, "%s", flow_worker_id(c->flow));
         flow_cancel(&c->flow, "stop_string");
     }
@@ -304,6 +306,11 @@ static void note_first_token(struct answer *a, struct choice *c)
     metric_observe_us(a->first_token, c->timing.first_token_us - a->call->started_us);
 }
 
+static void on_timing(void *arg, const Baton__Timing *timing)
+{
+    choice_keep_worker_timing(arg, timing);
+}
+
 static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
 {
     struct choice *c = arg;
@@ -330,7 +337,7 @@ static void on_finish(void *arg, Baton__Finish finish, const struct flow_timing 
     c->flow = NULL;
     c->flow_over = true;
     c->flow_finish = finish == BATON__FINISH__FINISH_STOP ? CHOICE_STOP : CHOICE_LENGTH;
-    choice_keep_timing(c, timing);
+    choice_keep_timing(c, timing, false);
     if (a->blocked || c->held.n)
         return;
     text_buffer_clear(&api_of(a)->out);
@@ -355,7 +362,7 @@ static void on_error(void *arg, enum flow_error error, const char *text)
     fail(c->answer, &err);
 }
 
-static const struct flow_callbacks flow_callbacks = { on_tokens, on_finish, on_error };
+static const struct flow_callbacks flow_callbacks = { on_timing, on_tokens, on_finish, on_error };
 
 /* ---- starting ---------------------------------------------------------------------------------- */
 

@@ -45,7 +45,7 @@ static void write_timing(struct json_writer *w, const struct choice_timing *t, u
     write_ms(w, "prefill_ms", known, t->prefill_us);
     write_ms(w, "handoff_ms", known, t->handoff_us);
     write_ms(w, "first_token_ms", begun, since(t->first_token_us, started_us));
-    write_ms(w, "decode_ms", known || begun, known ? t->decode_us : since(t->ended_us, t->first_token_us));
+    write_ms(w, "decode_ms", begun, t->decode_us);
     write_ms(w, "total_ms", t->ended_us != 0, since(t->ended_us, started_us));
     write_count(w, "moved_bytes", known, t->moved_bytes);
     write_name(w, "transport", t->transport);

@@ -123,27 +123,32 @@ static void copy_text(char *out, size_t size, const char *text)
     snprintf(out, size, "%s", text ? text : "");
 }
 
-void choice_keep_timing(struct choice *c, const struct flow_timing *timing)
+void choice_keep_worker_timing(struct choice *c, const Baton__Timing *timing)
+{
+    struct choice_timing *t = &c->timing;
+    t->from_worker = true;
+    t->queue_us = timing->queue_us;
+    t->prefill_us = timing->prefill_us;
+    t->prefill_queue_us = timing->prefill_queue_us;
+    t->handoff_us = timing->handoff_us;
+    t->decode_us = timing->decode_us;
+    t->moved_bytes = timing->moved_bytes;
+    t->legs = timing->legs;
+    t->computed_tokens = timing->computed_tokens;
+    t->preempted = timing->preempted;
+    copy_text(t->transport, sizeof t->transport, timing->transport);
+    copy_text(t->route, sizeof t->route, timing->route);
+    copy_text(t->prefill_worker, sizeof t->prefill_worker, timing->prefill_worker);
+    copy_text(t->decode_worker, sizeof t->decode_worker, timing->decode_worker);
+}
+
+void choice_keep_timing(struct choice *c, const struct flow_timing *timing, bool cut)
 {
     struct choice_timing *t = &c->timing;
     t->ended_us = t->submitted_us + timing->total_us;
     t->dispatched_us = t->submitted_us + timing->wait_us;
     t->first_token_us = timing->first_token_us ? t->submitted_us + timing->first_token_us : 0;
     t->attempts = timing->attempts;
-    t->from_worker = timing->worker != NULL;
-    if (!timing->worker)
-        return;
-    t->queue_us = timing->worker->queue_us;
-    t->prefill_us = timing->worker->prefill_us;
-    t->prefill_queue_us = timing->worker->prefill_queue_us;
-    t->handoff_us = timing->worker->handoff_us;
-    t->decode_us = timing->worker->decode_us;
-    t->moved_bytes = timing->worker->moved_bytes;
-    t->legs = timing->worker->legs;
-    t->computed_tokens = timing->worker->computed_tokens;
-    t->preempted = timing->worker->preempted;
-    copy_text(t->transport, sizeof t->transport, timing->worker->transport);
-    copy_text(t->route, sizeof t->route, timing->worker->route);
-    copy_text(t->prefill_worker, sizeof t->prefill_worker, timing->worker->prefill_worker);
-    copy_text(t->decode_worker, sizeof t->decode_worker, timing->worker->decode_worker);
+    if (cut || !t->from_worker)
+        t->decode_us = timing->first_token_us ? timing->total_us - timing->first_token_us : 0;
 }

@@ -12,7 +12,7 @@ enum choice_finish { CHOICE_GOES_ON, CHOICE_STOP, CHOICE_LENGTH };
 
 /* What the answer tells of times; microseconds, counted from the flow's submit where not said otherwise. */
 struct choice_timing {
-    bool from_worker; /* the worker's part is known: not after a stop string */
+    bool from_worker;                                               /* the worker's part is known */
     uint64_t submitted_us, dispatched_us, first_token_us, ended_us; /* absolute; 0: never */
     uint32_t attempts;
     uint64_t queue_us, prefill_us, prefill_queue_us, handoff_us, decode_us, moved_bytes;
@@ -51,6 +51,8 @@ MUST_CHECK status choice_take(struct choice *c, const struct token_view *token, 
 void choice_end(struct choice *c, enum choice_finish finish, struct text_buffer *out);
 /* How many of `scored` belong to text that is given out. */
 uint32_t choice_scored_ready(const struct choice *c);
-void choice_keep_timing(struct choice *c, const struct flow_timing *timing);
+void choice_keep_worker_timing(struct choice *c, const Baton__Timing *timing);
+/* The flow ends. With cut it is ended here: then the worker did not tell how long it decoded. */
+void choice_keep_timing(struct choice *c, const struct flow_timing *timing, bool cut);
 
 #endif

@@ -38,6 +38,16 @@ struct request_key flow_key(const struct flow *flow)
     return (struct request_key){ flow->flows->options.incarnation, flow->seq };
 }
 
+void flow_timing(const struct flow *flow, struct flow_timing *out)
+{
+    *out = (struct flow_timing){
+        .wait_us = flow->dispatched_us - flow->submitted_us,
+        .first_token_us = flow->first_token_us ? flow->first_token_us - flow->submitted_us : 0,
+        .total_us = flows_now(flow->flows) - flow->submitted_us,
+        .attempts = flow->attempt,
+    };
+}
+
 const char *flow_worker_id(const struct flow *flow)
 {
     return flow->worker ? flow->worker->instance.id : "";

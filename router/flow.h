@@ -41,16 +41,18 @@ enum flow_error {
     FLOW_INTERNAL,  /* 500 */
 };
 
-/* Microseconds, with Baton__Timing of the worker. */
+/* Microseconds. */
 struct flow_timing {
     uint64_t wait_us;        /* from submit to the dispatch that succeeded */
     uint64_t first_token_us; /* from submit */
     uint64_t total_us;       /* from submit */
     uint32_t attempts;
-    const Baton__Timing *worker; /* borrowed during the callback; NULL when unknown */
 };
 
 struct flow_callbacks {
+    /* How it fared at the worker that runs it now, as far as that knows: before the first tokens of an attempt, and
+     * before the last ones. Must not cancel the flow. timing is borrowed. */
+    void (*on_timing)(void *arg, const Baton__Timing *timing);
     /* Tokens in order, without gap or repeat. position: of the first. May cancel the flow. */
     void (*on_tokens)(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n);
     /* The last word, once: STOP or LENGTH. The flow is gone after it. */
@@ -90,6 +92,8 @@ MUST_CHECK status flow_submit(struct flows *flows, const struct flow_request *re
 /* No callback comes after it. Sends a Cancel where there is something to cancel. */
 void flow_cancel(struct flow **flow, const char *reason);
 struct request_key flow_key(const struct flow *flow);
+/* As of now. */
+void flow_timing(const struct flow *flow, struct flow_timing *out);
 const char *flow_worker_id(const struct flow *flow); /* "" while waiting */
 
 /* From the fleet. */

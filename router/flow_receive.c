@@ -70,15 +70,9 @@ static void on_finish(struct flow *flow, const Baton__SequenceTokens *msg)
 {
     const struct flow_callbacks *callbacks = flow->request.callbacks;
     void *arg = flow->request.arg;
-    uint64_t now = flows_now(flow->flows);
-    struct flow_timing timing = {
-        .wait_us = flow->dispatched_us - flow->submitted_us,
-        .first_token_us = flow->first_token_us ? flow->first_token_us - flow->submitted_us : 0,
-        .total_us = now - flow->submitted_us,
-        .attempts = flow->attempt,
-        .worker = msg->timing,
-    };
+    struct flow_timing timing;
     ASSERT(flow->worker);
+    flow_timing(flow, &timing);
     flow->flows->counters.finished++;
     send_tokens_ack(flow->worker, flow_key(flow), flow->attempt, flow->n_tokens);
     /* The worker is done with it: nothing is cancelled, and the acknowledgement is not forgotten. */
@@ -141,6 +135,8 @@ static void on_sequence(struct flows *flows, struct fleet_worker *worker, const 
     if (skip > msg->n_tokens)
         skip = msg->n_tokens;
     flows->counters.repeats_dropped += skip;
+    if (msg->timing)
+        flow->request.callbacks->on_timing(flow->request.arg, msg->timing);
     if (deliver(flows, flow, msg, skip) && msg->finish)
         on_finish(flow, msg);
 }

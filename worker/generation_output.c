@@ -160,7 +160,7 @@ static bool pack_sequence(struct generation *g, struct packed_sequence *out)
     out->msg.tokens = out->pointers;
     out->msg.n_tokens = n;
     out->msg.finish = g->finish;
-    if (g->finish) {
+    if (g->finish || g->sent == g->kept_first) {
         pack_timing(g, &out->timing);
         out->msg.timing = &out->timing;
     }

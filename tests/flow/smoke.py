@@ -28,6 +28,20 @@ def local_equals_remote(c):
         assert timing["moved_bytes"] > 0 and timing["transport"] == c.expect_transport, timing
 
 
+def stop_string_keeps_the_timing(c):
+    """The router ends the answer itself, and tells all the same where the time went."""
+    whole = c.ask(STORY, route="remote", max_tokens=40)
+    stop = whole.text[len(whole.text) // 2:][:8]
+    for stream in (True, False):
+        cut = c.ask(STORY, route="remote", max_tokens=40, stop=stop, stream=stream)
+        timing = cut.extra["timing"]
+        assert not cut.error and cut.finish == "stop" and cut.extra["route"] == "remote", (cut.error, cut.extra)
+        assert cut.text == whole.text[:whole.text.index(stop)], (cut.text, whole.text, stop)
+        assert None not in timing.values(), timing
+        assert timing["prefill_ms"] > 0 and timing["moved_bytes"] > 0, timing
+        assert 0 < timing["decode_ms"] < timing["total_ms"], timing
+
+
 def stream_equals_whole(c):
     a, b = c.ask(STORY, stream=True, max_tokens=40), c.ask(STORY, stream=False, max_tokens=40)
     assert a.text == b.text and a.hashes == b.hashes and a.finish == b.finish
@@ -87,6 +101,7 @@ def one_transport(suite, transport, expect):
         suite.test(f"local equals remote by {expect}", local_equals_remote, c)
         if transport != "tcp":
             suite.test("answers are the reference's", answers_golden, c)
+            suite.test("a stop string keeps the timing", stop_string_keeps_the_timing, c)
             suite.test("a stream equals a whole answer", stream_equals_whole, c)
             suite.test("seeded sampling repeats on any route", seeded_sampling_repeats, c)
             suite.test("a batch equals single requests", batch_equals_single, c)

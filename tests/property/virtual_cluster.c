@@ -800,10 +800,17 @@ static void check_token(struct vc_request *r, uint32_t position, uint32_t id)
         r->wrong++;
 }
 
+static void on_timing(void *arg, const Baton__Timing *timing)
+{
+    ((struct client *)arg)->request->timed = timing->decode_worker[0];
+}
+
 static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
 {
+    struct vc_request *r = ((struct client *)arg)->request;
+    r->wrong += !r->timed;
     for (size_t i = 0; i < n; i++)
-        check_token(((struct client *)arg)->request, position + (uint32_t)i, tokens[i]->id);
+        check_token(r, position + (uint32_t)i, tokens[i]->id);
 }
 
 static void on_finish(void *arg, Baton__Finish finish, const struct flow_timing *timing)
@@ -811,7 +818,8 @@ static void on_finish(void *arg, Baton__Finish finish, const struct flow_timing 
     struct vc_request *r = ((struct client *)arg)->request;
     r->ended = true;
     r->flow = NULL;
-    r->wrong += finish != BATON__FINISH__FINISH_LENGTH || !timing->worker || r->n_tokens != r->n_prompt + r->max_tokens;
+    r->wrong += finish != BATON__FINISH__FINISH_LENGTH || !r->timed || !timing->attempts ||
+                r->n_tokens != r->n_prompt + r->max_tokens;
 }
 
 static void cancel(struct vc_request *r)
@@ -835,7 +843,7 @@ static void on_error(void *arg, enum flow_error error, const char *text)
             cancel(&vc->requests[i]);
 }
 
-static const struct flow_callbacks client_callbacks = { on_tokens, on_finish, on_error };
+static const struct flow_callbacks client_callbacks = { on_timing, on_tokens, on_finish, on_error };
 
 static void submit(struct vc *vc, struct vc_request *r)
 {

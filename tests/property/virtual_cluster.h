@@ -49,7 +49,8 @@ struct vc_request {
     uint32_t *tokens; /* prompt, then what came */
     uint32_t n_tokens;
     bool ended, failed, cancelled;
-    uint32_t wrong;       /* tokens that differ from the naive model, or came at a wrong position */
+    bool timed;           /* the worker told how it went */
+    uint32_t wrong;       /* tokens that differ from the naive model, came at a wrong position, or without a timing */
     enum flow_error code; /* when failed; of a router that died FLOW_INTERNAL */
     char error[256];
 };

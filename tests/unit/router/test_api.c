@@ -585,6 +585,61 @@ static void test_baton_object(void **state)
     client_free(c);
 }
 
+/* "Big words here" with a stop text that only its later tokens complete, told how it went with the first one. */
+static struct client *ask_for_a_cut_answer(const char *stream)
+{
+    char body[512];
+    rig.fake.n_sent = 0;
+    snprintf(body, sizeof body, "{" ONCE "%s,\"stop\":[\"here\"],\"baton\":{\"timing\":true}}", stream);
+    struct client *c = ask("/v1/completions", body);
+    const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
+    Baton__Timing timing = BATON__TIMING__INIT;
+    timing.route = "remote";
+    timing.transport = "shm";
+    timing.prefill_worker = "p0";
+    timing.decode_worker = "w0";
+    timing.queue_us = 1500;
+    timing.prefill_us = 2500;
+    timing.handoff_us = 500;
+    timing.moved_bytes = 4096;
+    uint32_t ids[64], n = ids_of("Big words here", ids);
+    for (uint32_t i = 0; i < n && !fake_last(&rig.fake, FRAME_CANCEL); i++) {
+        fake_tokens(rig.flows, g, g->n_tokens + i, &ids[i], 1, 0, i ? NULL : &timing);
+        quiet_turns(c);
+    }
+    assert_string_equal(fake_last(&rig.fake, FRAME_CANCEL)->reason, "stop_string");
+    return c;
+}
+
+/* The worker is cut off before it has told all, but what it knew at the first token is told. */
+static void test_timing_of_a_cut_answer(void **state)
+{
+    (void)state;
+    struct client *c = ask_for_a_cut_answer("");
+    json_t *json = expect_json(c, 200);
+    const json_t *timing = at(json, "choices.0.baton.timing");
+    json_says(json, "choices.0.finish_reason", "stop");
+    json_says(json, "choices.0.baton.route", "remote");
+    json_says(timing, "prefill_worker", "p0");
+    json_says(timing, "decode_worker", "w0");
+    assert_true(json_number_value(at(timing, "queue_ms")) == 1.5);
+    assert_true(json_number_value(at(timing, "prefill_ms")) == 2.5);
+    assert_true(json_number_value(at(timing, "handoff_ms")) == 0.5);
+    assert_int_equal(json_integer_value(at(timing, "moved_bytes")), 4096);
+    assert_int_equal(json_integer_value(at(timing, "attempts")), 1);
+    double first = json_number_value(at(timing, "first_token_ms")), decode = json_number_value(at(timing, "decode_ms"));
+    double total = json_number_value(at(timing, "total_ms"));
+    assert_true(decode > 0 && first + decode <= total + 0.01);
+    assert_true(json_is_number(at(timing, "route_ms")));
+    json_decref(json);
+    client_free(c);
+    c = ask_for_a_cut_answer(",\"stream\":true");
+    expect_text(c, "\"queue_ms\":1.5,");
+    expect_text(c, "\"prefill_worker\":\"p0\"");
+    expect_text(c, "[DONE]");
+    client_free(c);
+}
+
 static void test_echo_without_tokens(void **state)
 {
     (void)state;
@@ -921,6 +976,7 @@ int main(void)
         TEST(test_stop_text),
         TEST(test_logprobs),
         TEST(test_baton_object),
+        TEST(test_timing_of_a_cut_answer),
         TEST(test_echo_without_tokens),
         TEST(test_stream),
         TEST(test_half_characters_wait),
