@@ -216,6 +216,69 @@ static void test_the_other_routers_burst_is_avoided(void **state)
     scene_close(&s);
 }
 
+/* Links that nobody answers: what they tell the fleet is told by the test. */
+static struct links *links_to_nowhere(struct fleet *fleet, struct loop *loop)
+{
+    struct links *links;
+    struct error err;
+    const struct links_options options = {
+        .loop = loop,
+        .id = "r",
+        .role = "router",
+        .cluster = "test",
+        .model = "",
+        .kv_format = "",
+        .incarnation = FAKE_ROUTER,
+        .ping_interval_us = 1000000,
+        .frozen_us = 1000000,
+        .closed_us = 1000000,
+        .repeat_us = 1000000,
+        .max_pending = 1,
+        .on_up = fleet_on_up,
+        .on_lost = fleet_on_lost,
+        .on_message = fleet_on_message,
+        .live = fleet_live,
+        .ctx = fleet,
+    };
+    assert_int_equal(links_create(&options, &links, &err), ST_OK);
+    return links;
+}
+
+/* A worker that was lost is chosen late, less so as time passes, and after ten seconds like any other: nobody chose
+ * it, so no answer could redeem it. */
+static void test_losses_are_forgotten_with_time(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct loop *loop;
+    assert_int_equal(loop_create(&loop), ST_OK);
+    fake_fleet_open(&fake, fake_now);
+    struct links *links = links_to_nowhere(fake.fleet, loop);
+    fleet_set_links(fake.fleet, links);
+    struct fleet_worker *lost = fake_worker(&fake, "127.0.0.1:1", "decode", "m");
+    struct fleet_worker *busy = fake_worker(&fake, "127.0.0.1:2", "decode", "m");
+    struct fleet_dispatch some, more;
+    fleet_count(busy, &some, fleet_next_number(fake.fleet), 1000);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), lost);
+    fleet_on_lost(fake.fleet, lost->link, "closed");
+    lost->up = true; /* back at once */
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), busy);
+    fleet_count(busy, &more, fleet_next_number(fake.fleet), 1000);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), busy); /* a loss weighs more than that */
+    fake.now_us += 6000000;
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), lost);
+    fleet_uncount(busy, &more);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), busy);
+    fleet_uncount(busy, &some);
+    fleet_count(busy, &some, fleet_next_number(fake.fleet), 1);
+    fake.now_us += 4000000;
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), lost); /* as if nothing had been */
+    fleet_uncount(busy, &some);
+    fleet_destroy(&fake.fleet);
+    links_destroy(&links);
+    loop_destroy(&loop);
+}
+
 int main(void)
 {
     log_init("test", LOG_OFF);
@@ -223,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_two_routers_and_one_worker),
         cmocka_unit_test(test_random_routers),
         cmocka_unit_test(test_the_other_routers_burst_is_avoided),
+        cmocka_unit_test(test_losses_are_forgotten_with_time),
     };
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);
 }
