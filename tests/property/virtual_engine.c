@@ -1,0 +1,98 @@
+#include "virtual_internal.h"
+
+/* What the slot of position p holds in one (layer, side, head): a chain over the tokens up to p. */
+static uint64_t chain(uint64_t before, uint32_t token, uint32_t layer, uint32_t segment)
+{
+    return vc_mix(before ^ vc_mix(((uint64_t)token << 16) + layer * 64 + segment + 1));
+}
+
+static uint64_t *slot(struct node *n, const uint32_t *blocks, uint32_t pos, uint32_t layer, uint32_t segment)
+{
+    const struct kv_layout *l = &n->vc->layout;
+    uint8_t *block = n->memory + (size_t)blocks[pos / BLOCK_TOKENS] * kv_block_bytes(l);
+    return (uint64_t *)(void *)(block + kv_offset(l, layer, (enum kv_side)(segment / HEADS), segment % HEADS,
+                                                  pos % BLOCK_TOKENS));
+}
+
+static void compute_layer(struct node *n, struct step_seq *seq, uint32_t layer)
+{
+    for (uint32_t s = 0; s < 2 * HEADS; s++)
+        for (uint32_t r = 0; r < seq->n_rows; r++) {
+            uint32_t pos = seq->first_pos + r;
+            uint64_t before = pos ? slot(n, seq->blocks, pos - 1, layer, s)[0] : 0;
+            uint64_t *out = slot(n, seq->blocks, pos, layer, s);
+            out[0] = chain(before, seq->tokens[r], layer, s);
+            out[1] = ~out[0];
+        }
+}
+
+/* Reads every slot, as attention does. */
+static uint32_t sample(struct node *n, const struct step_seq *seq)
+{
+    uint64_t sum = 0;
+    uint32_t end = seq->first_pos + seq->n_rows;
+    for (uint32_t l = 0; l < LAYERS; l++)
+        for (uint32_t s = 0; s < 2 * HEADS; s++)
+            for (uint32_t pos = 0; pos < end; pos++) {
+                const uint64_t *v = slot(n, seq->blocks, pos, l, s);
+                sum += vc_mix(v[0]) + 3 * vc_mix(v[1]);
+            }
+    return (uint32_t)(vc_mix(sum) % VC_VOCAB);
+}
+
+uint32_t vc_next_token(const uint32_t *tokens, uint32_t n)
+{
+    uint64_t sum = 0;
+    for (uint32_t l = 0; l < LAYERS; l++)
+        for (uint32_t s = 0; s < 2 * HEADS; s++) {
+            uint64_t v = 0;
+            for (uint32_t pos = 0; pos < n; pos++) {
+                v = chain(v, tokens[pos], l, s);
+                sum += vc_mix(v) + 3 * vc_mix(~v);
+            }
+        }
+    return (uint32_t)(vc_mix(sum) % VC_VOCAB);
+}
+
+void virtual_run(void *ctx, struct step *step)
+{
+    struct node *n = ctx;
+    uint64_t rows = 0, at = node_time(n);
+    for (uint32_t i = 0; i < step->n_seqs; i++)
+        rows += step->seqs[i].n_rows;
+    n->step = step;
+    for (uint32_t l = 0; l < LAYERS; l++)
+        event_push(n->vc, (struct event){ .at_us = at + (300 + 20 * rows) * (l + 1) / LAYERS,
+                                          .kind = EV_LAYER,
+                                          .node = n->index,
+                                          .life = n->life,
+                                          .a = l });
+    event_push(n->vc,
+               (struct event){ .at_us = at + 310 + 20 * rows, .kind = EV_STEP, .node = n->index, .life = n->life });
+}
+
+void virtual_layer_done(struct node *n, uint32_t layer)
+{
+    for (uint32_t i = 0; i < n->step->n_seqs; i++) {
+        struct step_seq *seq = &n->step->seqs[i];
+        if (layer == 0)
+            seq->done = true;
+        if (atomic_load(seq->cancelled))
+            seq->done = false;
+        if (seq->done)
+            compute_layer(n, seq, layer);
+    }
+    worker_layers_done(n->worker, layer + 1);
+}
+
+void virtual_step_done(struct node *n)
+{
+    for (uint32_t i = 0; i < n->step->n_seqs; i++) {
+        struct step_seq *seq = &n->step->seqs[i];
+        if (!seq->done || seq->logits != STEP_SAMPLE)
+            continue;
+        seq->sampled = (struct sampled){ .id = sample(n, seq), .hash = { seq->n_history, 7 } };
+    }
+    n->step = NULL;
+    worker_step_done(n->worker);
+}
