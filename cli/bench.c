@@ -35,21 +35,6 @@ static void print_json(const struct bench_engine_options *o, const struct bench_
     text_buffer_free(&page);
 }
 
-static bool isa_parse(const char *text, enum engine_isa *out)
-{
-    static const char *const names[] = {
-#define X(name, word) word,
-        ENGINE_ISAS(X)
-#undef X
-    };
-    for (size_t i = 0; i < COUNT_OF(names); i++)
-        if (!strcmp(text, names[i])) {
-            *out = (enum engine_isa)i;
-            return true;
-        }
-    return false;
-}
-
 static int run_engine(const struct command *self, int argc, char **argv)
 {
     const char *model = known_models[0].name, *isa = "auto";
@@ -65,7 +50,7 @@ static int run_engine(const struct command *self, int argc, char **argv)
         { "prompt", 0, OPTION_INT, &prompt, "N", "Tokens of the prompt (512)", 1, MAX_TOKENS },
         { "generate", 0, OPTION_INT, &generate, "N", "Tokens generated behind it (64)", 1, MAX_TOKENS },
         { "threads", 0, OPTION_INT, &threads, "N", "Threads that compute; 0: one for each core (0)", 0, 256 },
-        { "isa", 0, OPTION_WORD, &isa, "auto|reference|avx512", "Instruction set (auto)", 0, 0 },
+        { "isa", 0, OPTION_WORD, &isa, "auto|reference|avx2|avx512", "Instruction set (auto)", 0, 0 },
         { "chunk", 0, OPTION_INT, &chunk, "N", "Prompt tokens of one step (512)", 1, MAX_TOKENS },
         { "repeats", 0, OPTION_INT, &repeats, "N", "Measured runs, of which the median is given (3)", 1,
           BENCH_ENGINE_MAX_REPEATS },
@@ -78,7 +63,7 @@ static int run_engine(const struct command *self, int argc, char **argv)
     struct bench_engine_options o = {
         path, ENGINE_AUTO, (uint32_t)threads, (uint32_t)prompt, (uint32_t)generate, (uint32_t)chunk, (uint32_t)repeats
     };
-    if (!isa_parse(isa, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK ||
+    if (!engine_isa_parse(isa, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK ||
         bench_engine(&o, &result, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     if (as_json)

@@ -154,7 +154,8 @@ static int run(const struct command *self, int argc, char **argv)
     const struct option_row rows[] = {
         { "model", 0, OPTION_TEXT, &model, "PATH|NAME", "Model; must be given", 0, 0 },
         { "top", 0, OPTION_TEXT, &top, "K|all", "Likeliest tokens of each position (8)", 0, 0 },
-        { "engine", 0, OPTION_WORD, &engine, "auto|reference|avx512", "Instruction set of the kernels (auto)", 0, 0 },
+        { "engine", 0, OPTION_WORD, &engine, "auto|reference|avx2|avx512", "Instruction set of the kernels (auto)", 0,
+          0 },
         { "f32", 0, OPTION_FLAG, &f32, "", "Widen all weights and quantise no activation", 0, 0 },
         { "kv", 0, OPTION_WORD, &kv, "f32|bf16|f16", "Number format of the KV cache (bf16)", 0, 0 },
         { "threads", 0, OPTION_INT, &threads, "N", "Threads that compute; 0: one for each core (0)", 0, 256 },
@@ -164,10 +165,9 @@ static int run(const struct command *self, int argc, char **argv)
         return code;
     if (arguments.n != 1 || !model)
         return command_misuse(self, "it takes one file of JSON lines (or -) and --model");
-    if (model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK)
-        return command_failed(self, "%s", err.text);
     struct solo_options o = { path, ENGINE_AUTO, f32, kv_type(kv), (uint32_t)threads, 0, (uint32_t)chunk };
-    o.isa = !strcmp(engine, "reference") ? ENGINE_REFERENCE : !strcmp(engine, "avx512") ? ENGINE_AVX512 : ENGINE_AUTO;
+    if (!engine_isa_parse(engine, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK)
+        return command_failed(self, "%s", err.text);
     s.chunk = (uint32_t)chunk;
     text_buffer_init(&s.text, OUTPUT_MAX_BYTES);
     text_buffer_init(&s.own, OUTPUT_MAX_BYTES);

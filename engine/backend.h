@@ -60,10 +60,12 @@ struct backend {
 };
 
 extern const struct backend backend_reference;
+extern const struct backend backend_avx2;   /* only where backend_avx2_missing() is NULL   */
 extern const struct backend backend_avx512; /* only where backend_avx512_missing() is NULL */
 
-/* The first instruction set of the AVX-512 backend that this processor (or its
- * kernel) lacks, as /proc/cpuinfo names it; NULL when it can run. */
+/* The first instruction set of the backend that this processor (or its kernel)
+ * lacks, as /proc/cpuinfo names it; NULL when it can run. */
+const char *backend_avx2_missing(void);
 const char *backend_avx512_missing(void);
 
 #endif

@@ -1,10 +1,14 @@
-/* Integer products with AVX2: an output is a 32-bit lane, two vectors a panel. */
+/* Integer products with AVX2: an output is a 32-bit lane, two vectors a panel.
+ * Weights are taken as nibbles, 0 .. 15, so that the products of bytes with
+ * activation bytes (vpmaddubsw, which saturates at 16 bits) can be summed over a
+ * whole group in 16 bits without overflow: 16 * 15 * 128 = 30720. Q8_0 is two
+ * nibbles, of which the high one counts sixteen times. The sums are integers, so
+ * their order does not matter to the contract. */
 #include <immintrin.h>
 #include <string.h>
 
-#include "engine/cpu_avx2_products.h"
+#include "engine/lanes/kernels.h"
 #include "engine/pack.h"
-#include "engine/unroll.h"
 
 #define SLICES         8u /* of 4 values in a group */
 #define VECTORS        2u /* of 8 outputs in a panel */

@@ -4,8 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "engine/cpu_avx512_products.h"
-#include "engine/pack.h"
+#include "engine/lanes/kernels.h"
 
 #define SLICES         8u /* of 4 values in a group */
 #define PREFETCH_BYTES 2048u
@@ -235,6 +234,13 @@ static tile_fn find_tile(enum dtype type, bool wide, uint32_t rows, uint32_t pan
     TILE_SHAPES(FIND_TILE, Q4_1)
 #undef FIND_TILE
     assert_failed("a tile shape without a function", __FILE__, __LINE__);
+}
+
+/* Outputs of the panel that exist. */
+static uint16_t panel_mask(const struct matrix *m, uint32_t panel)
+{
+    uint32_t left = m->n_out - panel * PANEL;
+    return (uint16_t)(left >= PANEL ? 0xffff : (1u << left) - 1);
 }
 
 void avx512_product_int(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,

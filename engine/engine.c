@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/forward.h"
 
@@ -12,21 +13,38 @@ struct engine {
     struct model_config config;
 };
 
+bool engine_isa_parse(const char *word, enum engine_isa *out)
+{
+    static const char *const words[] = {
+#define X(name, text) text,
+        ENGINE_ISAS(X)
+#undef X
+    };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(word, words[i])) {
+            *out = (enum engine_isa)i;
+            return true;
+        }
+    return false;
+}
+
 status engine_isa_check(enum engine_isa isa, struct error *err)
 {
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return error_set(err, ST_UNSUPPORTED, "this processor lacks AVX2 or FMA, which every build needs");
-    const char *missing = isa == ENGINE_AVX512 ? backend_avx512_missing() : NULL;
+    const char *missing = backend_avx2_missing();
+    if (missing != NULL)
+        return error_set(err, ST_UNSUPPORTED, "this processor lacks %s, which every build needs", missing);
+    missing = isa == ENGINE_AVX512 ? backend_avx512_missing() : NULL;
     if (missing != NULL)
         return error_set(err, ST_UNSUPPORTED, "this processor lacks %s, which the avx512 kernels need", missing);
     return ST_OK;
 }
 
+/* One that engine_isa_check() allows, and so with AVX2 at least. */
 static const struct backend *choose_backend(enum engine_isa isa)
 {
-    if (isa == ENGINE_REFERENCE || backend_avx512_missing() != NULL)
+    if (isa == ENGINE_REFERENCE)
         return &backend_reference;
-    return &backend_avx512;
+    return isa == ENGINE_AVX2 || backend_avx512_missing() != NULL ? &backend_avx2 : &backend_avx512;
 }
 
 static status check_options(const struct engine_options *o, const struct model_config *c, struct error *err)

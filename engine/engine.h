@@ -18,7 +18,7 @@
 
 struct engine;
 
-#define ENGINE_ISAS(X) X(AUTO, "auto") X(REFERENCE, "reference") X(AVX512, "avx512")
+#define ENGINE_ISAS(X) X(AUTO, "auto") X(REFERENCE, "reference") X(AVX2, "avx2") X(AVX512, "avx512")
 enum engine_isa {
 #define X(name, text) ENGINE_##name,
     ENGINE_ISAS(X)
@@ -45,6 +45,8 @@ MUST_CHECK status engine_create_from(const struct model_config *config, const st
                                      const struct engine_options *options, struct engine **out, struct error *err);
 void engine_destroy(struct engine **engine);
 const char *engine_isa_name(const struct engine *engine);
+/* The word of ENGINE_ISAS; false when it is none of them. */
+bool engine_isa_parse(const char *word, enum engine_isa *out);
 /* ST_UNSUPPORTED with a sentence when this processor lacks the instructions. */
 MUST_CHECK status engine_isa_check(enum engine_isa isa, struct error *err);
 

@@ -4,9 +4,11 @@
     exact.py --smollm2  SmolLM2, a small set of settings
     exact.py --full     all settings on both models
 """
+import os
+import subprocess
 import sys
 
-from cluster import QUESTIONS, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel
+from cluster import BIN, QUESTIONS, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel
 
 SETTINGS = [
     ("chunks of 1", ["prefill.chunk_tokens=1", "decode.chunk_tokens=1"], "auto"),
@@ -15,6 +17,8 @@ SETTINGS = [
     ("chunks of 512", ["prefill.chunk_tokens=512", "decode.chunk_tokens=512"], "auto"),
     ("two threads", ["prefill.threads=2", "decode.threads=2"], "auto"),
     ("reference kernels", ["prefill.isa=reference", "decode.isa=reference"], "auto"),
+    ("avx2 kernels", ["prefill.isa=avx2", "decode.isa=avx2"], "auto"),
+    ("avx512 kernels", ["prefill.isa=avx512", "decode.isa=avx512"], "auto"),
     ("prefill by reference kernels", ["prefill.isa=reference", "prefill.chunk_tokens=7"], "tcp"),
     ("blocks of 16 preempted", ["decode.kv_memory=2MiB", "decode.reserve_blocks=0"], "auto"),
 ]
@@ -41,11 +45,24 @@ def compare(model, prompts, tokens, sets, transport, want):
         c.wait_nothing_left()
 
 
+def lacks(sets):
+    """Why this processor cannot run the kernels that the settings name; empty when it can."""
+    for isa in {s.split("=")[1] for s in sets if ".isa=" in s}:
+        done = subprocess.run([os.path.join(BIN, "baton"), "bench", "engine", "--model", TINY, "--isa", isa, "--prompt", "1",
+                               "--generate", "1", "--repeats", "1"], capture_output=True, text=True)
+        if done.returncode and "this processor lacks" in done.stderr:
+            return done.stderr.strip()
+    return ""
+
+
 def matrix(suite, name, model, prompts, tokens, settings):
     with Cluster(model=model, sets=BASE) as c:
         want = ask_all(c, prompts, False, tokens)
     for title, sets, transport in settings:
         if title == "blocks of 16 preempted" and model != TINY:
+            continue
+        if why := lacks(sets):
+            suite.skip(f"{name}: {title}", why)
             continue
         suite.test(f"{name}: {title}", compare, model, prompts, tokens, sets, transport, want)
 

@@ -187,14 +187,14 @@ static void check_fast(const struct setup *setup)
 }
 
 /* One hash, whatever the instruction set and the chunks. */
-static void check_same_bits(const char *model, const char *answers, size_t n)
+static void check_same_bits(const char *model, const char *answers, enum engine_isa isa, size_t n)
 {
     const uint32_t chunks[] = { 1, 7, 16, 512 };
     struct score expected;
     struct score got;
     force_all(&(struct setup){ model, answers, ENGINE_REFERENCE, false, DTYPE_BF16, n, 0 }, &expected);
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-        force_all(&(struct setup){ model, answers, ENGINE_AVX512, false, DTYPE_BF16, n, chunks[i] }, &got);
+        force_all(&(struct setup){ model, answers, isa, false, DTYPE_BF16, n, chunks[i] }, &got);
         assert_int_equal(expected.hash, got.hash);
     }
 }
@@ -206,38 +206,42 @@ static void test_tiny_reference(void **state)
     check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, false, DTYPE_BF16, 24, 0 });
 }
 
-static void test_tiny_avx512(void **state)
+static void test_tiny(void **state)
 {
-    (void)state;
-    if (lacks(ENGINE_AVX512))
+    enum engine_isa isa = *(const enum engine_isa *)*state;
+    if (lacks(isa))
         skip();
-    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0, 0 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0, 0 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AVX512, false, DTYPE_F16, 0, 0 });
-    check_same_bits(TINY_MODEL, TINY_ANSWERS, 6);
+    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, true, DTYPE_F32, 0, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, false, DTYPE_BF16, 0, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, false, DTYPE_F16, 0, 0 });
+    check_same_bits(TINY_MODEL, TINY_ANSWERS, isa, 6);
 }
 
 static void test_smollm2(void **state)
 {
-    (void)state;
+    enum engine_isa isa = *(const enum engine_isa *)*state;
     const char *path = getenv("BATON_TEST_SMOLLM2");
     if (path == NULL) {
         print_message("skipped: BATON_TEST_SMOLLM2 does not name the SmolLM2 GGUF file\n");
         skip();
     }
-    if (lacks(ENGINE_AVX512))
+    if (lacks(isa))
         skip();
-    check_exact(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, true, DTYPE_F32, 0, 0 });
-    check_fast(&(struct setup){ path, SMOLLM2_ANSWERS, ENGINE_AVX512, false, DTYPE_BF16, 0, 0 });
-    check_same_bits(path, SMOLLM2_ANSWERS, 2);
+    check_exact(&(struct setup){ path, SMOLLM2_ANSWERS, isa, true, DTYPE_F32, 0, 0 });
+    check_fast(&(struct setup){ path, SMOLLM2_ANSWERS, isa, false, DTYPE_BF16, 0, 0 });
+    check_same_bits(path, SMOLLM2_ANSWERS, isa, 2);
 }
 
 int main(void)
 {
+    static enum engine_isa avx2 = ENGINE_AVX2;
+    static enum engine_isa avx512 = ENGINE_AVX512;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_reference),
-        cmocka_unit_test(test_tiny_avx512),
-        cmocka_unit_test(test_smollm2),
+        { "test_tiny avx2", test_tiny, NULL, NULL, &avx2 },
+        { "test_tiny avx512", test_tiny, NULL, NULL, &avx512 },
+        { "test_smollm2 avx2", test_smollm2, NULL, NULL, &avx2 },
+        { "test_smollm2 avx512", test_smollm2, NULL, NULL, &avx512 },
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

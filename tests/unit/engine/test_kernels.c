@@ -1,4 +1,4 @@
-/* Every operation of the AVX-512 backend against the reference, bit for bit, on
+/* Every operation of each fast backend against the reference, bit for bit, on
  * random shapes, and the reference's products against plain binary64. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -63,12 +63,24 @@ static void *take(size_t bytes)
     return p;
 }
 
-static bool lacks_avx512(void)
+/* A backend under test, and what this processor lacks for it. */
+struct fast {
+    const struct backend *backend;
+    const char *(*missing)(void);
+};
+
+static struct fast avx2 = { &backend_avx2, backend_avx2_missing };
+static struct fast avx512 = { &backend_avx512, backend_avx512_missing };
+
+static const struct backend *backend_of(void **state)
 {
-    const char *missing = backend_avx512_missing();
-    if (missing != NULL)
+    const struct fast *fast = *state;
+    const char *missing = fast->missing();
+    if (missing != NULL) {
         print_message("skipped: this processor lacks %s\n", missing);
-    return missing != NULL;
+        skip();
+    }
+    return fast->backend;
 }
 
 static void assert_bits(const float *a, const float *b, size_t n, const char *what)
@@ -168,9 +180,7 @@ static struct product_case random_case(void)
 
 static void test_products_equal(void **state)
 {
-    (void)state;
-    if (lacks_avx512())
-        skip();
+    const struct backend *fast = backend_of(state);
     for (int i = 0; i < 3 * ROUNDS; i++) {
         struct product_case c = random_case();
         struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
@@ -181,7 +191,7 @@ static void test_products_equal(void **state)
         snprintf(what, sizeof what, "%s rule %d rows %u in %u out %u", dtype_name(c.type), (int)c.rule, c.n_rows,
                  c.n_in, c.n_out);
         multiply(&backend_reference, &c, &t, x, expected);
-        multiply(&backend_avx512, &c, &t, x, got);
+        multiply(fast, &c, &t, x, got);
         assert_bits(expected, got, (size_t)c.n_rows * c.n_out, what);
         free((void *)(uintptr_t)t.data);
         free(x);
@@ -262,20 +272,21 @@ static void check_rows_alone(const struct backend *b)
     }
 }
 
-static void test_rows_are_independent(void **state)
+static void test_reference_rows_are_independent(void **state)
 {
     (void)state;
     check_rows_alone(&backend_reference);
-    if (!lacks_avx512())
-        check_rows_alone(&backend_avx512);
+}
+
+static void test_rows_are_independent(void **state)
+{
+    check_rows_alone(backend_of(state));
 }
 
 /* Values that quantisation must survive alike. */
 static void test_odd_activations(void **state)
 {
-    (void)state;
-    if (lacks_avx512())
-        skip();
+    const struct backend *fast = backend_of(state);
     const float odd[] = { NAN, INFINITY, -INFINITY, 1e-38f, -1e-30f, 3e38f, 0.0f, -0.0f };
     struct product_case c = { DTYPE_Q4_1, RULE_INT8, 8, 64, 48 };
     struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
@@ -288,7 +299,7 @@ static void test_odd_activations(void **state)
     for (int wide = 0; wide < 2; wide++) {
         c.rule = wide ? RULE_INT16 : RULE_INT8;
         multiply(&backend_reference, &c, &t, x, expected);
-        multiply(&backend_avx512, &c, &t, x, got);
+        multiply(fast, &c, &t, x, got);
         for (size_t i = 0; i < 8 * 48; i++)
             if (isnan(expected[i]) ? !isnan(got[i]) : memcmp(&expected[i], &got[i], 4) != 0)
                 fail_msg("row %zu: %a, not %a", i / 48, (double)got[i], (double)expected[i]);
@@ -298,11 +309,8 @@ static void test_odd_activations(void **state)
 
 static void test_row_operations_equal(void **state)
 {
-    (void)state;
-    if (lacks_avx512())
-        skip();
     const struct backend *r = &backend_reference;
-    const struct backend *v = &backend_avx512;
+    const struct backend *v = backend_of(state);
     for (int i = 0; i < ROUNDS; i++) {
         uint32_t n = 2 * (1 + random_below(320));
         float *x = random_array(n);
@@ -338,9 +346,7 @@ static void test_row_operations_equal(void **state)
 
 static void test_silu_of_every_size(void **state)
 {
-    (void)state;
-    if (lacks_avx512())
-        skip();
+    const struct backend *fast = backend_of(state);
     enum { N = 4096 };
     float a[N];
     float b[N];
@@ -352,16 +358,14 @@ static void test_silu_of_every_size(void **state)
         one[i] = 1.0f;
     }
     backend_reference.silu_mul(a, one, N);
-    backend_avx512.silu_mul(b, one, N);
+    fast->silu_mul(b, one, N);
     for (uint32_t i = 0; i < N; i++)
         assert_true(isnan(a[i]) ? isnan(b[i]) : memcmp(&a[i], &b[i], 4) == 0);
 }
 
 static void test_kv_store_equal(void **state)
 {
-    (void)state;
-    if (lacks_avx512())
-        skip();
+    const struct backend *fast = backend_of(state);
     const enum dtype types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
     enum { N = 133 };
     uint32_t bits[N];
@@ -373,7 +377,7 @@ static void test_kv_store_equal(void **state)
         uint8_t a[N * 4] = { 0 };
         uint8_t b[N * 4] = { 0 };
         backend_reference.kv_store(types[round % 3], x, a, N);
-        backend_avx512.kv_store(types[round % 3], x, b, N);
+        fast->kv_store(types[round % 3], x, b, N);
         assert_memory_equal(a, b, sizeof a);
     }
 }
@@ -421,9 +425,7 @@ static void attend_all(const struct backend *b, const struct attention_case *c, 
 
 static void test_attention_equal(void **state)
 {
-    (void)state;
-    if (lacks_avx512())
-        skip();
+    const struct backend *fast = backend_of(state);
     for (int i = 0; i < 3 * ROUNDS; i++) {
         struct attention_case c = random_attention();
         uint32_t n_pos = c.first_pos + c.n_rows;
@@ -456,7 +458,7 @@ static void test_attention_equal(void **state)
                 }
         struct attention a = { .kv = &c.kv, .pool = pool, .layer = 1, .n_heads = c.n_heads, .q = q };
         attend_all(&backend_reference, &c, &a, blocks, expected);
-        attend_all(&backend_avx512, &c, &a, blocks, got);
+        attend_all(fast, &c, &a, blocks, got);
         char what[96];
         snprintf(what, sizeof what, "attention %s dim %u heads %u/%u rows %u from %u", dtype_name(c.kv.type),
                  c.kv.head_dim, c.n_heads, c.kv.n_kv_heads, c.n_rows, c.first_pos);
@@ -469,13 +471,24 @@ static void test_attention_equal(void **state)
     }
 }
 
+#define FAST_TEST(test)                                                                                                \
+    { #test " avx2", test, NULL, NULL, &avx2 },                                                                        \
+    {                                                                                                                  \
+#test " avx512", test, NULL, NULL, &avx512                                                                     \
+    }
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_products_equal),       cmocka_unit_test(test_reference_products_are_right),
-        cmocka_unit_test(test_rows_are_independent), cmocka_unit_test(test_odd_activations),
-        cmocka_unit_test(test_row_operations_equal), cmocka_unit_test(test_silu_of_every_size),
-        cmocka_unit_test(test_kv_store_equal),       cmocka_unit_test(test_attention_equal),
+        cmocka_unit_test(test_reference_products_are_right),
+        cmocka_unit_test(test_reference_rows_are_independent),
+        FAST_TEST(test_products_equal),
+        FAST_TEST(test_rows_are_independent),
+        FAST_TEST(test_odd_activations),
+        FAST_TEST(test_row_operations_equal),
+        FAST_TEST(test_silu_of_every_size),
+        FAST_TEST(test_kv_store_equal),
+        FAST_TEST(test_attention_equal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,17 +1,13 @@
-#include "engine/attention_avx512.h"
-
-#include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "engine/contract.h"
-#include "engine/cpu_avx512_products.h"
-#include "engine/math_avx512.h"
+#include "engine/lanes/kernels.h"
 
-#define LANES      16u
 #define ITEM_LANES 64u /* queries of an item: enough to repay widening K and V */
 #define SCORE_STEP 8u  /* positions whose chains run side by side */
 
-/* Softmax state of 16 queries. */
+/* Softmax state of one vector of queries. */
 struct lane_state {
     float max[LANES], sum[LANES];
     int32_t seen[LANES]; /* positions of the current split that each query sees */
@@ -34,14 +30,14 @@ static uint32_t padded_dim(uint32_t dim)
     return (dim + LANES - 1) / LANES * LANES;
 }
 
-uint32_t attention_avx512_rows(uint32_t group)
+uint32_t ISA(attend_rows)(uint32_t group)
 {
     return group >= ITEM_LANES ? 1 : ITEM_LANES / group;
 }
 
 static uint32_t most_vectors(uint32_t group)
 {
-    return (attention_avx512_rows(group) * group + LANES - 1) / LANES;
+    return (ISA(attend_rows)(group) * group + LANES - 1) / LANES;
 }
 
 /* Sizes when base is NULL; otherwise also hands the parts out. */
@@ -69,18 +65,18 @@ static size_t lay_out(struct work *w, uint32_t vectors, uint8_t *base)
     return used + vectors * sizeof(struct lane_state);
 }
 
-size_t attention_avx512_scratch_bytes(uint32_t head_dim, uint32_t group)
+size_t ISA(attend_scratch_bytes)(uint32_t head_dim, uint32_t group)
 {
     struct work w = { .dim = head_dim, .padded = padded_dim(head_dim) };
     return lay_out(&w, most_vectors(group), NULL);
 }
 
-static __m512 load_widened(enum dtype type, const uint8_t *src, uint32_t i, __mmask16 mask)
+static vec load_widened(enum dtype type, const uint8_t *src, uint32_t i, vec_part part)
 {
     if (type == DTYPE_F32)
-        return _mm512_maskz_loadu_ps(mask, src + (size_t)i * 4);
-    __m256i half = _mm256_maskz_loadu_epi16(mask, src + (size_t)i * 2);
-    return type == DTYPE_F16 ? _mm512_cvtph_ps(half) : math_widen_bf16(half);
+        return vec_load_part((const float *)(const void *)src + i, part);
+    vec_16 half = vec_load_16_part(src + (size_t)i * 2, part);
+    return type == DTYPE_F16 ? vec_widen_f16(half) : vec_widen_bf16(half);
 }
 
 /* The slots of one head in a block are neighbours, blocks are anywhere: no
@@ -96,8 +92,8 @@ static float *widen_run(const uint8_t *slot, uint32_t n, enum dtype type, const 
     size_t slot_bytes = w->dim * (type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));
     for (uint32_t i = 0; i < n; i++, slot += slot_bytes, dst += w->padded)
         for (uint32_t d = 0; d < w->dim; d += LANES) {
-            __mmask16 mask = w->dim - d >= LANES ? (__mmask16)0xffff : math_tail_mask(w->dim);
-            _mm512_storeu_ps(dst + d, load_widened(type, slot, d, mask));
+            vec_part part = vec_part_at(d, w->dim);
+            vec_store(dst + d, load_widened(type, slot, d, part));
         }
     return dst;
 }
@@ -147,19 +143,19 @@ static uint32_t count_seen(const struct attention_item *item, const struct work 
 /* SCORE_STEP positions from pos on; what lies past the split's end is computed and never read. */
 ALWAYS_INLINE void score_step(const float *q, const float *k, uint32_t dim, size_t stride, float *p)
 {
-    __m512 s[SCORE_STEP];
+    vec s[SCORE_STEP];
     UNROLL
     for (uint32_t i = 0; i < SCORE_STEP; i++)
-        s[i] = _mm512_setzero_ps();
+        s[i] = vec_zero();
     for (uint32_t d = 0; d < dim; d++) {
-        __m512 lanes = _mm512_loadu_ps(q + d * LANES);
+        vec lanes = vec_load(q + d * LANES);
         UNROLL
         for (uint32_t i = 0; i < SCORE_STEP; i++)
-            s[i] = _mm512_fmadd_ps(lanes, _mm512_set1_ps(k[i * stride + d]), s[i]);
+            s[i] = vec_fma(lanes, vec_set1(k[i * stride + d]), s[i]);
     }
     UNROLL
     for (uint32_t i = 0; i < SCORE_STEP; i++)
-        _mm512_storeu_ps(p + i * LANES, s[i]);
+        vec_store(p + i * LANES, s[i]);
 }
 
 static void score(const struct work *w, const float *q, uint32_t n)
@@ -177,48 +173,48 @@ static void score(const struct work *w, const float *q, uint32_t n)
 }
 
 /* Scores to weights, with each query's maximum and sum over what it sees. */
-static void weigh(const struct work *w, uint32_t n, const struct lane_state *s, __m512 *max, __m512 *sum)
+static void weigh(const struct work *w, uint32_t n, const struct lane_state *s, vec *max, vec *sum)
 {
-    __m512i seen = _mm512_loadu_si512(s->seen);
-    *max = _mm512_set1_ps(-INFINITY);
+    vec_i32 seen = vec_load_i32(s->seen);
+    *max = vec_set1(-INFINITY);
     for (uint32_t pos = 0; pos < n; pos++) {
-        __mmask16 sees = _mm512_cmpgt_epi32_mask(seen, _mm512_set1_epi32((int32_t)pos));
-        __m512 score_lanes = _mm512_loadu_ps(w->p + pos * LANES);
-        *max = _mm512_mask_max_ps(*max, sees, score_lanes, *max);
+        vec_mask sees = vec_above_i32(seen, (int32_t)pos);
+        vec score_lanes = vec_load(w->p + pos * LANES);
+        *max = vec_max_where(sees, score_lanes, *max);
     }
-    *sum = _mm512_setzero_ps();
+    *sum = vec_zero();
     for (uint32_t pos = 0; pos < n; pos++) {
-        __mmask16 sees = _mm512_cmpgt_epi32_mask(seen, _mm512_set1_epi32((int32_t)pos));
-        __m512 weight = math_exp_avx512(_mm512_sub_ps(_mm512_loadu_ps(w->p + pos * LANES), *max));
-        _mm512_storeu_ps(w->p + pos * LANES, weight);
-        *sum = _mm512_mask_add_ps(*sum, sees, *sum, weight);
+        vec_mask sees = vec_above_i32(seen, (int32_t)pos);
+        vec weight = vec_exp(vec_sub(vec_load(w->p + pos * LANES), *max));
+        vec_store(w->p + pos * LANES, weight);
+        *sum = vec_add_where(sees, *sum, weight);
     }
 }
 
-/* o[query][16 * V] = chains over positions [from, to) for Q neighbouring queries; from 0 they begin at zero. */
+/* o[query][V vectors] = chains over positions [from, to) for Q neighbouring queries; from 0 they begin at zero. */
 ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const float *v, size_t stride, uint32_t from,
                        uint32_t to, float *o)
 {
-    __m512 acc[16];
+    vec acc[16];
     UNROLL
     for (uint32_t i = 0; i < Q * V; i++)
-        acc[i] = from == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(o + i / V * stride + i % V * LANES);
+        acc[i] = from == 0 ? vec_zero() : vec_load(o + i / V * stride + i % V * LANES);
     for (uint32_t pos = from; pos < to; pos++) {
-        __m512 values[4];
+        vec values[4];
         UNROLL
         for (uint32_t j = 0; j < V; j++)
-            values[j] = _mm512_loadu_ps(v + pos * stride + j * LANES);
+            values[j] = vec_load(v + pos * stride + j * LANES);
         UNROLL
         for (uint32_t i = 0; i < Q; i++) {
-            __m512 weight = _mm512_set1_ps(p[pos * LANES + i]);
+            vec weight = vec_set1(p[pos * LANES + i]);
             UNROLL
             for (uint32_t j = 0; j < V; j++)
-                acc[i * V + j] = _mm512_fmadd_ps(weight, values[j], acc[i * V + j]);
+                acc[i * V + j] = vec_fma(weight, values[j], acc[i * V + j]);
         }
     }
     UNROLL
     for (uint32_t i = 0; i < Q * V; i++)
-        _mm512_storeu_ps(o + i / V * stride + i % V * LANES, acc[i]);
+        vec_store(o + i / V * stride + i % V * LANES, acc[i]);
 }
 
 ALWAYS_INLINE void mix_vectors(const uint32_t Q, const struct work *w, const float *p, uint32_t from, uint32_t to,
@@ -266,27 +262,27 @@ static void mix_lanes(const struct work *w, const struct lane_state *s, float *o
 
 static void merge_lane(const struct work *w, const float *split_o, float split_factor, float factor, float *o)
 {
-    __m512 b = _mm512_set1_ps(split_factor);
-    __m512 a = _mm512_set1_ps(factor);
+    vec b = vec_set1(split_factor);
+    vec a = vec_set1(factor);
     for (uint32_t d = 0; d < w->padded; d += LANES) {
-        __m512 old = _mm512_mul_ps(_mm512_loadu_ps(o + d), a);
-        _mm512_storeu_ps(o + d, _mm512_fmadd_ps(_mm512_loadu_ps(split_o + d), b, old));
+        vec old = vec_mul(vec_load(o + d), a);
+        vec_store(o + d, vec_fma(vec_load(split_o + d), b, old));
     }
 }
 
-static void merge(const struct work *w, struct lane_state *s, __m512 max, __m512 sum, float *o)
+static void merge(const struct work *w, struct lane_state *s, vec max, vec sum, float *o)
 {
-    __mmask16 sees = _mm512_cmpgt_epi32_mask(_mm512_loadu_si512(s->seen), _mm512_setzero_si512());
-    __m512 old_max = _mm512_loadu_ps(s->max);
-    __m512 new_max = _mm512_max_ps(old_max, max);
-    __m512 a = math_exp_avx512(_mm512_sub_ps(old_max, new_max));
-    __m512 b = math_exp_avx512(_mm512_sub_ps(max, new_max));
-    __m512 old_sum = _mm512_loadu_ps(s->sum);
-    _mm512_mask_storeu_ps(s->max, sees, new_max);
-    _mm512_mask_storeu_ps(s->sum, sees, _mm512_fmadd_ps(sum, b, _mm512_mul_ps(old_sum, a)));
+    vec_mask sees = vec_above_i32(vec_load_i32(s->seen), 0);
+    vec old_max = vec_load(s->max);
+    vec new_max = vec_max(old_max, max);
+    vec a = vec_exp(vec_sub(old_max, new_max));
+    vec b = vec_exp(vec_sub(max, new_max));
+    vec old_sum = vec_load(s->sum);
+    vec_store_where(s->max, new_max, sees);
+    vec_store_where(s->sum, vec_fma(sum, b, vec_mul(old_sum, a)), sees);
     float factors[2][LANES];
-    _mm512_storeu_ps(factors[0], a);
-    _mm512_storeu_ps(factors[1], b);
+    vec_store(factors[0], a);
+    vec_store(factors[1], b);
     for (uint32_t l = 0; l < LANES; l++)
         if (s->seen[l] > 0)
             merge_lane(w, w->split_o + l * w->padded, factors[1][l], factors[0][l], o + l * w->padded);
@@ -299,8 +295,8 @@ static void run_split(const struct attention_item *item, struct work *w, uint32_
     uint32_t most = count_seen(item, w, vector, first, n, s);
     if (most == 0)
         return;
-    __m512 max;
-    __m512 sum;
+    vec max;
+    vec sum;
     score(w, w->q + (size_t)vector * w->dim * LANES, most);
     weigh(w, most, s, &max, &sum);
     if (first > 0) {
@@ -309,8 +305,8 @@ static void run_split(const struct attention_item *item, struct work *w, uint32_
         return;
     }
     mix_lanes(w, s, o);
-    _mm512_storeu_ps(s->max, max);
-    _mm512_storeu_ps(s->sum, sum);
+    vec_store(s->max, max);
+    vec_store(s->sum, sum);
 }
 
 static void write_out(const struct attention *a, const struct attention_item *item, const struct work *w)
@@ -318,16 +314,16 @@ static void write_out(const struct attention *a, const struct attention_item *it
     for (uint32_t i = 0; i < w->n_queries; i++) {
         size_t head = (size_t)(item->first_row + i / w->group) * a->n_heads + item->kv_head * w->group + i % w->group;
         float *out = a->out + head * w->dim;
-        __m512 inv = _mm512_set1_ps(1.0f / w->states[i / LANES].sum[i % LANES]);
+        vec inv = vec_set1(1.0f / w->states[i / LANES].sum[i % LANES]);
         for (uint32_t d = 0; d < w->dim; d += LANES) {
-            __mmask16 mask = w->dim - d >= LANES ? (__mmask16)0xffff : math_tail_mask(w->dim);
-            __m512 o = _mm512_loadu_ps(w->o + (size_t)i * w->padded + d);
-            _mm512_mask_storeu_ps(out + d, mask, _mm512_mul_ps(o, inv));
+            vec_part part = vec_part_at(d, w->dim);
+            vec o = vec_load(w->o + (size_t)i * w->padded + d);
+            vec_store_part(out + d, vec_mul(o, inv), part);
         }
     }
 }
 
-void attention_avx512(const struct attention *a, const struct attention_item *item, void *scratch)
+void ISA(attend)(const struct attention *a, const struct attention_item *item, void *scratch)
 {
     struct work w = { .dim = a->kv->head_dim,
                       .padded = padded_dim(a->kv->head_dim),

@@ -1,0 +1,58 @@
+/* lanes.h - one vector of float32 as wide as this file is compiled for, so that a
+ * kernel is written once: 16 lanes with AVX-512, 8 with AVX2. Every function is one
+ * rounding in each lane, or none. engine/CMakeLists.txt compiles the sources of this
+ * folder once for each width; ISA(noun) is what they call what others see of them. */
+#ifndef BATON_ENGINE_LANES_LANES_H
+#define BATON_ENGINE_LANES_LANES_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/math_f32.h"
+#include "engine/unroll.h"
+
+/* vec: LANES floats; vec_i32: LANES int32; vec_16: LANES values of 16 bits;
+ * vec_mask: a truth for each lane; vec_part: the first lanes, from none to all. */
+#ifdef __AVX512F__
+#define ISA(noun) avx512_##noun
+#define ISA_NAME  "avx512"
+#define BACKEND   backend_avx512
+#include "engine/lanes/lanes_avx512.h"
+#else
+#define ISA(noun) avx2_##noun
+#define ISA_NAME  "avx2"
+#define BACKEND   backend_avx2
+#include "engine/lanes/lanes_avx2.h"
+#endif
+
+#define PANEL_VECTORS (PANEL / LANES)
+
+/* math_exp and math_silu of math_f32.h, the same operations in the same order. */
+static inline vec vec_exp(vec x)
+{
+    const vec magic = vec_set1(MATH_ROUND_MAGIC);
+    const vec one = vec_set1(1.0f);
+    const vec least = vec_set1(MATH_EXP_MIN);
+    vec top = vec_min(x, vec_set1(MATH_EXP_MAX));
+    vec c = vec_max(top, least);
+    vec n = vec_sub(vec_add(vec_mul(c, vec_set1(MATH_LOG2E)), magic), magic);
+    vec r = vec_fma(n, vec_set1(-MATH_LN2_HI), c);
+    r = vec_fma(n, vec_set1(-MATH_LN2_LO), r);
+    vec p = vec_fma(vec_set1(MATH_EXP_C7), r, vec_set1(MATH_EXP_C6));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C5));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C4));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C3));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C2));
+    p = vec_fma(p, r, one);
+    p = vec_fma(p, r, one);
+    return vec_mul_or_zero(vec_not_less(top, least), p, vec_power_of_2(n));
+}
+
+static inline vec vec_silu(vec x)
+{
+    return vec_div(x, vec_add(vec_set1(1.0f), vec_exp(vec_negate(x))));
+}
+
+#endif
