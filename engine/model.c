@@ -32,6 +32,7 @@ struct model {
     const struct model_index *index; /* of either       */
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
+    struct model_defaults defaults;
 };
 
 /* The tokenizer knows keys, not files: its complaint gets the path in front. */
@@ -69,7 +70,8 @@ static status read_folder(struct model *m, const char *dir, struct error *err)
     m->index = &m->joined;
     if ((st = model_weights_bind(&m->config, m->index, MODEL_NAMES_FOLDER, weights, dir, &m->weights, err)) != ST_OK ||
         (st = tokenizer_load_folder(dir, &m->tokenizer, err)) != ST_OK ||
-        (st = model_folder_template(dir, &m->chat_template, err)) != ST_OK)
+        (st = model_folder_template(dir, &m->chat_template, err)) != ST_OK ||
+        (m->flags & MODEL_DEFAULTS && (st = model_defaults_read(dir, &m->defaults, err)) != ST_OK))
         return st;
     for (size_t i = 0; weights && i < m->shards.n; i++)
         safetensors_will_need(m->shards.files[i]);
@@ -120,6 +122,7 @@ status model_open(const char *path, unsigned flags, struct model **out, struct e
     if (!m)
         return error_set(err, ST_NO_MEMORY, "%s: out of memory", path);
     m->flags = flags;
+    m->defaults = MODEL_DEFAULTS_NEUTRAL;
     status st = read_model(m, path, err);
     if (st == ST_OK)
         *out = m;
@@ -166,6 +169,11 @@ const struct tokenizer *model_tokenizer(const struct model *model)
 const struct chat_template *model_chat_template(const struct model *model)
 {
     return model->chat_template;
+}
+
+const struct model_defaults *model_defaults(const struct model *model)
+{
+    return &model->defaults;
 }
 
 uint64_t model_tensor_count(const struct model *model)

@@ -8,6 +8,7 @@
 
 #include "common/status.h"
 #include "engine/kv_layout.h"
+#include "engine/model_defaults.h"
 #include "engine/tensor.h"
 
 struct tokenizer;
@@ -43,7 +44,10 @@ struct model_weights {
 struct model; /* owns the file mappings */
 
 /* Metadata, tokenizer and template only: what the router needs (no weights are touched). */
-enum { MODEL_WEIGHTS = 1 };
+enum {
+    MODEL_WEIGHTS = 1,
+    MODEL_DEFAULTS = 2, /* also how its makers would have it sampled */
+};
 MUST_CHECK status model_open(const char *path, unsigned flags, struct model **out, struct error *err);
 void model_close(struct model **model);
 
@@ -52,6 +56,8 @@ const struct model_config *model_config(const struct model *model);
 const struct model_weights *model_weights(const struct model *model); /* NULL without MODEL_WEIGHTS */
 const struct tokenizer *model_tokenizer(const struct model *model);
 const struct chat_template *model_chat_template(const struct model *model); /* NULL: it has none */
+/* Neutral without MODEL_DEFAULTS, and for a GGUF file. */
+const struct model_defaults *model_defaults(const struct model *model);
 /* XXH3-64 over names, types, shapes and bytes of all tensors (sampled: size,
  * first and last 4 KiB of each) and the config: part of the compatibility record. */
 uint64_t model_fingerprint(const struct model *model);

@@ -70,25 +70,28 @@ static bool token_of(const json_t *id, uint32_t *out)
     return true;
 }
 
-static status add_eos(const char *dir, const json_t *id, struct tokenizer *tok, struct error *err)
+static status add_eos(const char *dir, const char *name, const json_t *id, struct tokenizer *tok, struct error *err)
 {
     uint32_t token;
     if (!token_of(id, &token))
-        return error_set(err, ST_INVALID, "%s: eos_token_id is not a token", dir);
+        return error_set(err, ST_INVALID, "%s/%s: eos_token_id is not a token", dir, name);
     status st = tokenizer_add_eos(tok, token);
-    return st == ST_OK ? st : error_set(err, st, "%s: more than %d ids end an answer", dir, TOKENIZER_MAX_EOS);
+    return st == ST_OK ? st
+                       : error_set(err, st, "%s/%s: eos_token_id: more than %d ids end an answer", dir, name,
+                                   TOKENIZER_MAX_EOS);
 }
 
 /* One id, a list of ids, or nothing. */
-static status read_eos(const char *dir, const json_t *config, struct tokenizer *tok, struct error *err)
+static status read_eos(const char *dir, const char *name, const json_t *config, struct tokenizer *tok,
+                       struct error *err)
 {
     const json_t *eos = json_object_get(config, "eos_token_id");
     if (!eos || json_is_null(eos))
         return ST_OK;
     if (!json_is_array(eos))
-        return add_eos(dir, eos, tok, err);
+        return add_eos(dir, name, eos, tok, err);
     for (size_t i = 0; i < json_array_size(eos); i++) {
-        status st = add_eos(dir, json_array_get(eos, i), tok, err);
+        status st = add_eos(dir, name, json_array_get(eos, i), tok, err);
         if (st != ST_OK)
             return st;
     }
@@ -139,9 +142,9 @@ static status read_configs(const char *dir, struct tokenizer *tok, struct error 
     if (st == ST_OK)
         st = read_config(dir, "generation_config.json", &generation, err);
     if (st == ST_OK)
-        st = read_eos(dir, model, tok, err);
+        st = read_eos(dir, "config.json", model, tok, err);
     if (st == ST_OK)
-        st = read_eos(dir, generation, tok, err);
+        st = read_eos(dir, "generation_config.json", generation, tok, err);
     if (st == ST_OK)
         st = read_token_text(token, "bos_token", &tok->bos_text);
     if (st == ST_OK)

@@ -25,7 +25,21 @@ static status set_name(struct models *models, struct served_model *m, const char
     return ST_OK;
 }
 
-static status open_one(struct models *models, const char *item, size_t len, struct error *err)
+/* An operator who misses the likeliest answers, or long ones, finds the reason here. */
+static void log_served(const struct served_model *m)
+{
+    const struct model_defaults *d = &m->defaults, neutral = MODEL_DEFAULTS_NEUTRAL;
+    log_info("model served", "model=%s vocabulary=%u positions=%u chat=%d", m->name, m->n_vocab, m->max_positions,
+             m->chat_template != NULL);
+    if (d->temperature != neutral.temperature || d->top_p != neutral.top_p || d->min_p != neutral.min_p ||
+        d->repetition_penalty != neutral.repetition_penalty || d->top_k > 0 || d->max_tokens > 0)
+        log_info("requests take defaults of the model",
+                 "model=%s temperature=%g top_p=%g top_k=%d min_p=%g repetition_penalty=%g max_tokens=%u", m->name,
+                 (double)d->temperature, (double)d->top_p, d->top_k, (double)d->min_p, (double)d->repetition_penalty,
+                 d->max_tokens);
+}
+
+static status open_one(struct models *models, unsigned flags, const char *item, size_t len, struct error *err)
 {
     char path[4096];
     if (models->n == MODELS_MAX)
@@ -38,7 +52,7 @@ static status open_one(struct models *models, const char *item, size_t len, stru
         return error_set(err, ST_INVALID, "--models: \"%.*s\" has no usable path ([NAME=]PATH,...)", (int)len, item);
     memcpy(path, from, path_len);
     path[path_len] = '\0';
-    status st = model_open(path, 0, &m->model, err);
+    status st = model_open(path, flags, &m->model, err);
     if (st != ST_OK)
         return st;
     const char *own = model_name(m->model);
@@ -51,13 +65,13 @@ static status open_one(struct models *models, const char *item, size_t len, stru
     m->chat_template = model_chat_template(m->model);
     m->n_vocab = model_config(m->model)->n_vocab;
     m->max_positions = model_config(m->model)->max_positions;
+    m->defaults = *model_defaults(m->model);
     models->n++;
-    log_info("model served", "model=%s vocabulary=%u positions=%u chat=%d", m->name, m->n_vocab, m->max_positions,
-             m->chat_template != NULL);
+    log_served(m);
     return ST_OK;
 }
 
-status models_open(const char *list, struct models **out, struct error *err)
+status models_open(const char *list, bool own_defaults, struct models **out, struct error *err)
 {
     struct models *models = calloc(1, sizeof *models);
     if (!models)
@@ -66,7 +80,7 @@ status models_open(const char *list, struct models **out, struct error *err)
     while (st == ST_OK && *list) {
         size_t len = strcspn(list, ",");
         if (len > 0)
-            st = open_one(models, list, len, err);
+            st = open_one(models, own_defaults ? MODEL_DEFAULTS : 0, list, len, err);
         list += len + (list[len] == ',');
     }
     if (st == ST_OK && models->n == 0)

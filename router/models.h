@@ -9,6 +9,7 @@
 #include "common/status.h"
 #include "engine/chat_template.h"
 #include "engine/model.h"
+#include "engine/model_defaults.h"
 #include "engine/tokenizer.h"
 
 #define MODELS_MAX            32
@@ -21,12 +22,14 @@ struct served_model {
     const struct chat_template *chat_template; /* NULL: it has none */
     uint32_t n_vocab;
     uint32_t max_positions;
+    struct model_defaults defaults; /* of requests */
 };
 
 struct models;
 
-/* list: "[NAME=]PATH,...", at least one; the name is the file's or folder's where none is given. */
-MUST_CHECK status models_open(const char *list, struct models **out, struct error *err);
+/* list: "[NAME=]PATH,...", at least one; the name is the file's or folder's where none is given.
+ * own_defaults: those that a model brings along; else they are neutral and its file of them is not looked at. */
+MUST_CHECK status models_open(const char *list, bool own_defaults, struct models **out, struct error *err);
 void models_close(struct models **models);
 size_t models_count(const struct models *models);
 const struct served_model *models_at(const struct models *models, size_t i);

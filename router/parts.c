@@ -25,7 +25,7 @@ static status models_start(struct daemon *d, struct error *err)
         return error_set(err, ST_NO_MEMORY, "no memory");
     p->daemon = d;
     p->config = daemon_config(d);
-    status st = models_open(p->config->models, &p->models, err);
+    status st = models_open(p->config->models, p->config->generation_config == GENERATION_CONFIG_AUTO, &p->models, err);
     if (st != ST_OK) {
         free(p);
         return st;

@@ -273,12 +273,14 @@ static status read_seed(struct request *r, const json_t *seed, struct api_error 
 static status read_sampling(struct request *r, const struct request_values *v, struct api_error *err)
 {
     struct sampling *s = &r->sampling;
-    s->temperature = (float)v->temperature;
-    /* 0 is in OpenAI's range and means the same: only the likeliest token is left. */
-    s->top_p = (float)v->top_p > FLT_MIN ? (float)v->top_p : FLT_MIN;
-    s->min_p = (float)v->min_p;
-    s->top_k = (int32_t)v->top_k;
-    s->repetition_penalty = (float)v->repetition_penalty;
+    const struct model_defaults *d = &r->model->defaults;
+    s->temperature = (float)request_real(v->temperature, (double)d->temperature);
+    s->top_p = (float)request_real(v->top_p, (double)d->top_p);
+    if (!(s->top_p > FLT_MIN)) /* 0 is in OpenAI's range and means the same: only the likeliest token is left */
+        s->top_p = FLT_MIN;
+    s->min_p = (float)request_real(v->min_p, (double)d->min_p);
+    s->top_k = (int32_t)request_int(v->top_k, d->top_k);
+    s->repetition_penalty = (float)request_real(v->repetition_penalty, (double)d->repetition_penalty);
     s->presence_penalty = (float)v->presence_penalty;
     s->frequency_penalty = (float)v->frequency_penalty;
     s->ignore_eos = v->ignore_eos;
@@ -505,9 +507,11 @@ status request_fit(const struct request *request, const struct request_prompt *p
                              ": %" PRIu64 " in the prompt and %" PRIu64 " for the answer (max_tokens).",
                              max_model_len, n + (request->has_max_tokens ? wanted : 1), n,
                              request->has_max_tokens ? wanted : 1);
-    uint64_t room = max_model_len - n, usual = default_tokens;
+    uint64_t room = max_model_len - n, usual = default_tokens, most = request->model->defaults.max_tokens;
     if (usual == 0)
         usual = request->kind == REQUEST_TEXT ? REQUEST_DEFAULT_TOKENS : room;
+    if (most > 0 && usual > most)
+        usual = most;
     *max_tokens = (uint32_t)(request->has_max_tokens ? wanted : usual < room ? usual : room);
     if (request->sampling.min_tokens > *max_tokens)
         return api_error_set(err, API_WRONG_VALUE, "min_tokens",

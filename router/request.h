@@ -51,7 +51,8 @@ MUST_CHECK status request_read(const struct request_rules *rules, enum request_k
 void request_free(struct request **request);
 
 /* Settles sampling.max_tokens of a prompt under max_model_len (prompt and answer together);
- * default_tokens: when the client did not say, 0: as many as fit. API_TOO_LONG with the numbers. */
+ * default_tokens: when the client did not say, 0: as many as fit; at most the model's own limit, which binds
+ * nobody who says. API_TOO_LONG with the numbers. */
 MUST_CHECK status request_fit(const struct request *request, const struct request_prompt *prompt,
                               uint32_t max_model_len, uint32_t default_tokens, uint32_t *max_tokens,
                               struct api_error *err);

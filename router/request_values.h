@@ -5,6 +5,7 @@
 #define BATON_ROUTER_REQUEST_VALUES_H
 
 #include <jansson.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,6 +17,10 @@ enum request_kind { REQUEST_CHAT = 1, REQUEST_TEXT = 2, REQUEST_TOKENS = 4, REQU
 
 #define REQUEST_IGNORED_BYTES      1024 /* of the list of members that were ignored */
 #define REQUEST_IGNORED_NAME_BYTES 64
+
+/* Defaults that stand for what the model has. */
+#define REQUEST_OF_MODEL     ((double)NAN)
+#define REQUEST_OF_MODEL_INT INT64_MIN
 
 struct request_values {
 #define VALUE_REAL(name)              double name;
@@ -50,6 +55,17 @@ void request_ignore(struct request_values *values, const char *name, size_t len)
 static inline const json_t *request_given(const json_t *value)
 {
     return value && !json_is_null(value) ? value : NULL;
+}
+
+/* The value, or of_model where it is one of these defaults. */
+static inline double request_real(double value, double of_model)
+{
+    return isnan(value) ? of_model : value;
+}
+
+static inline int64_t request_int(int64_t value, int64_t of_model)
+{
+    return value == REQUEST_OF_MODEL_INT ? of_model : value;
 }
 
 #endif

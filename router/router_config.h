@@ -12,6 +12,9 @@ struct router_config {
 };
 extern const struct config_table router_config_table;
 
+/* The words of generation_config. */
+enum { GENERATION_CONFIG_AUTO, GENERATION_CONFIG_NONE };
+
 enum router_metric {
 #define METRIC METRIC_ID
 #include "router/metrics.def"

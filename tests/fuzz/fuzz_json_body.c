@@ -18,10 +18,10 @@ static struct models *open_model(void)
     struct error err;
     const char *given = getenv("BATON_MODEL");
     log_init("fuzz", LOG_OFF);
-    if (given && models_open(given, &models, &err) == ST_OK)
+    if (given && models_open(given, true, &models, &err) == ST_OK)
         return models;
     for (size_t i = 0; !models && i < sizeof places / sizeof *places; i++)
-        if (models_open(places[i], &models, &err) != ST_OK)
+        if (models_open(places[i], true, &models, &err) != ST_OK)
             models = NULL;
     ASSERT(models != NULL);
     return models;

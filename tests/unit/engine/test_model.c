@@ -10,9 +10,12 @@
 #define BUILTIN BATON_SOURCE_DIR "/models/baton-tiny"
 
 static struct scratch scratch;
-static const char *const folder_files[] = { "config.json",         "tokenizer.json",    "tokenizer_config.json",
-                                            "chat_template.jinja", "model.safetensors", "model.safetensors.index.json",
-                                            "one.safetensors",     "two.safetensors",   "m.v1.gguf" };
+static const char *const folder_files[] = {
+    "config.json",           "tokenizer.json",    "tokenizer_config.json",
+    "chat_template.jinja",   "model.safetensors", "model.safetensors.index.json",
+    "one.safetensors",       "two.safetensors",   "m.v1.gguf",
+    "generation_config.json"
+};
 
 static void link_builtin(const char *name, const char *as)
 {
@@ -412,6 +415,31 @@ static void test_folder_templates(void **state)
     model_close(&m);
 }
 
+/* Only who asks for the defaults is held up by what is wrong with them. */
+static void test_folder_defaults(void **state)
+{
+    (void)state;
+    static const char good[] = "{\"temperature\": 0.5, \"eos_token_id\": 1023}", bad[] = "{\"temperature\": \"hot\"}",
+                      no_token[] = "{\"eos_token_id\": -1}";
+    struct model *m = NULL;
+    struct error err = { "" };
+    reset_folder();
+    scratch_write(&scratch, "generation_config.json", good, sizeof good - 1);
+    m = open_good(scratch.dir, MODEL_DEFAULTS);
+    assert_true(model_defaults(m)->temperature == 0.5f);
+    model_close(&m);
+    m = open_good(scratch.dir, 0);
+    assert_true(model_defaults(m)->temperature == 1);
+    model_close(&m);
+    scratch_write(&scratch, "generation_config.json", bad, sizeof bad - 1);
+    m = open_good(scratch.dir, 0);
+    model_close(&m);
+    assert_int_equal(model_open(scratch.dir, MODEL_DEFAULTS, &m, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "/generation_config.json: temperature"));
+    scratch_write(&scratch, "generation_config.json", no_token, sizeof no_token - 1);
+    check_refused(scratch.dir, ST_INVALID, "/generation_config.json: eos_token_id");
+}
+
 /* A Llama of one layer with a byte-level vocabulary and one merge. */
 struct small_gguf {
     const char *arch, *template, *extra_key;
@@ -627,6 +655,7 @@ int main(void)
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_folder_templates),
+        cmocka_unit_test(test_folder_defaults),
         cmocka_unit_test(test_small_gguf),
         cmocka_unit_test(test_bad_gguf),
     };

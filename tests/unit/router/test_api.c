@@ -94,7 +94,7 @@ static int open_all(void **state)
         .worker_wait_us = 50000,
     };
     assert_int_equal(flows_create(&flows, &rig.flows), ST_OK);
-    assert_int_equal(models_open(BATON_SOURCE_DIR "/models/baton-tiny", &rig.models, &err), ST_OK);
+    assert_int_equal(models_open(BATON_SOURCE_DIR "/models/baton-tiny", true, &rig.models, &err), ST_OK);
     assert_int_equal(metrics_create("router", &rig.metrics), ST_OK);
     metrics_add_table(rig.metrics, &router_metric_table);
     assert_int_equal(config_create("router", tables, 2, &rig.values, &err), ST_OK);

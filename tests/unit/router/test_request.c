@@ -22,7 +22,7 @@ static int open_models(void **state)
 {
     struct error err;
     (void)state;
-    if (models_open(BATON_SOURCE_DIR "/models/baton-tiny", &models, &err) != ST_OK)
+    if (models_open(BATON_SOURCE_DIR "/models/baton-tiny", true, &models, &err) != ST_OK)
         return -1;
     rules = (struct request_rules){ models, 16, true };
     return 0;
@@ -229,6 +229,61 @@ static void test_all_members(void **state)
     request_free(&r);
 }
 
+/* The built-in model as if it had brought these along. */
+static void set_defaults(struct model_defaults defaults)
+{
+    struct served_model *m = (struct served_model *)(uintptr_t)models_at(models, 0);
+    m->defaults = defaults;
+}
+
+static void test_defaults_of_the_model(void **state)
+{
+    (void)state;
+    set_defaults((struct model_defaults){ 0.5f, 0.75f, 0.25f, 1.5f, 20, 7 });
+    struct request *r = read_good(REQUEST_CHAT, CHAT_BODY(",\"temperature\":null"));
+    const struct sampling *s = &r->sampling;
+    assert_true(s->temperature == 0.5f && s->top_p == 0.75f && s->min_p == 0.25f && s->repetition_penalty == 1.5f);
+    assert_int_equal(s->top_k, 20);
+    assert_false(r->has_max_tokens);
+    request_free(&r);
+    /* What the client says wins, also where it says what is neutral. */
+    r = read_good(REQUEST_CHAT, CHAT_BODY(",\"temperature\":1,\"top_p\":1.0,\"min_p\":0,\"repetition_penalty\":1,"
+                                          "\"top_k\":-1,\"max_tokens\":9"));
+    s = &r->sampling;
+    assert_true(s->temperature == 1 && s->top_p == 1 && s->min_p == 0 && s->repetition_penalty == 1);
+    assert_int_equal(s->top_k, -1);
+    assert_int_equal(s->max_tokens, 9);
+    request_free(&r);
+    set_defaults(MODEL_DEFAULTS_NEUTRAL);
+}
+
+static void check_fit(enum request_kind kind, const char *body, uint32_t default_tokens, uint32_t wanted)
+{
+    struct api_error err;
+    uint32_t most = 0;
+    struct request *r = read_good(kind, body);
+    assert_int_equal(request_fit(r, &r->prompts[0], 4096, default_tokens, &most, &err), ST_OK);
+    assert_int_equal(most, wanted);
+    request_free(&r);
+}
+
+static void test_max_new_tokens_of_the_model(void **state)
+{
+    (void)state;
+    struct model_defaults d = MODEL_DEFAULTS_NEUTRAL;
+    d.max_tokens = 20;
+    set_defaults(d);
+    check_fit(REQUEST_CHAT, CHAT_BODY(""), 0, 20);
+    check_fit(REQUEST_CHAT, CHAT_BODY(""), 50, 20);
+    check_fit(REQUEST_CHAT, CHAT_BODY(""), 10, 10);
+    check_fit(REQUEST_CHAT, CHAT_BODY(",\"max_tokens\":30"), 0, 30); /* who says is not bound by it */
+    check_fit(REQUEST_TEXT, TEXT_BODY(""), 0, 16);
+    d.max_tokens = 5;
+    set_defaults(d);
+    check_fit(REQUEST_TEXT, TEXT_BODY(""), 0, 5);
+    set_defaults(MODEL_DEFAULTS_NEUTRAL);
+}
+
 static void assert_ids(const struct request_prompt *p, const uint32_t *ids, size_t n)
 {
     assert_int_equal(p->tokens.n, n);
@@ -345,6 +400,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_defaults_of_the_model),
+        cmocka_unit_test(test_max_new_tokens_of_the_model),
         cmocka_unit_test(test_all_members),
         cmocka_unit_test(test_chat_is_rendered),
         cmocka_unit_test(test_developer_is_system),
