@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common/json_writer.h"
+#include "engine/tokenizer_utf8.h"
 #include "router/answer_write.h"
 
 /* What OpenAI writes for "very unlikely": JSON has no infinity. */
@@ -56,25 +57,6 @@ static void write_chat(const struct choice *c, uint32_t n, struct json_writer *w
 
 /* ---- completions ------------------------------------------------------------------- */
 
-static bool is_utf8(const char *bytes, size_t len)
-{
-    const unsigned char *p = (const unsigned char *)bytes;
-    for (size_t i = 0; i < len;) {
-        size_t n = p[i] < 0x80                   ? 1
-                   : p[i] >= 0xC2 && p[i] < 0xE0 ? 2
-                   : (p[i] & 0xF0) == 0xE0       ? 3
-                   : (p[i] & 0xF8) == 0xF0       ? 4
-                                                 : 0;
-        if (n == 0 || n > len - i)
-            return false;
-        for (size_t k = 1; k < n; k++)
-            if ((p[i + k] & 0xC0) != 0x80)
-                return false;
-        i += n;
-    }
-    return true;
-}
-
 /* A token's name: its text, or "bytes:\xe2\x80" where it is a part of characters. Tokens are
  * keys here, so different ones must not look alike. */
 static void name_token(const struct tokenizer *tok, uint32_t id, struct text_buffer *out)
@@ -82,7 +64,7 @@ static void name_token(const struct tokenizer *tok, uint32_t id, struct text_buf
     size_t len;
     const char *bytes = tokenizer_bytes(tok, id, &len);
     text_buffer_clear(out);
-    if (is_utf8(bytes, len)) {
+    if (utf8_valid_prefix(bytes, len) == len) {
         text_buffer_append(out, bytes, len);
         return;
     }

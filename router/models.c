@@ -10,11 +10,17 @@ struct models {
     struct served_model list[MODELS_MAX];
 };
 
+/* How much of a text an error repeats, so that the reason still fits. */
+static int shown(size_t len)
+{
+    return (int)(len < MODELS_MAX_NAME_BYTES ? len : MODELS_MAX_NAME_BYTES);
+}
+
 static status set_name(struct models *models, struct served_model *m, const char *name, size_t len, struct error *err)
 {
     if (len == 0 || len >= sizeof m->name)
         return error_set(err, ST_INVALID, "--models: a model's name has 1 to %zu bytes, \"%.*s\" has %zu",
-                         sizeof m->name - 1, (int)len, name, len);
+                         sizeof m->name - 1, shown(len), name, len);
     for (size_t i = 0; i < len; i++)
         if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
             return error_set(err, ST_INVALID, "--models: a model's name holds a control character");
@@ -49,7 +55,7 @@ static status open_one(struct models *models, unsigned flags, const char *item, 
     const char *from = equals ? equals + 1 : item;
     size_t path_len = len - (size_t)(from - item);
     if (path_len == 0 || path_len >= sizeof path)
-        return error_set(err, ST_INVALID, "--models: \"%.*s\" has no usable path ([NAME=]PATH,...)", (int)len, item);
+        return error_set(err, ST_INVALID, "--models: \"%.*s\" has no usable path ([NAME=]PATH,...)", shown(len), item);
     memcpy(path, from, path_len);
     path[path_len] = '\0';
     status st = model_open(path, flags, &m->model, err);
