@@ -8,8 +8,7 @@
 #include "router/message_memory.h"
 #include "router/process.h"
 
-#define SILENT_US   2000000u /* a prefill worker publishes its load every 50 ms */
-#define MAX_PENDING 4096u
+#define SILENT_US 2000000u /* a prefill worker publishes its load every 50 ms */
 
 struct router_process *router_process_of(struct daemon *d)
 {
@@ -91,26 +90,14 @@ static size_t live(void *ctx, struct fleet_worker *worker, Baton__Live *out, siz
 
 static status open_links(struct router_process *p, struct error *err)
 {
-    const struct daemon_config *c = &p->config->daemon;
-    struct links_options options = {
-        .loop = daemon_loop(p->daemon),
-        .id = daemon_id(p->daemon),
-        .role = daemon_role(p->daemon),
-        .cluster = c->cluster,
-        .model = "",
-        .kv_format = "",
-        .incarnation = daemon_incarnation(p->daemon),
-        .ping_interval_us = c->ping_interval,
-        .frozen_us = c->ping_timeout,
-        .closed_us = c->ping_timeout / 6,
-        .repeat_us = c->repeat_interval,
-        .max_pending = MAX_PENDING,
-        .on_up = fleet_on_up,
-        .on_lost = fleet_on_lost,
-        .on_message = fleet_on_message,
-        .live = fleet_live,
-        .ctx = p->fleet,
-    };
+    struct links_options options;
+    membership_link_options(p->daemon, &options);
+    options.model = options.kv_format = "";
+    options.on_up = fleet_on_up;
+    options.on_lost = fleet_on_lost;
+    options.on_message = fleet_on_message;
+    options.live = fleet_live;
+    options.ctx = p->fleet;
     return links_create(&options, &p->links, err);
 }
 

@@ -3,9 +3,7 @@
 #define BATON_ROUTER_PROCESS_H
 
 #include "common/daemon.h"
-#include "common/etcd.h"
-#include "proto/instance.h"
-#include "proto/link.h"
+#include "proto/membership.h"
 #include "router/fleet.h"
 #include "router/flow.h"
 #include "router/models.h"
@@ -21,10 +19,7 @@ struct router_process {
     struct fleet *fleet;
     struct links *links;
     struct flows *flows;
-    struct etcd *etcd;
-    struct etcd_registration *registration;
-    struct etcd_watch *watch;
-    struct instance self;
+    struct membership *membership;
     struct tokenize_pool *pool; /* NULL: the loop does it */
     struct api *api;
 };

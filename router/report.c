@@ -73,7 +73,7 @@ static void report(void *arg)
     set(p, ROUTER_HELD, NULL, api_held(p->api));
     set(p, ROUTER_HELD_BYTES, NULL, (double)api_held_bytes(p->api));
     set(p, ROUTER_POOL, NULL, p->pool ? tokenize_pool_pending(p->pool) : 0);
-    set(p, ROUTER_ETCD_UP, NULL, etcd_healthy(p->etcd));
+    set(p, ROUTER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_workers(p);
     report_links(p);
     report_http(p);

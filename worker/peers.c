@@ -261,30 +261,20 @@ static status peers_start(struct daemon *d, struct error *err)
         snprintf(events, sizeof events, "tcp://%s", c->event_listen);
     else
         snprintf(events, sizeof events, strchr(host, ':') ? "tcp://[%.200s]:0" : "tcp://%.200s:0", host);
-    struct links_options options = {
-        .loop = daemon_loop(d),
-        .listen = listen,
-        .listen_events = events,
-        .id = daemon_id(d),
-        .role = worker_role_name(p->role),
-        .cluster = c->cluster,
-        .model = p->model_name,
-        .kv_format = p->kv_format,
-        .incarnation = daemon_incarnation(d),
-        .transfer = transfer,
-        .transfer_len = transfer_len,
-        .ping_interval_us = c->ping_interval,
-        .frozen_us = c->ping_timeout,
-        .closed_us = c->ping_timeout / 6,
-        .repeat_us = c->repeat_interval,
-        .max_pending = 4096,
-        .progress = progress,
-        .on_up = on_up,
-        .on_lost = on_lost,
-        .on_message = on_message,
-        .live = live,
-        .ctx = p,
-    };
+    struct links_options options;
+    membership_link_options(d, &options);
+    options.listen = listen;
+    options.listen_events = events;
+    options.model = p->model_name;
+    options.kv_format = p->kv_format;
+    options.transfer = transfer;
+    options.transfer_len = transfer_len;
+    options.progress = progress;
+    options.on_up = on_up;
+    options.on_lost = on_lost;
+    options.on_message = on_message;
+    options.live = live;
+    options.ctx = p;
     return links_create(&options, &p->links, err);
 }
 

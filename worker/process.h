@@ -5,8 +5,7 @@
 #include <sys/queue.h>
 
 #include "common/daemon.h"
-#include "common/etcd.h"
-#include "proto/instance.h"
+#include "proto/membership.h"
 #include "worker/engine_thread.h"
 #include "worker/worker.h"
 
@@ -43,10 +42,7 @@ struct worker_process {
     struct worker_io io;
     struct worker *worker;
     struct links *links;
-    struct etcd *etcd;
-    struct etcd_registration *registration;
-    struct etcd_watch *watch;
-    struct instance self;
+    struct membership *membership;
     struct process_peer_list peers;
     struct timer load_timer;
     struct metric *step_seconds;

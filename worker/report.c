@@ -66,7 +66,7 @@ static void report(void *arg)
     set(p, WORKER_REQUESTS, NULL, load.queued_requests);
     set(p, WORKER_RUNNING, NULL, load.running_sequences);
     set(p, WORKER_QUEUED_TOKENS, NULL, (double)load.queued_tokens);
-    set(p, WORKER_ETCD_UP, NULL, etcd_healthy(p->etcd));
+    set(p, WORKER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_transfer(p);
     report_links(p);
 }

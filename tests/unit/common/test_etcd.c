@@ -20,39 +20,10 @@
 #include "common/clock.h"
 #include "common/etcd.h"
 #include "common/etcd_json.h"
-#include "common/http_server.h"
 #include "common/log.h"
+#include "fake_etcd.h"
 
-#define MS           1000u
 #define ETCD_PROGRAM "/usr/bin/etcd"
-
-static struct loop *loop;
-
-/* Runs the loop until *value is at least target (true) or the time is over. */
-struct wait {
-    struct timer timer;
-    const int *value;
-    int target;
-    uint64_t deadline_us;
-};
-
-static void look(void *arg)
-{
-    struct wait *w = arg;
-    if (*w->value >= w->target || clock_now_us() > w->deadline_us)
-        loop_stop(loop);
-    else
-        timer_set(loop_timers(loop), &w->timer, clock_now_us() + 2 * MS, look, w);
-}
-
-static bool reaches(const int *value, int target, uint64_t patience_ms)
-{
-    struct wait w = { .value = value, .target = target, .deadline_us = clock_now_us() + patience_ms * MS };
-    timer_set(loop_timers(loop), &w.timer, clock_now_us(), look, &w);
-    loop_run(loop);
-    timer_cancel(loop_timers(loop), &w.timer);
-    return *value >= target;
-}
 
 /* What a watch and a registration reported */
 struct seen {
@@ -119,10 +90,10 @@ static struct etcd *client(const char *urls, uint64_t ttl_ms)
     struct etcd_options o = {
         .loop = loop,
         .urls = urls,
-        .request_timeout_us = 500 * MS,
-        .lease_ttl_us = ttl_ms * MS,
-        .retry_min_us = 20 * MS,
-        .retry_max_us = 200 * MS,
+        .request_timeout_us = MS(500),
+        .lease_ttl_us = MS(ttl_ms),
+        .retry_min_us = MS(20),
+        .retry_max_us = MS(200),
     };
     struct etcd *etcd;
     struct error err;
@@ -305,104 +276,6 @@ static void an_outage_is_survived(void **state)
 }
 
 /* A server that answers as told */
-
-static struct {
-    struct http_server *server;
-    char url[64];
-    json_t *kvs;
-    int revision, reads, watches, grants, puts, keepalives;
-    bool hangs;      /* answers nothing */
-    bool lost_lease; /* the next renewal finds none */
-    struct http_exchange *stream;
-} fake;
-
-static void stream_gone(void *arg)
-{
-    (void)arg;
-    fake.stream = NULL;
-}
-
-static void stream_line(const char *line)
-{
-    assert_non_null(fake.stream);
-    assert_int_not_equal(http_stream_write(fake.stream, line, strlen(line)), ST_CLOSED);
-}
-
-static void answer(struct http_exchange *x, json_t *json)
-{
-    char *text = json_dumps(json, 0);
-    http_respond(x, 200, "application/json", text, strlen(text));
-    free(text);
-    json_decref(json);
-}
-
-static void handle(void *ctx, struct http_exchange *x)
-{
-    (void)ctx;
-    const char *path = http_path(x);
-    if (fake.hangs)
-        return;
-    if (!strcmp(path, "/v3/kv/range")) {
-        fake.reads++;
-        answer(x,
-               json_pack("{s:{s:o}, s:O}", "header", "revision", etcd_json_int_string(fake.revision), "kvs", fake.kvs));
-    } else if (!strcmp(path, "/v3/watch")) {
-        fake.watches++;
-        if (fake.stream)
-            http_stream_end(fake.stream);
-        fake.stream = x;
-        http_on_gone(x, stream_gone, NULL);
-        http_stream_begin(x, 200, "application/json");
-        stream_line("{\"result\":{\"header\":{},\"created\":true}}\n");
-    } else if (!strcmp(path, "/v3/lease/grant")) {
-        fake.grants++;
-        answer(x, json_pack("{s:s, s:s}", "ID", "7587", "TTL", "1"));
-    } else if (!strcmp(path, "/v3/lease/keepalive")) {
-        fake.keepalives++;
-        bool lost = fake.lost_lease;
-        fake.lost_lease = false;
-        answer(x, lost ? json_pack("{s:{s:s}}", "result", "ID", "7587")
-                       : json_pack("{s:{s:s, s:s}}", "result", "ID", "7587", "TTL", "1"));
-    } else {
-        fake.puts++;
-        answer(x, json_object());
-    }
-}
-
-static void set_key(const char *key, const char *value)
-{
-    fake.revision++;
-    json_array_append_new(fake.kvs, json_pack("{s:o, s:o, s:o}", "key", etcd_json_bytes(key, strlen(key)), "value",
-                                              etcd_json_bytes(value, strlen(value)), "mod_revision",
-                                              etcd_json_int_string(fake.revision)));
-}
-
-static void start_fake(void)
-{
-    struct error err;
-    memset(&fake, 0, sizeof fake);
-    fake.kvs = json_array();
-    struct http_server_options o = {
-        .loop = loop,
-        .listen = "127.0.0.1:0",
-        .max_header_bytes = 8192,
-        .max_body_bytes = 1 << 20,
-        .max_connections = 50,
-        .request_timeout_us = 5000 * MS,
-        .idle_timeout_us = 5000 * MS,
-        .write_timeout_us = 5000 * MS,
-        .max_backlog_bytes = 16 << 20,
-        .handle = handle,
-    };
-    assert_int_equal(http_server_create(&o, &fake.server, &err), ST_OK);
-    snprintf(fake.url, sizeof fake.url, "http://127.0.0.1:%u", http_server_port(fake.server));
-}
-
-static void stop_fake(void)
-{
-    http_server_destroy(&fake.server);
-    json_decref(fake.kvs);
-}
 
 static void a_compacted_watch_reads_again(void **state)
 {

@@ -1,0 +1,140 @@
+#include "proto/membership.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/etcd.h"
+#include "common/log.h"
+
+#define RETRY_MIN_US     100000u
+#define RETRY_MAX_US     2000000u
+#define RECORD_MAX_BYTES 4096
+#define LINK_MAX_PENDING 4096u /* acknowledged messages under way on one link */
+
+struct membership {
+    struct membership_options options; /* self is not kept */
+    struct etcd *etcd;
+    struct etcd_registration *registration; /* NULL: it has left. Etcd's, as the watch is */
+};
+
+static void on_put(void *arg, const char *key, const char *value, size_t len)
+{
+    struct membership *m = arg;
+    struct instance instance;
+    struct error err;
+    if (instance_read(value, len, &instance, &err) != ST_OK)
+        log_warn("membership record ignored", "key=%s reason=\"%s\"", key, err.text);
+    else
+        m->options.on_member(m->options.arg, &instance);
+}
+
+static void on_delete(void *arg, const char *key)
+{
+    struct membership *m = arg;
+    char id[sizeof((struct instance *)NULL)->id];
+    if (instance_id_of_key(key, id, sizeof id))
+        m->options.on_gone(m->options.arg, id);
+}
+
+static status join(struct membership *m, const struct instance *self)
+{
+    const char *cluster = m->options.config->cluster;
+    const struct etcd_watch_callbacks callbacks = { on_put, on_delete, NULL, m };
+    char key[INSTANCE_MAX_KEY];
+    struct text_buffer record;
+    struct etcd_watch *watch;
+    text_buffer_init(&record, RECORD_MAX_BYTES);
+    instance_write(self, &record);
+    status st = record.state;
+    if (st == ST_OK)
+        st = etcd_register(m->etcd, instance_key(key, sizeof key, cluster, self), text_buffer_text(&record), NULL, NULL,
+                           &m->registration);
+    text_buffer_free(&record);
+    return st == ST_OK ? etcd_watch(m->etcd, instance_prefix(key, sizeof key, cluster), &callbacks, &watch) : st;
+}
+
+static status start(struct membership *m, struct error *err)
+{
+    const struct daemon_config *c = m->options.config;
+    const struct etcd_options options = {
+        .loop = m->options.loop,
+        .urls = c->etcd,
+        .request_timeout_us = c->etcd_timeout,
+        .lease_ttl_us = c->etcd_lease,
+        .retry_min_us = RETRY_MIN_US,
+        .retry_max_us = RETRY_MAX_US,
+    };
+    status st = etcd_create(&options, &m->etcd, err);
+    if (st != ST_OK)
+        return st;
+    st = join(m, m->options.self);
+    return st == ST_OK ? ST_OK : error_set(err, st, "etcd at %s: %s", c->etcd, status_text(st));
+}
+
+status membership_create(const struct membership_options *options, struct membership **out, struct error *err)
+{
+    if (!options->config->etcd[0])
+        return error_set(err, ST_INVALID,
+                         "--etcd is empty: without it the processes of a cluster do not find each other");
+    struct membership *m = calloc(1, sizeof *m);
+    if (!m)
+        return error_set(err, ST_NO_MEMORY, "no memory");
+    m->options = *options;
+    status st = start(m, err);
+    m->options.self = NULL;
+    if (st == ST_OK)
+        *out = m;
+    else
+        membership_destroy(&m);
+    return st;
+}
+
+void membership_leave(struct membership *m)
+{
+    if (m->registration)
+        etcd_unregister(&m->registration, NULL, NULL);
+}
+
+bool membership_etcd_up(const struct membership *m)
+{
+    return etcd_healthy(m->etcd);
+}
+
+void membership_destroy(struct membership **m)
+{
+    if (!*m)
+        return;
+    etcd_destroy(&(*m)->etcd);
+    free(*m);
+    *m = NULL;
+}
+
+void membership_describe(const struct daemon *d, struct instance *out)
+{
+    const struct daemon_config *c = daemon_shared_config(d);
+    *out = (struct instance){ .incarnation = daemon_incarnation(d), .pid = (uint32_t)getpid() };
+    snprintf(out->id, sizeof out->id, "%s", daemon_id(d));
+    snprintf(out->role, sizeof out->role, "%s", daemon_role(d));
+    snprintf(out->host, sizeof out->host, "%s", daemon_host(d));
+    snprintf(out->rack, sizeof out->rack, "%.63s", c->rack);
+    snprintf(out->zone, sizeof out->zone, "%.63s", c->zone);
+    snprintf(out->version, sizeof out->version, "%s", BATON_VERSION);
+}
+
+void membership_link_options(struct daemon *d, struct links_options *out)
+{
+    const struct daemon_config *c = daemon_shared_config(d);
+    *out = (struct links_options){
+        .loop = daemon_loop(d),
+        .id = daemon_id(d),
+        .role = daemon_role(d),
+        .cluster = c->cluster,
+        .incarnation = daemon_incarnation(d),
+        .ping_interval_us = c->ping_interval,
+        .frozen_us = c->ping_timeout,
+        .closed_us = c->ping_timeout / 6,
+        .repeat_us = c->repeat_interval,
+        .max_pending = LINK_MAX_PENDING,
+    };
+}

@@ -1,0 +1,36 @@
+/* membership.h - a daemon's place in its cluster: its own record in etcd while it takes work, the records of the
+ * others, and what its links to them have in common. Loop thread only. */
+#ifndef BATON_PROTO_MEMBERSHIP_H
+#define BATON_PROTO_MEMBERSHIP_H
+
+#include "common/daemon.h"
+#include "proto/instance.h"
+#include "proto/link.h"
+
+struct membership;
+
+struct membership_options {
+    struct loop *loop;
+    const struct daemon_config *config; /* borrowed: cluster, and where etcd is */
+    const struct instance *self;        /* copied */
+    /* A record appeared or changed; this daemon's own is told like any other. */
+    void (*on_member)(void *arg, const struct instance *instance);
+    void (*on_gone)(void *arg, const char *id);
+    void *arg;
+};
+
+/* Registers and follows from now on, whether etcd is up or not; callbacks come from the loop. */
+MUST_CHECK status membership_create(const struct membership_options *options, struct membership **out,
+                                    struct error *err);
+/* Takes the own record back: others give no more work. Still follows. */
+void membership_leave(struct membership *m);
+bool membership_etcd_up(const struct membership *m);
+void membership_destroy(struct membership **m);
+
+/* What every daemon publishes of itself: id, role, incarnation, host, rack, zone, version and pid; the rest is empty.
+ */
+void membership_describe(const struct daemon *d, struct instance *out);
+/* Name, incarnation and times, the same on all links of a cluster; the rest is the caller's. */
+void membership_link_options(struct daemon *d, struct links_options *out);
+
+#endif
