@@ -4,6 +4,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "common/utf8.h"
+
 /* RFC 3986: what may stand raw in a path; '%' is handled by the decoder. */
 static bool is_path_char(unsigned char c)
 {
@@ -29,34 +31,6 @@ static int hex_digit(char c)
     return -1;
 }
 
-/* The length of the sequence that starts at s, 0 when it is none (RFC 3629). */
-static size_t utf8_sequence(const unsigned char *s)
-{
-    if (s[0] < 0x80)
-        return 1;
-    size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
-
-static bool is_utf8(const char *text)
-{
-    for (const unsigned char *s = (const unsigned char *)text; *s;) {
-        size_t n = utf8_sequence(s);
-        if (n == 0)
-            return false;
-        s += n;
-    }
-    return true;
-}
-
 static const char *decode_path(char *path)
 {
     char *to = path;
@@ -77,7 +51,8 @@ static const char *decode_path(char *path)
         *to++ = (char)c;
     }
     *to = '\0';
-    return is_utf8(path) ? NULL : "the path is not UTF-8";
+    size_t len = (size_t)(to - path);
+    return utf8_valid_prefix(path, len) == len ? NULL : "the path is not UTF-8";
 }
 
 bool http_authority_ok(const char *text)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/status.h"
+#include "common/utf8.h"
 
 void json_writer_init(struct json_writer *w, struct text_buffer *out)
 {
@@ -70,34 +71,6 @@ void json_write_end(struct json_writer *w)
     w->depth--;
 }
 
-static bool continues(const unsigned char *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if ((p[i] & 0xC0) != 0x80)
-            return false;
-    return true;
-}
-
-/* Length of the valid UTF-8 sequence at p, 0 when there is none (table 3-7 of the Unicode standard). */
-static size_t sequence_length(const unsigned char *p, size_t left)
-{
-    if (p[0] < 0x80)
-        return 1;
-    if (p[0] >= 0xC2 && p[0] <= 0xDF)
-        return left >= 2 && continues(p + 1, 1) ? 2 : 0;
-    if (p[0] >= 0xE0 && p[0] <= 0xEF) {
-        if (left < 3 || !continues(p + 1, 2) || (p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F))
-            return 0;
-        return 3;
-    }
-    if (p[0] >= 0xF0 && p[0] <= 0xF4) {
-        if (left < 4 || !continues(p + 1, 3) || (p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F))
-            return 0;
-        return 4;
-    }
-    return 0;
-}
-
 static void escape_control(struct text_buffer *out, unsigned char c)
 {
     static const char letters[] = {
@@ -113,18 +86,19 @@ void json_escape(struct text_buffer *out, const char *text, size_t len)
 {
     if (len == 0)
         return; /* text may be NULL then */
-    const unsigned char *p = (const unsigned char *)text, *end = p + len, *plain = p;
+    const char *p = text, *end = p + len, *plain = p;
     while (p < end) {
-        size_t n = sequence_length(p, (size_t)(end - p));
-        if (n > 0 && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7f) {
+        unsigned char c = (unsigned char)*p;
+        size_t n = c < 0x80 ? 1 : utf8_sequence(p, (size_t)(end - p));
+        if (n > 0 && c >= 0x20 && c != '"' && c != '\\' && c != 0x7f) {
             p += n;
             continue;
         }
         text_buffer_append(out, plain, (size_t)(p - plain));
         if (n == 0)
-            text_buffer_add(out, "\xEF\xBF\xBD");
+            text_buffer_append(out, UTF8_REPLACEMENT, UTF8_REPLACEMENT_LEN);
         else
-            escape_control(out, *p);
+            escape_control(out, c);
         plain = ++p;
     }
     text_buffer_append(out, plain, (size_t)(p - plain));

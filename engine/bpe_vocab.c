@@ -4,8 +4,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "common/utf8.h"
 #include "engine/tokenizer.h"
-#include "engine/tokenizer_utf8.h"
 
 #define FIRST_SLOTS 1024
 

@@ -1,7 +1,7 @@
 #include <string.h>
 
+#include "common/utf8.h"
 #include "engine/tokenizer.h"
-#include "engine/tokenizer_utf8.h"
 
 _Static_assert(sizeof((struct detokenizer *)0)->pending == sizeof((struct utf8_pending *)0)->bytes,
                "a detokenizer carries one unfinished UTF-8 sequence");

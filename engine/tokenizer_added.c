@@ -4,7 +4,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#include "engine/tokenizer_utf8.h"
+#include "common/utf8.h"
 
 void added_set_free(struct added_set *set)
 {

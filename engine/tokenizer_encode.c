@@ -1,8 +1,8 @@
 #include <stdlib.h>
 
+#include "common/utf8.h"
 #include "engine/tokenizer_impl.h"
 #include "engine/tokenizer_nfc.h"
-#include "engine/tokenizer_utf8.h"
 
 /* One call of tokenizer_encode. */
 struct encoding {

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#include "engine/tokenizer_utf8.h"
+#include "common/utf8.h"
 
 /* Code points below this are never changed and never composed with. */
 #define FIRST_AFFECTED      0x300

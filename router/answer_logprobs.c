@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "common/json_writer.h"
-#include "engine/tokenizer_utf8.h"
+#include "common/utf8.h"
 #include "router/answer_write.h"
 
 /* What OpenAI writes for "very unlikely": JSON has no infinity. */

@@ -2,8 +2,8 @@
  * be read and any text encoded and decoded. */
 #include <stdlib.h>
 
+#include "common/utf8.h"
 #include "engine/tokenizer_impl.h"
-#include "engine/tokenizer_utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

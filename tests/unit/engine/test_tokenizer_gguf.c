@@ -6,9 +6,9 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "common/utf8.h"
 #include "engine/gguf.h"
 #include "engine/tokenizer_impl.h"
-#include "engine/tokenizer_utf8.h"
 #include "model_files.h"
 
 #define SMOLLM2_TEXTS BATON_SOURCE_DIR "/tests/golden/smollm2/tokenize.jsonl"

@@ -11,60 +11,6 @@
 #include "engine/pretokenizer.h"
 #include "engine/tokenizer_added.h"
 #include "engine/tokenizer_nfc.h"
-#include "engine/tokenizer_utf8.h"
-
-#define R UTF8_REPLACEMENT
-
-static void expect_replaced(const char *text, size_t len, const char *wanted)
-{
-    char *out = NULL;
-    size_t n = 0;
-    assert_int_equal(utf8_replace(text, len, &out, &n), ST_OK);
-    assert_int_equal(n, strlen(wanted));
-    assert_memory_equal(out, wanted, n);
-    assert_int_equal(utf8_valid_prefix(out, n), n);
-    assert_int_equal(utf8_valid_prefix(text, len) == len, n == len && memcmp(out, text, len) == 0);
-    free(out);
-}
-
-#define REPLACED(text, wanted) expect_replaced(text, sizeof(text) - 1, wanted)
-
-/* What CPython answers for bytes.decode("utf-8", "replace"). */
-static void test_replacement_of_maximal_subparts(void **state)
-{
-    (void)state;
-    REPLACED("plain ascii, longer than a word", "plain ascii, longer than a word");
-    REPLACED("\xC3\xA9\xE6\x97\xA5\xF0\x9F\x98\x80", "\xC3\xA9\xE6\x97\xA5\xF0\x9F\x98\x80");
-    REPLACED("\x80", R);
-    REPLACED("\xC0\xAF", R R);
-    REPLACED("\xC3(", R "(");
-    REPLACED("\xE0\x80\xAF", R R R);
-    REPLACED("\xE6\x97", R);
-    REPLACED("\xE6\x97z", R "z");
-    REPLACED("\xED\xA0\x80", R R R);
-    REPLACED("\xF0\x8F\xBF\xBF", R R R R);
-    REPLACED("\xF0\x9F\x98", R);
-    REPLACED("\xF0\x9F\xF0\x9F\x98\x80", R "\xF0\x9F\x98\x80");
-    REPLACED("\xF4\x90\x80\x80", R R R R);
-    REPLACED("\xF4\x8F\xBF\xBF", "\xF4\x8F\xBF\xBF");
-    REPLACED("\xF5\xFF\xFE", R R R);
-    REPLACED("\xE6\xC3\xA9", R "\xC3\xA9");
-}
-
-static void test_code_points_round_trip(void **state)
-{
-    (void)state;
-    for (uint32_t cp = 0; cp < 0x110000; cp++) {
-        if (cp >= 0xD800 && cp < 0xE000)
-            continue;
-        char text[4];
-        size_t len = utf8_put(cp, text);
-        const char *p = text;
-        assert_int_equal(utf8_valid_prefix(text, len), len);
-        assert_int_equal(utf8_next(&p), cp);
-        assert_ptr_equal(p, text + len);
-    }
-}
 
 static void expect_nfc(const char *text, const char *wanted)
 {
@@ -212,8 +158,6 @@ static void test_emit_ends_the_run(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_replacement_of_maximal_subparts),
-        cmocka_unit_test(test_code_points_round_trip),
         cmocka_unit_test(test_nfc),
         cmocka_unit_test(test_added_tokens_leftmost_longest),
         cmocka_unit_test(test_split_behaviors),

@@ -1,4 +1,4 @@
-#include "engine/tokenizer_utf8.h"
+#include "common/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -91,26 +91,34 @@ size_t utf8_put(uint32_t cp, char *out)
     return len;
 }
 
-size_t utf8_valid_prefix(const char *text, size_t len)
+size_t utf8_sequence(const char *text, size_t left)
 {
     const uint8_t *s = (const uint8_t *)text;
+    unsigned n = sequence_len(s[0]);
+    if (n > left)
+        return 0;
+    for (unsigned i = 1; i < n; i++)
+        if (!continues(s[0], i, s[i]))
+            return 0;
+    return n;
+}
+
+size_t utf8_valid_prefix(const char *text, size_t len)
+{
     size_t at = 0;
     while (at < len) {
         uint64_t eight;
         while (len - at >= sizeof eight) {
-            memcpy(&eight, s + at, sizeof eight);
+            memcpy(&eight, text + at, sizeof eight);
             if (eight & 0x8080808080808080u)
                 break;
             at += sizeof eight;
         }
         if (at == len)
             break;
-        unsigned n = sequence_len(s[at]);
-        if (n == 0 || n > len - at)
+        size_t n = utf8_sequence(text + at, len - at);
+        if (n == 0)
             return at;
-        for (unsigned i = 1; i < n; i++)
-            if (!continues(s[at], i, s[at + i]))
-                return at;
         at += n;
     }
     return at;

@@ -1,8 +1,8 @@
-/* tokenizer_utf8.h - UTF-8 one byte at a time, with the error handling of
+/* utf8.h - UTF-8 checked, decoded, and one byte at a time with the error handling of
  * bytes.decode("utf-8", errors="replace"): each maximal subpart of an
  * ill-formed sequence becomes one U+FFFD (Unicode 15, section 3.9). */
-#ifndef BATON_ENGINE_TOKENIZER_UTF8_H
-#define BATON_ENGINE_TOKENIZER_UTF8_H
+#ifndef BATON_COMMON_UTF8_H
+#define BATON_COMMON_UTF8_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,6 +30,8 @@ uint32_t utf8_next(const char **p);
 /* Writes one code point, returns its length. */
 size_t utf8_put(uint32_t cp, char *out);
 
+/* The length of the well-formed sequence at text, of which left > 0 bytes are there; 0 when it is none. */
+size_t utf8_sequence(const char *text, size_t left);
 /* The length of the well-formed prefix. */
 size_t utf8_valid_prefix(const char *text, size_t len);
 /* A malloc'd, NUL-terminated copy with every ill-formed part replaced. */
