@@ -41,7 +41,6 @@ static int run_engine(const struct command *self, int argc, char **argv)
     int64_t prompt = 512, generate = 64, threads = 0, chunk = 512, repeats = 3;
     bool as_json = false, known;
     char path[PATH_MAX];
-    struct arguments arguments;
     struct error err;
     struct bench_engine_result result;
     int code;
@@ -56,10 +55,8 @@ static int run_engine(const struct command *self, int argc, char **argv)
           BENCH_ENGINE_MAX_REPEATS },
         { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 },
     };
-    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
-    if (arguments.n > 0)
-        return command_misuse(self, "it takes no argument \"%.60s\"", arguments.items[0]);
     struct bench_engine_options o = {
         path, ENGINE_AUTO, (uint32_t)threads, (uint32_t)prompt, (uint32_t)generate, (uint32_t)chunk, (uint32_t)repeats
     };

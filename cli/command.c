@@ -72,14 +72,18 @@ bool command_options(const struct command *self, int argc, char **argv, const st
                      struct arguments *arguments, int *code)
 {
     struct error err;
+    struct arguments none;
     if (option_given_help(argc, argv)) {
         print_help(self, rows, n_rows);
         *code = EXIT_DONE;
         return false;
     }
-    if (option_parse(argc, argv, rows, n_rows, arguments, &err) == ST_OK)
+    if (option_parse(argc, argv, rows, n_rows, arguments ? arguments : &none, &err) != ST_OK)
+        *code = command_misuse(self, "%s", err.text);
+    else if (!arguments && none.n > 0)
+        *code = command_misuse(self, "it takes no argument \"%.60s\"", none.items[0]);
+    else
         return true;
-    *code = command_misuse(self, "%s", err.text);
     return false;
 }
 

@@ -27,7 +27,8 @@ extern const struct command command_model_list, command_model_fetch, command_mod
  * messages. "help" lists them, "help NAME" is "NAME --help"; argv may be changed for that. */
 int command_dispatch(const char *prefix, const struct command *const table[], int argc, char **argv);
 
-/* Reads the options of one command. True: go on; false: end with *code (help was printed, or a complaint). */
+/* Reads the options of one command. True: go on; false: end with *code (help was printed, or a complaint).
+ * arguments is NULL for a command that takes none, which is told of one. */
 MUST_CHECK bool command_options(const struct command *self, int argc, char **argv, const struct option_row *rows,
                                 size_t n_rows, struct arguments *arguments, int *code);
 /* For wrong use that only the command can see: prints and returns EXIT_USAGE. */

@@ -194,14 +194,13 @@ static void check_models(struct examination *e)
 static int run(const struct command *self, int argc, char **argv)
 {
     struct examination e = { .n_bad = 0 };
-    struct arguments arguments;
     int64_t port = 8000;
     int code;
     const struct option_row rows[] = {
         { "json", 0, OPTION_FLAG, &e.as_json, "", "One JSON object", 0, 0 },
         { "port", 0, OPTION_INT, &port, "PORT", "Port of the API to look at (8000)", 1, 65535 },
     };
-    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
     text_buffer_init(&e.page, OUTPUT_MAX_BYTES);
     json_writer_init(&e.json, &e.page);

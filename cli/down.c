@@ -79,7 +79,6 @@ static int run(const struct command *self, int argc, char **argv)
 {
     struct place place = { NULL, NULL };
     struct state_dir dir;
-    struct arguments arguments;
     struct error err;
     int64_t timeout = STOP_TIMEOUT_S;
     char request[64];
@@ -88,10 +87,8 @@ static int run(const struct command *self, int argc, char **argv)
         PLACE_ROWS(&place),
         { "timeout", 0, OPTION_INT, &timeout, "SECONDS", "After this long what still runs is killed (30)", 0, 86400 },
     };
-    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
-    if (arguments.n > 0)
-        return command_misuse(self, "it takes no argument \"%.60s\"", arguments.items[0]);
     if (place_find(&place, &dir, &err) != ST_OK)
         return command_misuse(self, "%s", err.text);
     snprintf(request, sizeof request, "{\"op\":\"down\",\"timeout_s\":%d}", (int)timeout);

@@ -43,13 +43,12 @@ static void list_one(const struct known_model *model, struct json_writer *w, str
 
 static int run_list(const struct command *self, int argc, char **argv)
 {
-    struct arguments arguments;
     struct text_buffer page;
     struct json_writer w;
     bool as_json = false;
     int code;
     const struct option_row rows[] = { { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 } };
-    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
     text_buffer_init(&page, OUTPUT_MAX_BYTES);
     json_writer_init(&w, &page);

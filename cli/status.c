@@ -91,7 +91,6 @@ static int run(const struct command *self, int argc, char **argv)
 {
     struct place place = { NULL, NULL };
     struct state_dir dir;
-    struct arguments arguments;
     struct error err;
     bool as_json = false;
     json_t *state, *member;
@@ -101,10 +100,8 @@ static int run(const struct command *self, int argc, char **argv)
         PLACE_ROWS(&place),
         { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 },
     };
-    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), &arguments, &code))
+    if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
-    if (arguments.n > 0)
-        return command_misuse(self, "it takes no argument \"%.60s\"", arguments.items[0]);
     if (place_find(&place, &dir, &err) != ST_OK)
         return command_misuse(self, "%s", err.text);
     status st = place_status(&dir, &state, &err);

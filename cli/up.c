@@ -88,7 +88,6 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
     int64_t router = 1, prefill = 1, decode = 1, port = 8000, timeout = 180;
     const char *engine = "cpu", *transfer = "auto", *etcd = "", *planner = "0", *kvbm = "0";
     struct option_list models = { .n = 0 }, settings = { .n = 0 };
-    struct arguments arguments;
     struct error err;
     status st;
     const struct option_row rows[] = {
@@ -111,12 +110,10 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
         { "foreground", 0, OPTION_FLAG, &up->foreground, "", "Stay until SIGINT or SIGTERM, then stop the cluster", 0,
           0 },
     };
-    if (!command_options(up->self, argc, argv, rows, COUNT_OF(rows), &arguments, code))
+    if (!command_options(up->self, argc, argv, rows, COUNT_OF(rows), NULL, code))
         return false;
     *code = EXIT_USAGE;
-    if (arguments.n > 0) {
-        command_misuse(up->self, "it takes no argument \"%.60s\"", arguments.items[0]);
-    } else if (strcmp(planner, "0") != 0 || strcmp(kvbm, "0") != 0) {
+    if (strcmp(planner, "0") != 0 || strcmp(kvbm, "0") != 0) {
         command_misuse(up->self, "--%s: it does not exist yet; only 0 is allowed",
                        strcmp(kvbm, "0") ? "kvbm" : "planner");
     } else if (port > 0 && port + router - 1 > 65535) {

@@ -4,9 +4,8 @@
 
 static int run(const struct command *self, int argc, char **argv)
 {
-    struct arguments arguments;
     int code;
-    if (!command_options(self, argc, argv, NULL, 0, &arguments, &code))
+    if (!command_options(self, argc, argv, NULL, 0, NULL, &code))
         return code;
     printf("baton %s\n", BATON_VERSION);
     return EXIT_DONE;

@@ -86,6 +86,30 @@ static void test_an_unknown_command_is_wrong_use(void **state)
     assert_string_equal(seen, "");
 }
 
+static int read_flag(const struct command *self, char *word, struct arguments *arguments)
+{
+    bool flag = false;
+    int code = -1;
+    char name[] = "beta", *argv[] = { name, word, NULL };
+    const struct option_row rows[] = { { "flag", 0, OPTION_FLAG, &flag, "", "", 0, 0 } };
+    if (command_options(self, 2, argv, rows, COUNT_OF(rows), arguments, &code))
+        return flag ? 1 : 0;
+    return code;
+}
+
+static void test_an_argument_nobody_takes_is_wrong_use(void **state)
+{
+    (void)state;
+    struct arguments arguments;
+    char flag[] = "--flag", word[] = "stray", wrong[] = "--flog";
+    assert_int_equal(read_flag(&outer_beta, flag, NULL), 1);
+    assert_int_equal(read_flag(&outer_beta, word, NULL), EXIT_USAGE);
+    assert_int_equal(read_flag(&outer_beta, wrong, NULL), EXIT_USAGE);
+    assert_int_equal(read_flag(&outer_beta, word, &arguments), 0);
+    assert_int_equal(arguments.n, 1);
+    assert_string_equal(arguments.items[0], word);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -93,6 +117,7 @@ int main(void)
         cmocka_unit_test(test_help_on_a_command_is_its_own),
         cmocka_unit_test(test_help_alone_lists),
         cmocka_unit_test(test_an_unknown_command_is_wrong_use),
+        cmocka_unit_test(test_an_argument_nobody_takes_is_wrong_use),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
