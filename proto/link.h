@@ -117,4 +117,14 @@ struct links_stats {
 };
 void links_stats(const struct links *links, struct links_stats *out);
 
+/* What counts as a fault of links in metrics: label, member of links_stats. */
+#define LINKS_FAULTS(X)                                                                                                \
+    X(hostile, dropped_hostile)                                                                                        \
+    X(unknown, dropped_unknown)                                                                                        \
+    X(closed, lost_closed)                                                                                             \
+    X(frozen, lost_frozen)                                                                                             \
+    X(restarted, lost_restarted)                                                                                       \
+    X(overrun, lost_overrun)                                                                                           \
+    X(repeated, repeated)
+
 #endif

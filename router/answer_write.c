@@ -71,6 +71,18 @@ static const char *finish_text(enum choice_finish finish)
     return finish == CHOICE_STOP ? "\"stop\"" : finish == CHOICE_LENGTH ? "\"length\"" : "null";
 }
 
+/* The last members of a choice that has ended, and its end. */
+static void add_ending(const struct choice *c, uint64_t started_us, struct text_buffer *out)
+{
+    text_buffer_add(out, ",\"finish_reason\":");
+    text_buffer_add(out, finish_text(c->finish));
+    if (c->request->want_baton) {
+        text_buffer_add(out, ",\"baton\":");
+        answer_write_baton(c, started_us, out);
+    }
+    text_buffer_char(out, '}');
+}
+
 /* ---- events ----------------------------------------------------------------------- */
 
 static void begin_event(const struct answer_head *head, const struct choice *c, struct text_buffer *out)
@@ -133,13 +145,8 @@ void answer_write_closing(const struct answer_head *head, const struct choice *c
 {
     begin_event(head, c, out);
     text_buffer_add(out, is_chat(head->request) ? ",\"delta\":{}" : ",\"text\":\"\"");
-    text_buffer_add(out, ",\"logprobs\":null,\"finish_reason\":");
-    text_buffer_add(out, finish_text(c->finish));
-    if (head->request->want_baton) {
-        text_buffer_add(out, ",\"baton\":");
-        answer_write_baton(c, started_us, out);
-    }
-    text_buffer_char(out, '}');
+    text_buffer_add(out, ",\"logprobs\":null");
+    add_ending(c, started_us, out);
     end_choices(head, usage, out);
 }
 
@@ -179,13 +186,7 @@ static void add_choice(const struct answer_head *head, const struct choice *c, u
         answer_write_logprobs(c, choice_scored_ready(c), out);
     else
         text_buffer_add(out, "null");
-    text_buffer_add(out, ",\"finish_reason\":");
-    text_buffer_add(out, finish_text(c->finish));
-    if (head->request->want_baton) {
-        text_buffer_add(out, ",\"baton\":");
-        answer_write_baton(c, started_us, out);
-    }
-    text_buffer_char(out, '}');
+    add_ending(c, started_us, out);
 }
 
 void answer_write_body(const struct answer_head *head, const struct choice *choices, uint32_t n, uint64_t started_us,

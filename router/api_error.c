@@ -25,6 +25,11 @@ status api_error_set(struct api_error *err, enum api_error_kind kind, const char
     return ST_INVALID;
 }
 
+status api_error_memory(struct api_error *err)
+{
+    return api_error_set(err, API_INTERNAL, NULL, "There is not enough memory for this request.");
+}
+
 int api_error_status(const struct api_error *err)
 {
     return rows[err->kind].status;

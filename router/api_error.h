@@ -52,6 +52,8 @@ struct api_error {
 /* Returns ST_INVALID, so that `return api_error_set(...)` reads well. param may be NULL. */
 status api_error_set(struct api_error *err, enum api_error_kind kind, const char *param, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
+/* There is none left for this request. Returns ST_INVALID. */
+status api_error_memory(struct api_error *err);
 int api_error_status(const struct api_error *err);
 /* Appends the body. */
 void api_error_write(const struct api_error *err, struct text_buffer *out);

@@ -16,13 +16,9 @@ static void report_links(struct router_process *p)
     struct links_stats s;
     links_stats(p->links, &s);
     set(p, ROUTER_LINKS, NULL, s.up);
-    set(p, ROUTER_LINK_FAULTS, LABELS("hostile"), (double)s.dropped_hostile);
-    set(p, ROUTER_LINK_FAULTS, LABELS("unknown"), (double)s.dropped_unknown);
-    set(p, ROUTER_LINK_FAULTS, LABELS("closed"), (double)s.lost_closed);
-    set(p, ROUTER_LINK_FAULTS, LABELS("frozen"), (double)s.lost_frozen);
-    set(p, ROUTER_LINK_FAULTS, LABELS("restarted"), (double)s.lost_restarted);
-    set(p, ROUTER_LINK_FAULTS, LABELS("overrun"), (double)s.lost_overrun);
-    set(p, ROUTER_LINK_FAULTS, LABELS("repeated"), (double)s.repeated);
+#define X(label, member) set(p, ROUTER_LINK_FAULTS, LABELS(#label), (double)s.member);
+    LINKS_FAULTS(X)
+#undef X
 }
 
 static void report_http(struct router_process *p)

@@ -8,11 +8,6 @@
 
 #include "router/request_prompt.h"
 
-static status no_memory(struct api_error *err)
-{
-    return api_error_set(err, API_INTERNAL, NULL, "There is not enough memory for this request.");
-}
-
 static status missing(struct api_error *err, const char *name)
 {
     return api_error_set(err, API_MISSING, name, "Missing required parameter: '%s'.", name);
@@ -168,7 +163,7 @@ static status read_bias(struct request *r, const json_t *object, struct api_erro
                              SAMPLING_MAX_BIAS);
     struct logit_bias *bias = arena_take(r->arena, n * sizeof *bias);
     if (!bias)
-        return no_memory(err);
+        return api_error_memory(err);
     json_object_foreach((json_t *)(uintptr_t)object, name, value)
     {
         status st = read_bias_entry(r, name, value, &bias[i++], err);
@@ -194,7 +189,7 @@ static status read_stop_ids(struct request *r, const json_t *list, struct api_er
     status st = list ? request_read_ids(r->model, list, "stop_token_ids", &ids, err) : ST_OK;
     uint32_t *all = st == ST_OK ? arena_take(r->arena, (n_eos + ids.n + 1) * sizeof *all) : NULL;
     if (st == ST_OK && !all)
-        st = no_memory(err);
+        st = api_error_memory(err);
     if (all) {
         memcpy(all, eos, n_eos * sizeof *eos);
         if (ids.n)
@@ -215,7 +210,7 @@ static status add_stop(struct request *r, const json_t *text, const char *path, 
         return api_error_set(err, API_WRONG_VALUE, path,
                              "Invalid value for '%s': a stop text has 1 to %d bytes, not %zu.", path, STOP_MAX_BYTES,
                              len);
-    return stop_set_add(&r->stops, r->arena, json_string_value(text), len) == ST_OK ? ST_OK : no_memory(err);
+    return stop_set_add(&r->stops, r->arena, json_string_value(text), len) == ST_OK ? ST_OK : api_error_memory(err);
 }
 
 static status read_stops(struct request *r, const struct request_values *v, struct api_error *err)
@@ -434,7 +429,7 @@ static status read_ids_to_text(struct request *r, const struct request_values *v
 {
     r->prompts = arena_take(r->arena, sizeof *r->prompts);
     if (!r->prompts)
-        return no_memory(err);
+        return api_error_memory(err);
     r->n_prompts = 1;
     return request_read_ids(r->model, v->tokens, "tokens", &r->prompts[0].tokens, err);
 }
@@ -468,7 +463,7 @@ status request_read(const struct request_rules *rules, enum request_kind kind, c
     if (!r) {
         arena_destroy(&arena);
         json_decref(object);
-        return no_memory(err);
+        return api_error_memory(err);
     }
     r->arena = arena;
     r->kind = kind;

@@ -20,11 +20,6 @@ static const char *find_role(const json_t *role)
     return NULL;
 }
 
-static status no_memory(struct api_error *err)
-{
-    return api_error_set(err, API_INTERNAL, NULL, "There is not enough memory for this request.");
-}
-
 /* The text of one part, checked; path names the part. */
 static status check_part(const json_t *part, const char *path, const json_t **text, struct api_error *err)
 {
@@ -73,7 +68,7 @@ static status join_parts(const json_t *parts, const char *path, json_t **out, st
     }
     if (st == ST_OK) {
         *out = joined.state == ST_OK ? json_stringn(text_buffer_text(&joined), joined.len) : NULL;
-        st = *out ? ST_OK : no_memory(err);
+        st = *out ? ST_OK : api_error_memory(err);
     }
     text_buffer_free(&joined);
     return st;
@@ -88,7 +83,7 @@ static status read_content(const json_t *message, size_t index, bool optional, j
         if (!optional)
             return api_error_set(err, API_MISSING, path, "Missing required parameter: '%s'.", path);
         *out = json_string("");
-        return *out ? ST_OK : no_memory(err);
+        return *out ? ST_OK : api_error_memory(err);
     }
     if (json_is_string(content)) {
         *out = json_incref(content);
@@ -154,7 +149,7 @@ static status read_message(const json_t *message, size_t index, json_t *list, st
     good = good && json_object_set(copy, "content", content) == 0 && json_array_append(list, copy) == 0;
     json_decref(content);
     json_decref(copy);
-    return good ? ST_OK : no_memory(err);
+    return good ? ST_OK : api_error_memory(err);
 }
 
 static status read_messages(const json_t *messages, json_t *list, struct api_error *err)
@@ -192,7 +187,7 @@ static status render(const struct served_model *model, const struct request_valu
     };
     status st = chat_template_render(model->chat_template, &in, text, len, &why);
     if (st == ST_NO_MEMORY)
-        return no_memory(err);
+        return api_error_memory(err);
     if (st != ST_OK)
         return api_error_set(err, API_WRONG_VALUE, "messages",
                              "The model's chat template refuses these messages: %.400s", why.text);
@@ -206,7 +201,7 @@ status request_render(const struct served_model *model, const struct request_val
         return api_error_set(err, API_UNSUPPORTED, "messages",
                              "The model '%s' has no chat template; use /v1/completions.", model->name);
     json_t *list = json_array();
-    status st = list ? read_messages(values->messages, list, err) : no_memory(err);
+    status st = list ? read_messages(values->messages, list, err) : api_error_memory(err);
     if (st == ST_OK)
         st = render(model, values, list, text, len, err);
     json_decref(list);

@@ -6,17 +6,12 @@
 
 #include "router/request_messages.h"
 
-static status no_memory(struct api_error *err)
-{
-    return api_error_set(err, API_INTERNAL, NULL, "There is not enough memory for this request.");
-}
-
 static status encode(const struct request *r, const char *text, size_t len, unsigned flags, const char *path,
                      struct request_prompt *out, struct api_error *err)
 {
     status st = tokenizer_encode(r->model->tokenizer, text, len, flags, 0, &out->tokens);
     if (st == ST_NO_MEMORY)
-        return no_memory(err);
+        return api_error_memory(err);
     if (st != ST_OK)
         return api_error_set(err, API_WRONG_VALUE, path,
                              "Invalid value for '%s': its %zu bytes cannot be tokenised (%s).", path, len,
@@ -28,7 +23,7 @@ static status keep_text(struct request_prompt *prompt, const char *text, size_t 
 {
     prompt->text = malloc(len + 1);
     if (!prompt->text)
-        return no_memory(err);
+        return api_error_memory(err);
     memcpy(prompt->text, text, len);
     prompt->text[len] = '\0';
     prompt->text_len = len;
@@ -58,7 +53,7 @@ status request_read_ids(const struct served_model *model, const json_t *list, co
                     json_integer_value(item) < (json_int_t)model->n_vocab;
         if (good) {
             if (token_list_push(out, (uint32_t)json_integer_value(item)) != ST_OK)
-                return no_memory(err);
+                return api_error_memory(err);
             continue;
         }
         snprintf(item_path, sizeof item_path, "%.90s[%zu]", path, i);
@@ -90,7 +85,7 @@ static status read_id_list(const struct request *r, const json_t *list, const ch
         return st;
     text_buffer_init(&text, (size_t)1 << 30);
     request_detokenize(r->model, out->tokens.ids, out->tokens.n, r->keep_special, &text);
-    st = text.state == ST_OK ? keep_text(out, text_buffer_text(&text), text.len, err) : no_memory(err);
+    st = text.state == ST_OK ? keep_text(out, text_buffer_text(&text), text.len, err) : api_error_memory(err);
     text_buffer_free(&text);
     return st;
 }
@@ -104,7 +99,7 @@ static status take_prompts(struct request *r, size_t n, struct api_error *err)
             n * r->n, REQUEST_MAX_CHOICES);
     r->prompts = arena_take(r->arena, n * sizeof *r->prompts);
     if (!r->prompts)
-        return no_memory(err);
+        return api_error_memory(err);
     r->n_prompts = (uint32_t)n;
     return ST_OK;
 }

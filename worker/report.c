@@ -40,13 +40,9 @@ static void report_links(struct worker_process *p)
     struct links_stats s;
     links_stats(p->links, &s);
     set(p, WORKER_LINKS, NULL, s.up);
-    set(p, WORKER_LINK_FAULTS, "hostile", (double)s.dropped_hostile);
-    set(p, WORKER_LINK_FAULTS, "unknown", (double)s.dropped_unknown);
-    set(p, WORKER_LINK_FAULTS, "closed", (double)s.lost_closed);
-    set(p, WORKER_LINK_FAULTS, "frozen", (double)s.lost_frozen);
-    set(p, WORKER_LINK_FAULTS, "restarted", (double)s.lost_restarted);
-    set(p, WORKER_LINK_FAULTS, "overrun", (double)s.lost_overrun);
-    set(p, WORKER_LINK_FAULTS, "repeated", (double)s.repeated);
+#define X(label, member) set(p, WORKER_LINK_FAULTS, #label, (double)s.member);
+    LINKS_FAULTS(X)
+#undef X
 }
 
 static void report(void *arg)

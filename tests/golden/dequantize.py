@@ -52,17 +52,17 @@ def plain(rng, name):
     return bits.view(np.uint8)
 
 
-def main():
+def write(folder):
     rng = np.random.default_rng(20260131)
-    FOLDER.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"):
         raw = quantised(rng, name) if name in SCALES else plain(rng, name)
         as_stored = raw.view({"F16": np.float16, "F32": np.float32}.get(name, np.uint8))
         values = gguf.dequantize(as_stored, gguf.GGMLQuantizationType[name]).astype(np.float32)
         assert not np.isnan(values).any(), name
-        (FOLDER / f"{name}.raw").write_bytes(raw.tobytes())
-        (FOLDER / f"{name}.f32").write_bytes(values.tobytes())
+        (folder / f"{name}.raw").write_bytes(raw.tobytes())
+        (folder / f"{name}.f32").write_bytes(values.tobytes())
 
 
 if __name__ == "__main__":
-    main()
+    write(FOLDER)
