@@ -121,15 +121,14 @@ static void test_all_heard(void **state)
     sample_close(&sample);
 }
 
-/* After a stop string the worker's part does not come; the router's own times are known. */
+/* After a stop string, from a worker that told nothing with its first token: the router's own times are known. */
 static void test_ended_by_the_router(void **state)
 {
     (void)state;
     open_with(SAMPLE_CHAT(",\"baton\":{\"timing\":true}"));
-    sample.choice.timing = (struct choice_timing){ .dispatched_us = STARTED - 1, /* clocks were read in turn */
-                                                   .first_token_us = STARTED + 1000,
-                                                   .ended_us = STARTED + 4000,
-                                                   .attempts = 1 };
+    sample.choice.timing.submitted_us = STARTED - 1; /* clocks were read in turn */
+    choice_keep_timing(&sample.choice, &(struct flow_timing){ .first_token_us = 1001, .total_us = 4001, .attempts = 1 },
+                       true);
     json_t *json = write();
     const json_t *t = json_object_get(json, "timing");
     check_number(t, "route_ms", 0);
@@ -165,6 +164,28 @@ static void test_hashes(void **state)
     sample_close(&sample);
 }
 
+/* Where it told, the time that it decoded is still the router's to say. */
+static void test_cut_after_the_first_token(void **state)
+{
+    (void)state;
+    open_with(SAMPLE_CHAT(",\"baton\":{\"timing\":true}"));
+    Baton__Timing told = BATON__TIMING__INIT;
+    told.queue_us = 250;
+    told.route = "local";
+    sample.choice.timing.submitted_us = STARTED;
+    choice_keep_worker_timing(&sample.choice, &told);
+    choice_keep_timing(&sample.choice, &(struct flow_timing){ .first_token_us = 1000, .total_us = 4000, .attempts = 1 },
+                       true);
+    json_t *json = write();
+    const json_t *t = json_object_get(json, "timing");
+    check_number(t, "queue_ms", 0.25);
+    check_number(t, "decode_ms", 3);
+    check_number(t, "total_ms", 4);
+    check_text(json, "route", "local");
+    json_decref(json);
+    sample_close(&sample);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -172,6 +193,7 @@ int main(void)
         cmocka_unit_test(test_nothing_heard),
         cmocka_unit_test(test_all_heard),
         cmocka_unit_test(test_ended_by_the_router),
+        cmocka_unit_test(test_cut_after_the_first_token),
         cmocka_unit_test(test_hashes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
