@@ -216,32 +216,35 @@ def run_scripts(options, env, model):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--builds", default="release,asan,tsan")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--only", default="")
     options = parser.parse_args()
+    builds = ["release"] if options.fast else options.builds.split(",")
+    if set(builds) - {"release", "asan", "tsan"}:
+        parser.error(f"--builds takes release, asan and tsan, not {options.builds}")
     begin = time.monotonic()
 
     env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin")}
-    if build("release"):
+    if "release" in builds and build("release"):
         model = smollm2()
         if model:
             env["BATON_TEST_SMOLLM2"] = model
         run_programs("release", "^(unit|property|replay)", 1.0, env, options.only)
         run_scripts(options, env, model)
-    if not options.fast:
-        if build("asan"):
-            asan = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-            run_programs("asan", "^(unit|property|replay)", 4.0, asan, options.only)
-            env_asan = dict(env, **asan, BATON_TEST_BIN=os.path.join(ROOT, "build/asan/bin"), BATON_TEST_SLOW="4")
-            env_asan.pop("BATON_TEST_SMOLLM2", None)
-            for name, command, timeout, when in SCRIPTS:
-                if re.search(options.only, name) and (
-                        "asan" in when or (options.long and name.startswith("flow/") and "smollm2" not in when)):
-                    test("asan/" + name, ["/usr/bin/python3", *command], timeout * 4, env_asan)
-        if build("tsan"):
-            # UCX's hooks on memory calls take a lock in threads that ThreadSanitizer has already let go of.
-            hooks_off = {"UCX_MEM_MMAP_HOOK_MODE": "none", "UCX_MEM_EVENTS": "n"}
-            run_programs("tsan", THREADED, 6.0, dict(hooks_off, TSAN_OPTIONS="halt_on_error=1"), options.only)
+    if "asan" in builds and build("asan"):
+        asan = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+        run_programs("asan", "^(unit|property|replay)", 4.0, asan, options.only)
+        env_asan = dict(env, **asan, BATON_TEST_BIN=os.path.join(ROOT, "build/asan/bin"), BATON_TEST_SLOW="4")
+        env_asan.pop("BATON_TEST_SMOLLM2", None)
+        for name, command, timeout, when in SCRIPTS:
+            if re.search(options.only, name) and (
+                    "asan" in when or (options.long and name.startswith("flow/") and "smollm2" not in when)):
+                test("asan/" + name, ["/usr/bin/python3", *command], timeout * 4, env_asan)
+    if "tsan" in builds and build("tsan"):
+        # UCX's hooks on memory calls take a lock in threads that ThreadSanitizer has already let go of.
+        hooks_off = {"UCX_MEM_MMAP_HOOK_MODE": "none", "UCX_MEM_EVENTS": "n"}
+        run_programs("tsan", THREADED, 6.0, dict(hooks_off, TSAN_OPTIONS="halt_on_error=1"), options.only)
 
     print()
     for line in skips:

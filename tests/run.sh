@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs, builds and passes all tests; ends with `N passed, N failed, N skipped`.
 #   --fast   without the sanitizer builds
+#   --builds LIST  only these of release,asan,tsan
 #   --long   also soaks, outages, load and the full matrices
 #   --only REGEX   only steps and test programs whose name matches
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for option in "$@"; do
     case "$option" in
-        --help|-h) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help|-h) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
     esac
 done
 ./deploy/setup.sh --tests

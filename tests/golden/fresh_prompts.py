@@ -2,7 +2,7 @@
 
     tests/golden/references.sh fresh_prompts.py
 
-transformers makes greedy answers, `baton model score` is teacher-forced with them: in float32 on the reference kernels every
+transformers makes greedy answers, `baton model score` is teacher-forced with them: in float32 (which is the same on all kernels) every
 log-probability that transformers lists first must be near; with the fast kernels and a KV cache as served the top token must nearly
 always be the same. $BATON_TEST_BIN names the folder of the programs, $BATON_TEST_SMOLLM2 the GGUF file. The last line is
 "N passed, N failed, N skipped".
@@ -91,7 +91,7 @@ def score(path, answers, *options):
 
 def check_float32(path, answers):
     worst, where, count = 0.0, "", 0
-    rows = score(path, answers, "--engine", "reference", "--f32", "--kv", "f32", "--top", str(SEARCHED))
+    rows = score(path, answers, "--f32", "--kv", "f32", "--top", str(SEARCHED))
     for line, (answer, got) in enumerate(zip(answers, rows), 1):
         for at, (pairs, likeliest) in enumerate(zip(answer["top_logprobs"], got)):
             for token, value in pairs:
