@@ -28,6 +28,7 @@
 #define HTTP_ACCEPT_PAUSE_US  100000u       /* when descriptors or memory have run out */
 #define HTTP_ACCEPTS_PER_TURN 64
 #define HTTP_SEND_PARTS       5
+#define HTTP_UNSENT_BYTES     65536 /* of one connection in the kernel, beyond what its client's window takes */
 
 /* Any state may also go to CLOSED. */
 #define HTTP_CONNECTION_STATES(X)                                                                                      \

@@ -36,15 +36,17 @@ static status split_address(const char *text, char host[256], char port[8], stru
     return ST_OK;
 }
 
-/* Accepted sockets inherit what is set on the listening one. */
+/* Accepted sockets inherit what is set on the listening one. What has not been sent is better kept here, where the
+ * backlog is bounded, than in a send buffer that grows to megabytes; what is under way may still grow as it must. */
 static void set_socket_options(int fd, uint64_t write_timeout_us)
 {
-    const int one = 1, idle = KEEPALIVE_IDLE_S;
+    const int one = 1, idle = KEEPALIVE_IDLE_S, unsent = HTTP_UNSENT_BYTES;
     unsigned timeout_ms = write_timeout_us < 3600000000u ? (unsigned)(write_timeout_us / 1000) : 3600000u;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
 }
 

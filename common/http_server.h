@@ -31,7 +31,7 @@ struct http_server_options {
     uint64_t request_timeout_us; /* first byte to complete request: 408 */
     uint64_t idle_timeout_us;    /* between requests */
     uint64_t write_timeout_us;   /* no progress in sending for this long: closed */
-    size_t max_backlog_bytes;    /* unsent answer bytes a connection, see http_stream_write */
+    size_t max_backlog_bytes;    /* unsent answer bytes a connection, beside 64 KiB in the kernel: http_stream_write */
     /* Called when the head is complete and before any body is read. May answer
      * at once (then the body is discarded and handle is not called). May be NULL. */
     void (*admit)(void *ctx, struct http_exchange *x);

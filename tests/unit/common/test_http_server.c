@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/http_server.h"
+#include "common/http_connection.h"
 
 #define MS          1000u
 #define PATIENCE_MS 3000 /* for what must come */
@@ -538,6 +538,22 @@ static void slow_readers_push_back(void **state)
     stop();
 }
 
+/* One that never reads costs its window, what the kernel may keep unsent, and the backlog: not megabytes. */
+static void unread_bytes_are_bounded(void **state)
+{
+    (void)state;
+    const int window = 4096;
+    start(usual);
+    int fd = new_socket();
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof window);
+    connect_socket(fd);
+    put(fd, "GET /endless HTTP/1.1\r\n" HOST "\r\n");
+    assert_true(reaches(&rig.again, 1));
+    assert_in_range(stats().bytes_out, 1, 2 * HTTP_UNSENT_BYTES);
+    close(fd);
+    stop();
+}
+
 static void write_on(void *arg)
 {
     static char block[16384];
@@ -758,6 +774,7 @@ int main(void)
         cmocka_unit_test(a_refused_upload_still_sees_its_answer),
         cmocka_unit_test(slow_requests_time_out),
         cmocka_unit_test(slow_readers_push_back),
+        cmocka_unit_test(unread_bytes_are_bounded),
         cmocka_unit_test(readers_who_stop_are_dropped),
         cmocka_unit_test(gone_clients_are_noticed),
         cmocka_unit_test(reset_right_after_the_request),
