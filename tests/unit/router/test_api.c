@@ -730,8 +730,7 @@ static void test_slow_client(void **state)
     rig.worker->instance.max_model_len = 2 * TOKENS;
     reopen_api();
     struct client *c = connect_client(4096);
-    post(c, "/v1/completions", "",
-         "{" ONCE ",\"stream\":true,\"max_tokens\":4000,\"logprobs\":1,\"ignore_eos\":true}");
+    post(c, "/v1/completions", "", "{" ONCE ",\"stream\":true,\"max_tokens\":4000,\"logprobs\":1,\"ignore_eos\":true}");
     const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
     uint32_t id;
     assert_int_equal(ids_of("a", &id), 1);
