@@ -181,8 +181,8 @@ SCRIPTS = [
     ("flow/outage", ["tests/flow/outage.py", "--long"], 900, {"long"}),
     ("flow/soak", ["tests/flow/soak.py", "--long"], 1500, {"long"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
-    ("golden/references", ["tests/golden/references.sh", "make_references.py", "--check"], 2400, {"long"}),
-    ("golden/fresh_prompts", ["tests/golden/references.sh", "fresh_prompts.py"], 2400, {"long"}),
+    ("golden/references", ["tests/golden/references.sh", "make_references.py", "--check"], 3600, {"long"}),
+    ("golden/fresh_prompts", ["tests/golden/references.sh", "fresh_prompts.py"], 3600, {"long"}),
     ("conformance/tidy", ["tests/conformance/tidy.py"], 1800, {"long"}),
     ("fuzz/run", ["tests/fuzz/run.sh"], 1800, {"long"}),
 ]
