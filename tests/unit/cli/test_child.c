@@ -102,6 +102,19 @@ static void a_process_is_known_by_its_start(void **state)
 }
 
 /* A middle process starts a grandchild and is killed. */
+/* What was forked has become the program. */
+static bool runs_as(pid_t pid, const char *name)
+{
+    char path[64], comm[32] = "";
+    snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return false;
+    bool same = fgets(comm, sizeof comm, f) && !strncmp(comm, name, strlen(name)) && comm[strlen(name)] == '\n';
+    fclose(f);
+    return same;
+}
+
 static void children_end_with_their_parent(void **state)
 {
     (void)state;
@@ -120,8 +133,9 @@ static void children_end_with_their_parent(void **state)
     }
     assert_int_equal(read(fds[0], &grandchild, sizeof grandchild), sizeof grandchild);
     uint64_t start = process_start_ticks(grandchild);
-    usleep(100000);
-    assert_true(process_is_alive(grandchild, start));
+    for (int i = 0; i < 200 && !runs_as(grandchild, "sh"); i++)
+        usleep(20000);
+    assert_true(runs_as(grandchild, "sh") && process_is_alive(grandchild, start));
     kill(middle, SIGKILL);
     assert_int_equal(waitpid(middle, &wait_status, 0), middle);
     for (int i = 0; i < 200 && process_is_alive(grandchild, start); i++)

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,23 +170,25 @@ static inline void stop(void)
 struct call {
     void (*fn)(void *);
     void *arg;
-    atomic_bool done;
+    sem_t done;
 };
 
 static inline void run_call(void *arg)
 {
     struct call *call = arg;
     call->fn(call->arg);
-    atomic_store(&call->done, true);
+    sem_post(&call->done);
 }
 
 /* Runs fn on the loop thread and waits for it. */
 static inline void on_loop(void (*fn)(void *), void *arg)
 {
     struct call call = { .fn = fn, .arg = arg };
+    sem_init(&call.done, 0, 0);
     loop_post(rig.loop, run_call, &call);
-    while (!atomic_load(&call.done))
-        usleep(200);
+    while (sem_wait(&call.done) != 0)
+        ; /* a signal */
+    sem_destroy(&call.done);
 }
 
 static inline void read_stats(void *arg)
@@ -198,6 +201,21 @@ static inline struct http_server_stats stats(void)
     struct http_server_stats out;
     on_loop(read_stats, &out);
     return out;
+}
+
+/* The server has read so many bytes in all. */
+static inline bool has_read(uint64_t bytes)
+{
+    for (int i = 0; i < PATIENCE_MS && stats().bytes_in < bytes; i++)
+        usleep(1000);
+    return stats().bytes_in == bytes;
+}
+
+static inline bool has_open(uint32_t connections)
+{
+    for (int i = 0; i < PATIENCE_MS && stats().open_connections != connections; i++)
+        usleep(1000);
+    return stats().open_connections == connections;
 }
 
 static inline bool reaches(atomic_int *value, int target)

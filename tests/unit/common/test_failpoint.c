@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,6 +126,18 @@ static void *hit(void *arg)
     return NULL;
 }
 
+static bool is_hit(const char *name)
+{
+    struct text_buffer page;
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "\"name\":\"%s\",\"hits\":1,", name);
+    text_buffer_init(&page, 4096);
+    failpoint_write_json(&page);
+    bool hit = strstr(text_buffer_text(&page), wanted) != NULL;
+    text_buffer_free(&page);
+    return hit;
+}
+
 /* Only the thread that hits it stops, and it goes on when the failpoint is set off. */
 static void test_pause_ends_when_it_is_set_off(void **state)
 {
@@ -133,9 +146,11 @@ static void test_pause_ends_when_it_is_set_off(void **state)
     char name[] = "a";
     assert_int_equal(failpoint_arm("a=pause(600000)", &err), ST_OK);
     assert_int_equal(pthread_create(&thread, NULL, hit, name), 0);
-    usleep(20000);
+    for (int i = 0; i < 3000 && !is_hit("a"); i++)
+        usleep(1000);
+    assert_true(is_hit("a"));
     assert_int_equal(failpoint_arm("b=drop", &err), ST_OK); /* no matter to a */
-    usleep(20000);
+    usleep(20000);                                          /* in which it could go on */
     assert_int_equal(pthread_tryjoin_np(thread, NULL), EBUSY);
     assert_int_equal(failpoint_arm("a=off", &err), ST_OK);
     pthread_join(thread, NULL);

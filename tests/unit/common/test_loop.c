@@ -185,10 +185,24 @@ static void test_a_deadline_left_over_fires_in_the_next_turn(void **state)
     loop_destroy(&t.counter.loop);
 }
 
+struct stopper {
+    struct loop *loop;
+    atomic_bool runs;
+};
+
+static void note_running(void *arg)
+{
+    atomic_store(&((struct stopper *)arg)->runs, true);
+}
+
+/* Only once the loop runs: a stop that came before is another case. */
 static void *stop_from_thread(void *arg)
 {
-    usleep(10000);
-    loop_stop(arg);
+    struct stopper *s = arg;
+    loop_post(s->loop, note_running, s);
+    for (int i = 0; i < 3000 && !atomic_load(&s->runs); i++)
+        usleep(1000);
+    loop_stop(s->loop);
     return NULL;
 }
 
@@ -198,9 +212,11 @@ static void test_stop_from_another_thread_and_run_again(void **state)
     struct counter c = { .stop_at = 1 };
     pthread_t thread;
     assert_int_equal(loop_create(&c.loop), ST_OK);
-    assert_int_equal(pthread_create(&thread, NULL, stop_from_thread, c.loop), 0);
+    struct stopper s = { .loop = c.loop };
+    assert_int_equal(pthread_create(&thread, NULL, stop_from_thread, &s), 0);
     loop_run(c.loop);
     pthread_join(thread, NULL);
+    assert_true(atomic_load(&s.runs));
     loop_stop(c.loop);
     loop_post(c.loop, tick, &c);
     loop_run(c.loop); /* was stopped before: ends at once, nothing runs */
@@ -241,9 +257,9 @@ static void test_a_waiting_sender_is_let_go_by_stop(void **state)
     pthread_t thread;
     assert_int_equal(loop_create(&f.loop), ST_OK);
     assert_int_equal(pthread_create(&thread, NULL, flood_loop, &f), 0);
-    while (!atomic_load(&f.is_full))
+    for (int i = 0; i < 10000 && !atomic_load(&f.is_full); i++)
         usleep(1000);
-    usleep(20000);
+    usleep(20000); /* in which one more could get in */
     assert_int_equal(atomic_load(&f.posted), LOOP_MAX_POSTS);
     loop_stop(f.loop);
     pthread_join(thread, NULL);
