@@ -75,10 +75,16 @@ def queue_full_of_bytes(c):
         return [ask_raw(c, "x" * 40000, max_tokens=1) for _ in range(4)]
     got = beside_long_streams(c, 1, lambda: router_metric(c, "baton_router_requests_held") == 1, strike)
     assert all(code in (200, 400) for code, *_ in got), got  # one at a time they fit the queue, if not the model
-    together = in_parallel([lambda: ask_raw(c, "x" * 60000, max_tokens=1) for _ in range(12)])
-    refused = [g for g in together if g[0] == 429]
-    assert refused, [g[0] for g in together]
-    assert_refused(refused, 429)
+    body = json.dumps({"model": c.model, "prompt": "x" * 60000, "max_tokens": 1}).encode()
+    with socket.create_connection(("127.0.0.1", c.port), 30) as half:
+        half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                     b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:30000])
+        refused = wait_for("a request beside half a body to be refused",
+                           lambda: [g for g in [ask_raw(c, "x" * 60000, max_tokens=1)] if g[0] == 429], 20)
+        assert_refused(refused, 429)
+        half.sendall(body[30000:])
+        assert half.makefile("rb").readline().split()[1] in (b"200", b"400"), "the body that was there first is served"
+    assert ask_raw(c, "Hello!", max_tokens=2)[0] == 200
     c.wait_nothing_left()
 
 
