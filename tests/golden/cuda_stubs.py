@@ -1,6 +1,6 @@
 """Lets the CUDA build of torch be imported where no CUDA library is: `cuda_stubs.py SITE-PACKAGES/torch/lib`
 
-The torch that pip installs on x86-64 is linked with some 3 GB of CUDA libraries, although arithmetic on the CPU never calls them.
+The torch that pip installs on x86-64 is linked with CUDA's libraries, gigabytes of them, although arithmetic on the CPU never calls them.
 For each that torch's own folder lacks, a library of that name is made there (it wins over one of the system) whose functions all
 answer 100, cudaErrorNoDevice; those that name an error answer text. A build of torch that needs none gets none. Needs gcc and readelf.
 """

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a script of this folder that needs torch and transformers, in an environment of their own
-# (build/venv-references, made at first use: 0.7 GB to fetch, 1.6 GB on disk). CPU only.
+# (build/venv-references, made at first use: 1.6 GB on disk). CPU only.
 #   tests/golden/references.sh make_references.py --check
 #   tests/golden/references.sh make_references.py --write DIR
 #   tests/golden/references.sh fresh_prompts.py
