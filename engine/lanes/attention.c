@@ -5,20 +5,22 @@
 #include "engine/lanes/kernels.h"
 
 #define ITEM_LANES 64u /* queries of an item: enough to repay widening K and V */
-#define SCORE_STEP 8u  /* positions whose chains run side by side */
+#define SCORE_ROWS 66u /* positions of a split, rounded up to those that are scored together */
 
 /* Softmax state of one vector of queries. */
 struct lane_state {
     float max[LANES], sum[LANES];
-    int32_t seen[LANES]; /* positions of the current split that each query sees */
+    float split_max[LANES], split_sum[LANES]; /* of the current split */
+    int32_t seen[LANES];                      /* positions of it that each query sees */
+    uint32_t most;                            /* of seen */
 };
 
 /* Everything one item works on; dim is padded to vectors. */
 struct work {
     uint32_t dim, padded, group;
     uint32_t n_queries;        /* flattened: row * group + head of the group */
-    float *k, *v;              /* [split][padded] */
-    float *p;                  /* [split][LANES]: scores, then weights */
+    float *k, *v;              /* [position of the split][padded] */
+    float *p;                  /* [vector][position of the split][LANES]: scores, then weights */
     float *split_o;            /* [LANES][padded] */
     float *q;                  /* [vector][dim][LANES] */
     float *o;                  /* [query][padded] */
@@ -48,12 +50,9 @@ static size_t lay_out(struct work *w, uint32_t vectors, uint8_t *base)
         float **part;
         size_t values;
     } parts[] = {
-        { &w->k, CONTRACT_SPLIT * (size_t)w->padded },
-        { &w->v, CONTRACT_SPLIT * (size_t)w->padded },
-        { &w->p, CONTRACT_SPLIT * LANES },
-        { &w->split_o, LANES * (size_t)w->padded },
-        { &w->q, vectors * (size_t)w->dim * LANES },
-        { &w->o, vectors * LANES * (size_t)w->padded },
+        { &w->k, SCORE_ROWS * (size_t)w->padded },   { &w->v, CONTRACT_SPLIT * (size_t)w->padded },
+        { &w->p, vectors * SCORE_ROWS * LANES },     { &w->split_o, LANES * (size_t)w->padded },
+        { &w->q, vectors * (size_t)w->dim * LANES }, { &w->o, vectors * LANES * (size_t)w->padded },
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (base != NULL)
@@ -71,14 +70,6 @@ size_t ISA(attend_scratch_bytes)(uint32_t head_dim, uint32_t group)
     return lay_out(&w, most_vectors(group), NULL);
 }
 
-static vec load_widened(enum dtype type, const uint8_t *src, uint32_t i, vec_part part)
-{
-    if (type == DTYPE_F32)
-        return vec_load_part((const float *)(const void *)src + i, part);
-    vec_16 half = vec_load_16_part(src + (size_t)i * 2, part);
-    return type == DTYPE_F16 ? vec_widen_f16(half) : vec_widen_bf16(half);
-}
-
 /* The slots of one head in a block are neighbours, blocks are anywhere: no
  * hardware prefetcher finds the next one. */
 static void prefetch_run(const uint8_t *run, size_t bytes)
@@ -87,15 +78,38 @@ static void prefetch_run(const uint8_t *run, size_t bytes)
         _mm_prefetch((const char *)run + at, _MM_HINT_T0);
 }
 
-static float *widen_run(const uint8_t *slot, uint32_t n, enum dtype type, const struct work *w, float *dst)
+ALWAYS_INLINE vec load_widened(const enum dtype type, const uint8_t *src, vec_part part)
 {
-    size_t slot_bytes = w->dim * (type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));
-    for (uint32_t i = 0; i < n; i++, slot += slot_bytes, dst += w->padded)
-        for (uint32_t d = 0; d < w->dim; d += LANES) {
-            vec_part part = vec_part_at(d, w->dim);
-            vec_store(dst + d, load_widened(type, slot, d, part));
-        }
-    return dst;
+    if (type == DTYPE_F32)
+        return vec_load_part((const float *)(const void *)src, part);
+    vec_16 half = vec_load_16_part(src, part);
+    return type == DTYPE_F16 ? vec_widen_f16(half) : vec_widen_bf16(half);
+}
+
+/* n slots of dim values each; those of whole vectors are one long row. */
+ALWAYS_INLINE void widen_slots(const enum dtype type, const uint8_t *src, uint32_t n, uint32_t dim, float *dst)
+{
+    const size_t bytes = type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+    const vec_part all = vec_part_at(0, LANES);
+    if (dim % LANES == 0) {
+        for (uint32_t i = 0; i < n * dim; i += LANES)
+            vec_store(dst + i, load_widened(type, src + i * bytes, all));
+        return;
+    }
+    for (; n > 0; n--, src += dim * bytes)
+        for (uint32_t d = 0; d < dim; d += LANES, dst += LANES)
+            vec_store(dst, load_widened(type, src + d * bytes, vec_part_at(d, dim)));
+}
+
+static float *widen_run(enum dtype type, const uint8_t *src, uint32_t n, const struct work *w, float *dst)
+{
+    if (type == DTYPE_BF16)
+        widen_slots(DTYPE_BF16, src, n, w->dim, dst);
+    else if (type == DTYPE_F16)
+        widen_slots(DTYPE_F16, src, n, w->dim, dst);
+    else
+        widen_slots(DTYPE_F32, src, n, w->dim, dst);
+    return dst + (size_t)n * w->padded;
 }
 
 /* Positions first .. first + n - 1 of an item that reads up to end. */
@@ -108,7 +122,7 @@ static void widen_side(const struct attention *a, const struct attention_item *i
         uint32_t run = next < first + n ? next - pos : first + n - pos;
         if (next < end)
             prefetch_run(attention_slot(a, item->blocks, side, item->kv_head, next), kv_head_bytes(a->kv));
-        dst = widen_run(attention_slot(a, item->blocks, side, item->kv_head, pos), run, a->kv->type, w, dst);
+        dst = widen_run(a->kv->type, attention_slot(a, item->blocks, side, item->kv_head, pos), run, w, dst);
         pos += run;
     }
 }
@@ -125,70 +139,115 @@ static void turn_queries(const struct attention *a, const struct attention_item 
     }
 }
 
-/* How many of the n positions from first on each query of the vector sees; returns the most. */
-static uint32_t count_seen(const struct attention_item *item, const struct work *w, uint32_t vector, uint32_t first,
-                           uint32_t n, struct lane_state *s)
+/* How many of the n positions from first on each query of the vector sees. */
+static void count_seen(const struct attention_item *item, const struct work *w, uint32_t vector, uint32_t first,
+                       uint32_t n)
 {
-    uint32_t most = 0;
+    struct lane_state *s = &w->states[vector];
+    s->most = 0;
     for (uint32_t l = 0; l < LANES; l++) {
         uint32_t query = vector * LANES + l;
         uint32_t end = item->first_pos + query / w->group + 1;
         uint32_t seen = query >= w->n_queries || end <= first ? 0 : end - first < n ? end - first : n;
         s->seen[l] = (int32_t)seen;
-        most = seen > most ? seen : most;
+        s->most = seen > s->most ? seen : s->most;
     }
-    return most;
 }
 
-/* SCORE_STEP positions from pos on; what lies past the split's end is computed and never read. */
-ALWAYS_INLINE void score_step(const float *q, const float *k, uint32_t dim, size_t stride, float *p)
+/* S positions from k on for V vectors; what lies past the split's end is computed and never read. */
+ALWAYS_INLINE void score_step(const uint32_t V, const uint32_t S, const float *q, const float *k, uint32_t dim,
+                              size_t stride, float *p)
 {
-    vec s[SCORE_STEP];
+    vec s[12];
     UNROLL
-    for (uint32_t i = 0; i < SCORE_STEP; i++)
+    for (uint32_t i = 0; i < V * S; i++)
         s[i] = vec_zero();
     for (uint32_t d = 0; d < dim; d++) {
-        vec lanes = vec_load(q + d * LANES);
+        vec lanes[2];
         UNROLL
-        for (uint32_t i = 0; i < SCORE_STEP; i++)
-            s[i] = vec_fma(lanes, vec_set1(k[i * stride + d]), s[i]);
+        for (uint32_t v = 0; v < V; v++)
+            lanes[v] = vec_load(q + (v * dim + d) * LANES);
+        UNROLL
+        for (uint32_t i = 0; i < S; i++) {
+            vec key = vec_set1(k[i * stride + d]);
+            UNROLL
+            for (uint32_t v = 0; v < V; v++)
+                s[i * V + v] = vec_fma(lanes[v], key, s[i * V + v]);
+        }
     }
     UNROLL
-    for (uint32_t i = 0; i < SCORE_STEP; i++)
-        vec_store(p + i * LANES, s[i]);
+    for (uint32_t i = 0; i < V * S; i++)
+        vec_store(p + (i % V * SCORE_ROWS + i / V) * LANES, s[i]);
 }
 
-static void score(const struct work *w, const float *q, uint32_t n)
+ALWAYS_INLINE void score_vectors(const uint32_t V, const uint32_t S, const struct work *w, uint32_t vector, uint32_t n)
 {
-    for (uint32_t pos = 0; pos < n; pos += SCORE_STEP) {
+    const float *q = w->q + (size_t)vector * w->dim * LANES;
+    for (uint32_t pos = 0; pos < n; pos += S) {
         const float *k = w->k + (size_t)pos * w->padded;
-        float *p = w->p + pos * LANES;
+        float *p = w->p + (vector * SCORE_ROWS + pos) * LANES;
         if (w->padded == 64)
-            score_step(q, k, w->dim, 64, p);
+            score_step(V, S, q, k, w->dim, 64, p);
         else if (w->padded == 128)
-            score_step(q, k, w->dim, 128, p);
+            score_step(V, S, q, k, w->dim, 128, p);
         else
-            score_step(q, k, w->dim, w->padded, p);
+            score_step(V, S, q, k, w->dim, w->padded, p);
     }
 }
 
-/* Scores to weights, with each query's maximum and sum over what it sees. */
-static void weigh(const struct work *w, uint32_t n, const struct lane_state *s, vec *max, vec *sum)
+/* No inlining: both would fight for registers. */
+static __attribute__((noinline)) void score_one(const struct work *w, uint32_t vector, uint32_t n)
+{
+    score_vectors(1, 8, w, vector, n);
+}
+
+static __attribute__((noinline)) void score_two(const struct work *w, uint32_t vector, uint32_t n)
+{
+    score_vectors(2, 6, w, vector, n);
+}
+
+/* What a multiply-add takes is hidden by 8 chains at least. With 16 registers that is done best by 12 chains of
+ * two vectors, which need less loads. A vector sees as many positions as the one before it or more. */
+static void score(const struct work *w, uint32_t vectors)
+{
+    uint32_t vector = 0;
+    if (LANES == 8)
+        for (; vector + 2 <= vectors; vector += 2)
+            score_two(w, vector, w->states[vector + 1].most);
+    for (; vector < vectors; vector++)
+        score_one(w, vector, w->states[vector].most);
+}
+
+/* Scores to weights, with each query's maximum and sum over what it sees; all: every query sees all n. */
+ALWAYS_INLINE void weigh_seen(const bool all, float *p, uint32_t n, struct lane_state *s)
 {
     vec_i32 seen = vec_load_i32(s->seen);
-    *max = vec_set1(-INFINITY);
+    vec max = vec_set1(-INFINITY);
     for (uint32_t pos = 0; pos < n; pos++) {
-        vec_mask sees = vec_above_i32(seen, (int32_t)pos);
-        vec score_lanes = vec_load(w->p + pos * LANES);
-        *max = vec_max_where(sees, score_lanes, *max);
+        vec scores = vec_load(p + pos * LANES);
+        max = all ? vec_max(scores, max) : vec_max_where(vec_above_i32(seen, (int32_t)pos), scores, max);
     }
-    *sum = vec_zero();
+    vec sum = vec_zero();
     for (uint32_t pos = 0; pos < n; pos++) {
-        vec_mask sees = vec_above_i32(seen, (int32_t)pos);
-        vec weight = vec_exp(vec_sub(vec_load(w->p + pos * LANES), *max));
-        vec_store(w->p + pos * LANES, weight);
-        *sum = vec_add_where(sees, *sum, weight);
+        vec weights = vec_exp(vec_sub(vec_load(p + pos * LANES), max));
+        vec_store(p + pos * LANES, weights);
+        sum = all ? vec_add(sum, weights) : vec_add_where(vec_above_i32(seen, (int32_t)pos), sum, weights);
     }
+    vec_store(s->split_max, max);
+    vec_store(s->split_sum, sum);
+}
+
+static void weigh(const struct work *w, uint32_t vector)
+{
+    struct lane_state *s = &w->states[vector];
+    float *p = w->p + vector * SCORE_ROWS * LANES;
+    uint32_t least = s->most;
+    for (uint32_t l = 0; l < LANES; l++)
+        least = (uint32_t)s->seen[l] < least ? (uint32_t)s->seen[l] : least;
+    if (least == s->most)
+        weigh_seen(true, p, s->most, s);
+    else
+        weigh_seen(false, p, s->most, s);
 }
 
 /* o[query][V vectors] = chains over positions [from, to) for Q neighbouring queries; from 0 they begin at zero. */
@@ -200,7 +259,7 @@ ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const
     for (uint32_t i = 0; i < Q * V; i++)
         acc[i] = from == 0 ? vec_zero() : vec_load(o + i / V * stride + i % V * LANES);
     for (uint32_t pos = from; pos < to; pos++) {
-        vec values[4];
+        vec values[8];
         UNROLL
         for (uint32_t j = 0; j < V; j++)
             values[j] = vec_load(v + pos * stride + j * LANES);
@@ -217,12 +276,17 @@ ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const
         vec_store(o + i / V * stride + i % V * LANES, acc[i]);
 }
 
-ALWAYS_INLINE void mix_vectors(const uint32_t Q, const struct work *w, const float *p, uint32_t from, uint32_t to,
-                               float *o)
+/* At most so many vectors of the dimension at a time as leave registers for V. */
+ALWAYS_INLINE void mix_vectors(const uint32_t Q, const uint32_t most, const struct work *w, const float *p,
+                               uint32_t from, uint32_t to, float *o)
 {
     uint32_t d = 0;
-    for (; d + 4 * LANES <= w->padded; d += 4 * LANES)
-        mix(Q, 4, p, w->v + d, w->padded, from, to, o + d);
+    if (most >= 8)
+        for (; d + 8 * LANES <= w->padded; d += 8 * LANES)
+            mix(Q, 8, p, w->v + d, w->padded, from, to, o + d);
+    if (most >= 4)
+        for (; d + 4 * LANES <= w->padded; d += 4 * LANES)
+            mix(Q, 4, p, w->v + d, w->padded, from, to, o + d);
     for (; d + 2 * LANES <= w->padded; d += 2 * LANES)
         mix(Q, 2, p, w->v + d, w->padded, from, to, o + d);
     if (d < w->padded)
@@ -231,12 +295,12 @@ ALWAYS_INLINE void mix_vectors(const uint32_t Q, const struct work *w, const flo
 
 static void mix_four(const struct work *w, const float *p, uint32_t from, uint32_t to, float *o)
 {
-    mix_vectors(4, w, p, from, to, o);
+    mix_vectors(4, LANES == 16 ? 4 : 2, w, p, from, to, o);
 }
 
 static void mix_one(const struct work *w, const float *p, uint32_t from, uint32_t to, float *o)
 {
-    mix_vectors(1, w, p, from, to, o);
+    mix_vectors(1, LANES == 16 ? 4 : 8, w, p, from, to, o);
 }
 
 static uint32_t least_seen(const struct lane_state *s, uint32_t lane)
@@ -248,15 +312,15 @@ static uint32_t least_seen(const struct lane_state *s, uint32_t lane)
 }
 
 /* Four queries go together as far as all of them see, then each goes on alone. */
-static void mix_lanes(const struct work *w, const struct lane_state *s, float *o)
+static void mix_lanes(const struct work *w, const struct lane_state *s, const float *p, float *o)
 {
     for (uint32_t lane = 0; lane < LANES; lane += 4) {
         uint32_t common = least_seen(s, lane);
         if (common > 0)
-            mix_four(w, w->p + lane, 0, common, o + lane * w->padded);
+            mix_four(w, p + lane, 0, common, o + lane * w->padded);
         for (uint32_t l = lane; l < lane + 4; l++)
             if ((uint32_t)s->seen[l] > common)
-                mix_one(w, w->p + l, common, (uint32_t)s->seen[l], o + l * w->padded);
+                mix_one(w, p + l, common, (uint32_t)s->seen[l], o + l * w->padded);
     }
 }
 
@@ -270,8 +334,9 @@ static void merge_lane(const struct work *w, const float *split_o, float split_f
     }
 }
 
-static void merge(const struct work *w, struct lane_state *s, vec max, vec sum, float *o)
+static void merge(const struct work *w, struct lane_state *s, float *o)
 {
+    vec max = vec_load(s->split_max);
     vec_mask sees = vec_above_i32(vec_load_i32(s->seen), 0);
     vec old_max = vec_load(s->max);
     vec new_max = vec_max(old_max, max);
@@ -279,7 +344,7 @@ static void merge(const struct work *w, struct lane_state *s, vec max, vec sum, 
     vec b = vec_exp(vec_sub(max, new_max));
     vec old_sum = vec_load(s->sum);
     vec_store_where(s->max, new_max, sees);
-    vec_store_where(s->sum, vec_fma(sum, b, vec_mul(old_sum, a)), sees);
+    vec_store_where(s->sum, vec_fma(vec_load(s->split_sum), b, vec_mul(old_sum, a)), sees);
     float factors[2][LANES];
     vec_store(factors[0], a);
     vec_store(factors[1], b);
@@ -288,25 +353,19 @@ static void merge(const struct work *w, struct lane_state *s, vec max, vec sum, 
             merge_lane(w, w->split_o + l * w->padded, factors[1][l], factors[0][l], o + l * w->padded);
 }
 
-static void run_split(const struct attention_item *item, struct work *w, uint32_t vector, uint32_t first, uint32_t n)
+static void mix_split(const struct work *w, uint32_t vector, bool first)
 {
     struct lane_state *s = &w->states[vector];
+    const float *p = w->p + vector * SCORE_ROWS * LANES;
     float *o = w->o + (size_t)vector * LANES * w->padded;
-    uint32_t most = count_seen(item, w, vector, first, n, s);
-    if (most == 0)
-        return;
-    vec max;
-    vec sum;
-    score(w, w->q + (size_t)vector * w->dim * LANES, most);
-    weigh(w, most, s, &max, &sum);
-    if (first > 0) {
-        mix_lanes(w, s, w->split_o);
-        merge(w, s, max, sum, o);
+    if (!first) {
+        mix_lanes(w, s, p, w->split_o);
+        merge(w, s, o);
         return;
     }
-    mix_lanes(w, s, o);
-    vec_store(s->max, max);
-    vec_store(s->sum, sum);
+    mix_lanes(w, s, p, o);
+    memcpy(s->max, s->split_max, sizeof s->max);
+    memcpy(s->sum, s->split_sum, sizeof s->sum);
 }
 
 static void write_out(const struct attention *a, const struct attention_item *item, const struct work *w)
@@ -323,6 +382,25 @@ static void write_out(const struct attention *a, const struct attention_item *it
     }
 }
 
+/* Positions first .. first + n - 1 of an item that reads up to end. All vectors are done with K before V is
+ * widened: the first cache holds one of them. */
+static void run_split(const struct attention *a, const struct attention_item *item, struct work *w, uint32_t first,
+                      uint32_t n, uint32_t end)
+{
+    uint32_t vectors = (w->n_queries + LANES - 1) / LANES;
+    for (uint32_t vector = 0; vector < vectors; vector++)
+        count_seen(item, w, vector, first, n);
+    widen_side(a, item, KV_K, first, n, end, w, w->k);
+    score(w, vectors);
+    for (uint32_t vector = 0; vector < vectors; vector++)
+        if (w->states[vector].most > 0)
+            weigh(w, vector);
+    widen_side(a, item, KV_V, first, n, end, w, w->v);
+    for (uint32_t vector = 0; vector < vectors; vector++)
+        if (w->states[vector].most > 0)
+            mix_split(w, vector, first == 0);
+}
+
 void ISA(attend)(const struct attention *a, const struct attention_item *item, void *scratch)
 {
     struct work w = { .dim = a->kv->head_dim,
@@ -332,13 +410,7 @@ void ISA(attend)(const struct attention *a, const struct attention_item *item, v
     lay_out(&w, most_vectors(w.group), scratch);
     turn_queries(a, item, &w);
     uint32_t end = item->first_pos + item->n_rows;
-    uint32_t vectors = (w.n_queries + LANES - 1) / LANES;
-    for (uint32_t first = 0; first < end; first += CONTRACT_SPLIT) {
-        uint32_t n = end - first < CONTRACT_SPLIT ? end - first : CONTRACT_SPLIT;
-        widen_side(a, item, KV_K, first, n, end, &w, w.k);
-        widen_side(a, item, KV_V, first, n, end, &w, w.v);
-        for (uint32_t vector = 0; vector < vectors; vector++)
-            run_split(item, &w, vector, first, n);
-    }
+    for (uint32_t first = 0; first < end; first += CONTRACT_SPLIT)
+        run_split(a, item, &w, first, end - first < CONTRACT_SPLIT ? end - first : CONTRACT_SPLIT, end);
     write_out(a, item, &w);
 }

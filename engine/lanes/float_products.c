@@ -46,14 +46,21 @@ ALWAYS_INLINE void run_rows(const enum dtype type, const uint32_t T, const uint3
         acc[i] = vec_zero();
     for (uint32_t k = 0; k < t->n_in; k++) {
         UNROLL
-        for (uint32_t v = 0; v < V; v++) {
-            const uint8_t *src =
-                t->panels + v / PANEL_VECTORS * t->panel_bytes + (k * PANEL + v % PANEL_VECTORS * LANES) * value_bytes;
+        for (uint32_t p = 0; p < P; p++) {
+            const uint8_t *src = t->panels + p * t->panel_bytes + k * PANEL * value_bytes;
             _mm_prefetch((const char *)src + PREFETCH_VALUES * 4, _MM_HINT_T0);
-            vec w = load_weights(type, src);
+            vec w[PANEL_VECTORS];
             UNROLL
-            for (uint32_t r = 0; r < R; r++)
-                acc[r * V + v] = vec_fma(w, vec_set1(t->x[(size_t)k * T + first + r]), acc[r * V + v]);
+            for (uint32_t v = 0; v < PANEL_VECTORS; v++)
+                w[v] = load_weights(type, src + v * LANES * value_bytes);
+            UNROLL
+            for (uint32_t r = 0; r < R; r++) {
+                vec x = vec_set1(t->x[(size_t)k * T + first + r]);
+                vec *to = acc + r * V + p * PANEL_VECTORS;
+                UNROLL
+                for (uint32_t v = 0; v < PANEL_VECTORS; v++)
+                    to[v] = vec_fma(w[v], x, to[v]);
+            }
         }
     }
     UNROLL
