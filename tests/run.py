@@ -183,6 +183,8 @@ SCRIPTS = [
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
     ("golden/references", ["tests/golden/references.sh", "make_references.py", "--check"], 3600, {"long"}),
     ("golden/fresh_prompts", ["tests/golden/references.sh", "fresh_prompts.py"], 3600, {"long"}),
+    ("emulated/kernels", ["tests/emulated/run.py", "build/release/bin/tests/unit_engine_kernels", "8", "*avx512"],
+     3000, {"long"}),
     ("conformance/tidy", ["tests/conformance/tidy.py"], 1800, {"long"}),
     ("fuzz/run", ["tests/fuzz/run.sh"], 1800, {"long"}),
 ]

@@ -1,5 +1,7 @@
 /* Every operation of each fast backend against the reference, bit for bit, on
- * random shapes, and the reference's products against plain binary64. */
+ * random shapes, and the reference's products against plain binary64.
+ *
+ *     unit_engine_kernels [ROUNDS [FILTER]]   rounds of random shapes, and the tests to run, as in "*avx512" */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,8 +16,7 @@
 #include "engine/backend.h"
 #include "engine/philox.h"
 
-#define ROUNDS 60
-
+static int rounds = 60;
 static uint32_t random_counter;
 
 static uint32_t random_u32(void)
@@ -181,7 +182,7 @@ static struct product_case random_case(void)
 static void test_products_equal(void **state)
 {
     const struct backend *fast = backend_of(state);
-    for (int i = 0; i < 3 * ROUNDS; i++) {
+    for (int i = 0; i < 3 * rounds; i++) {
         struct product_case c = random_case();
         struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
         float *x = random_array((size_t)c.n_rows * c.n_in);
@@ -234,7 +235,7 @@ static void check_row(const struct product_case *c, const struct tensor *t, cons
 static void test_reference_products_are_right(void **state)
 {
     (void)state;
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0; i < rounds; i++) {
         struct product_case c = random_case();
         struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
         float *x = random_array((size_t)c.n_rows * c.n_in);
@@ -253,7 +254,7 @@ static void test_reference_products_are_right(void **state)
 /* A row's result does not depend on the rows beside it. */
 static void check_rows_alone(const struct backend *b)
 {
-    for (int i = 0; i < ROUNDS / 4; i++) {
+    for (int i = 0; i < rounds / 4; i++) {
         struct product_case c = random_case();
         struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
         float *x = random_array((size_t)c.n_rows * c.n_in);
@@ -311,7 +312,7 @@ static void test_row_operations_equal(void **state)
 {
     const struct backend *r = &backend_reference;
     const struct backend *v = backend_of(state);
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0; i < rounds; i++) {
         uint32_t n = 2 * (1 + random_below(320));
         float *x = random_array(n);
         float *y = random_array(n);
@@ -370,7 +371,7 @@ static void test_kv_store_equal(void **state)
     enum { N = 133 };
     uint32_t bits[N];
     float x[N];
-    for (int round = 0; round < 3 * ROUNDS; round++) {
+    for (int round = 0; round < 3 * rounds; round++) {
         for (uint32_t i = 0; i < N; i++)
             bits[i] = random_u32();
         memcpy(x, bits, sizeof x);
@@ -426,7 +427,7 @@ static void attend_all(const struct backend *b, const struct attention_case *c, 
 static void test_attention_equal(void **state)
 {
     const struct backend *fast = backend_of(state);
-    for (int i = 0; i < 3 * ROUNDS; i++) {
+    for (int i = 0; i < 3 * rounds; i++) {
         struct attention_case c = random_attention();
         uint32_t n_pos = c.first_pos + c.n_rows;
         uint32_t n_blocks = (n_pos + c.kv.block_tokens - 1) / c.kv.block_tokens;
@@ -477,8 +478,12 @@ static void test_attention_equal(void **state)
 #test " avx512", test, NULL, NULL, &avx512                                                                     \
     }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        rounds = atoi(argv[1]);
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_products_are_right),
         cmocka_unit_test(test_reference_rows_are_independent),
