@@ -10,7 +10,8 @@
 
 #include "engine/contract.h"
 
-#define ACT_TILE 12u
+#define ACT_TILE   12u
+#define ACT_BIASES 3u /* -8 sum(q), -128 sum(q), and -8 times the sum of the first 16 */
 
 /* Used as a set; INT8 and INT16 share their buffers and are not prepared together. */
 enum product_rule { RULE_F32 = 1, RULE_INT8 = 2, RULE_INT16 = 4 };
@@ -21,7 +22,7 @@ struct activations {
     int8_t *q;     /* [n_rows * n_in]; INT16: the high bytes                     */
     int8_t *q_low; /* [n_rows * n_in], INT16 only: q = 256 * high + low          */
     float *scale;  /* [n_rows * n_in / 32 * 2]: dx and dx * sum(q) of each group */
-    int32_t *bias; /* [n_rows * n_in / 32 * 2]: -8 sum(q) and -128 sum(q)        */
+    int32_t *bias; /* [n_rows * n_in / 32 * ACT_BIASES]: of each group            */
 };
 
 /* Rows of the tile that begins where rows_left rows are left. */

@@ -5,13 +5,16 @@
  * Everything is IEEE binary32, nearest even, without contraction: fma() below
  * is one rounding, every other operator is one rounding of its own.
  *
- * Products, weights in Q8_0, Q4_0, Q4_1 (rule INT8). Activations per 32 values:
+ * Products, quantised weights (rule INT8; scale, offset, minimum and halves as in
+ * quantised.h). Activations per 32 values:
  *   amax = max |x|; dx = amax / 127, inv = 127 / amax,
  *   q = nearest_even(clamp(x * inv, -127, 127)),
  *   and dx = 0, q = 0 where amax < CONTRACT_TINY (inv would overflow).
- *   per output, groups ascending: acc = fma((float)dot, dw * dx, acc), dot being the
- *   exact int32 dot of the group (Q4_0: weights q - 8; Q4_1: weights q), then for
- *   Q4_1 acc = fma(m, dx * (float)sum(q), acc).
+ *   per output, groups ascending, halves ascending (one, but in Q6_K):
+ *   acc = fma((float)dot, dw * dx, acc), dot being the exact int32 dot of the half's
+ *   weights u - offset, then for formats with a minimum, once a group,
+ *   acc = fma(m, dx * (float)sum(q), acc). dw and m are exact products of a
+ *   super-block's d, or -m, with the group's integer factor.
  * The output head, where its weights are quantised (rule INT16): the same with
  *   dx = amax / 32512, inv = 32512 / amax and q clamped to +-32512. Measured on
  *   SmolLM2's reference answers: 8 bits before the head flip the top token in 9

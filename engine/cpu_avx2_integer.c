@@ -1,9 +1,9 @@
 /* Integer products with AVX2: an output is a 32-bit lane, two vectors a panel.
  * Weights are taken as nibbles, 0 .. 15, so that the products of bytes with
  * activation bytes (vpmaddubsw, which saturates at 16 bits) can be summed over a
- * whole group in 16 bits without overflow: 16 * 15 * 128 = 30720. Q8_0 is two
- * nibbles, of which the high one counts sixteen times. The sums are integers, so
- * their order does not matter to the contract. */
+ * whole group in 16 bits without overflow: 16 * 15 * 128 = 30720. What a format has
+ * above four bits is a second such sum, which counts sixteen times. The sums are
+ * integers, so their order does not matter to the contract. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -19,12 +19,12 @@
 
 /* One panel against a few rows of a tile. */
 struct tile {
-    const uint8_t *weights, *scales, *minima;
+    const uint8_t *panel;
     size_t groups;
     uint32_t tile_rows;      /* distance of slices and groups in the activations */
     const int8_t *q, *q_low; /* q_low NULL: 8 bits */
     const float *scale;      /* dx; the sums come tile_rows later */
-    const int32_t *bias;     /* of the weights' offset */
+    const int32_t *bias;     /* of the weights' offset, [ACT_BIASES] likewise */
     float *out;
     size_t stride;
     uint32_t n_outputs; /* of the panel that exist */
@@ -55,9 +55,9 @@ static float largest(const float *x)
     return _mm_cvtss_f32(m);
 }
 
-static int32_t sum_of(const struct four *q)
+static int32_t sum_of(__m256i a, __m256i b)
 {
-    __m256i s = _mm256_add_epi32(_mm256_add_epi32(q->part[0], q->part[1]), _mm256_add_epi32(q->part[2], q->part[3]));
+    __m256i s = _mm256_add_epi32(a, b);
     __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
     h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
     h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1));
@@ -109,11 +109,13 @@ static void quantise_group(const float *x, uint32_t tile_rows, const struct grou
             q.part[i] = quantise(x + (size_t)i * 8, most, inv);
         dx = amax / most;
     }
-    int32_t sum = sum_of(&q);
+    int32_t first = sum_of(q.part[0], q.part[1]);
+    int32_t sum = first + sum_of(q.part[2], q.part[3]);
     to->scale[0] = dx;
     to->scale[tile_rows] = dx * (float)sum;
     to->bias[0] = -8 * sum;
     to->bias[tile_rows] = -128 * sum;
+    to->bias[2 * (size_t)tile_rows] = -8 * first;
     if (to->q_low != NULL) {
         struct four low = split_low(&q);
         store_slices(&low, tile_rows, to->q_low);
@@ -130,12 +132,13 @@ void avx2_prepare_int(struct activations *a, bool wide, uint32_t row0, uint32_t 
         int32_t *q = (int32_t *)(void *)(a->q + (size_t)row * a->n_in);
         int32_t *q_low = wide ? (int32_t *)(void *)(a->q_low + (size_t)row * a->n_in) : NULL;
         float *scale = a->scale + row * groups * 2;
-        int32_t *bias = a->bias + row * groups * 2;
+        int32_t *bias = a->bias + row * groups * ACT_BIASES;
         for (size_t g = 0; g < groups; g++)
             for (uint32_t r = 0; r < tile_rows; r++) {
                 size_t at = g * 2 * tile_rows + r;
                 size_t q_at = g * SLICES * tile_rows + r;
-                struct group_place to = { q + q_at, wide ? q_low + q_at : NULL, scale + at, bias + at };
+                size_t bias_at = g * ACT_BIASES * tile_rows + r;
+                struct group_place to = { q + q_at, wide ? q_low + q_at : NULL, scale + at, bias + bias_at };
                 quantise_group(x + (size_t)(done + r) * a->n_in + g * CONTRACT_GROUP, tile_rows, &to);
             }
         done += tile_rows;
@@ -171,64 +174,112 @@ ALWAYS_INLINE void multiply_slice(const uint32_t R, const int8_t *q, const __m25
     }
 }
 
-enum nibble { LOW, HIGH };
-
-ALWAYS_INLINE void load_nibbles(const enum nibble which, const uint8_t *src, __m256i *nibbles)
+/* Two vectors of bytes, shifted right by a constant and masked. */
+ALWAYS_INLINE void load_bits(const uint8_t *src, const uint32_t shift, const char mask, __m256i *out)
 {
     UNROLL
     for (uint32_t v = 0; v < VECTORS; v++) {
         __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)(src + (size_t)v * VECTOR_BYTES));
-        nibbles[v] = _mm256_and_si256(which == HIGH ? _mm256_srli_epi16(bytes, 4) : bytes, _mm256_set1_epi8(15));
+        out[v] = _mm256_and_si256(shift > 0 ? _mm256_srli_epi16(bytes, (int)shift) : bytes, _mm256_set1_epi8(mask));
     }
 }
 
-/* The low or the high nibbles of n weight slices times the n slices of activations from q on. */
-ALWAYS_INLINE void multiply_nibbles(const uint32_t R, const uint32_t n, const enum nibble which, const uint8_t *src,
-                                    const int8_t *q, size_t q_step, __m256i *sums)
+/* Where a group lies in its panel. */
+struct group {
+    const uint8_t *low, *high;
+};
+
+/* The four low bits of slice s. */
+ALWAYS_INLINE void load_low(const enum dtype type, const struct group *g, const uint32_t s, __m256i *out)
 {
-    UNROLL
-    for (uint32_t j = 0; j < n; j++) {
-        __m256i nibbles[VECTORS];
-        load_nibbles(which, src + (size_t)j * SLICE_BYTES, nibbles);
-        multiply_slice(R, q + j * q_step, nibbles, sums);
-    }
+    if (quant_form(type).bits == 8)
+        load_bits(g->low + (size_t)s * SLICE_BYTES, 0, 15, out);
+    else
+        load_bits(g->low + (size_t)s % 4 * SLICE_BYTES, s / 4 * 4, 15, out);
 }
 
-/* dot[r * VECTORS + v]: one group of the weights, without their offset, times the bytes q of each row. */
-ALWAYS_INLINE void multiply_group(const enum dtype type, const uint32_t R, const uint8_t *src, const int8_t *q,
-                                  size_t q_step, __m256i *dot)
+/* What slice s has above them. */
+ALWAYS_INLINE void load_high(const enum dtype type, const struct group *g, const uint32_t s, __m256i *out)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
+    const uint32_t upper = quant_form(type).bits - 4;
+    if (upper == 4)
+        load_bits(g->low + (size_t)s * SLICE_BYTES, 4, 15, out);
+    else
+        load_bits(g->high + (size_t)(s * upper / 8) * SLICE_BYTES, s * upper % 8, upper == 1 ? 1 : 3, out);
+}
+
+typedef void (*load_fn)(const enum dtype type, const struct group *g, const uint32_t s, __m256i *out);
+
+/* dot[r * VECTORS + v] += factor times what load gives of slices [first, first + n), times the bytes q of each row. */
+ALWAYS_INLINE void multiply_slices(const enum dtype type, const uint32_t R, const load_fn load, const struct group *g,
+                                   const uint32_t first, const uint32_t n, const int8_t *q, size_t q_step,
+                                   const short factor, __m256i *dot)
+{
     __m256i sums[MOST_ROWS * VECTORS];
     UNROLL
     for (uint32_t i = 0; i < R * VECTORS; i++)
         sums[i] = _mm256_setzero_si256();
-    if (type != DTYPE_Q8_0) {
-        multiply_nibbles(R, SLICES / 2, LOW, src, q, q_step, sums);
-        multiply_nibbles(R, SLICES / 2, HIGH, src, q + SLICES / 2 * q_step, q_step, sums);
-        UNROLL
-        for (uint32_t i = 0; i < R * VECTORS; i++)
-            dot[i] = _mm256_madd_epi16(sums[i], ones);
-        return;
-    }
-    multiply_nibbles(R, SLICES, HIGH, src, q, q_step, sums);
     UNROLL
-    for (uint32_t i = 0; i < R * VECTORS; i++) {
-        dot[i] = _mm256_madd_epi16(sums[i], _mm256_set1_epi16(16));
-        sums[i] = _mm256_setzero_si256();
+    for (uint32_t j = 0; j < n; j++) {
+        __m256i weights[VECTORS];
+        load(type, g, first + j, weights);
+        multiply_slice(R, q + (first + j) * q_step, weights, sums);
     }
-    multiply_nibbles(R, SLICES, LOW, src, q, q_step, sums);
     UNROLL
     for (uint32_t i = 0; i < R * VECTORS; i++)
-        dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(sums[i], ones));
+        dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(sums[i], _mm256_set1_epi16(factor)));
 }
 
-/* What the weights' offset takes off every output of a row. */
-ALWAYS_INLINE void add_bias(const uint32_t R, const int32_t *bias, __m256i *dot)
+/* dot[r * VECTORS + v] += half h of a group (all of it where the format has one half), without the
+ * weights' offset, times the bytes q of each row. */
+ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const struct group *g, const uint32_t h,
+                                 const int8_t *q, size_t q_step, __m256i *dot)
 {
+    const struct quant_form form = quant_form(type);
+    const uint32_t n = SLICES / form.halves;
+    if (form.bits > 4)
+        multiply_slices(type, R, load_high, g, h * n, n, q, q_step, 16, dot);
+    multiply_slices(type, R, load_low, g, h * n, n, q, q_step, 1, dot);
+}
+
+/* What the offset of the format takes off every output of a row: bias is that of the row. */
+ALWAYS_INLINE int32_t offset_dot(const enum dtype type, const int32_t *bias, uint32_t tile_rows, const uint32_t h)
+{
+    switch (quant_form(type).offset) {
+    case 8:
+        return bias[0];
+    case 16:
+        return bias[0] * 2;
+    case 32: /* a half of its own */
+        return (h == 0 ? bias[2 * (size_t)tile_rows] : bias[0] - bias[2 * (size_t)tile_rows]) * 4;
+    case 128:
+        return bias[tile_rows];
+    default:
+        return 0;
+    }
+}
+
+/* dot[r * VECTORS + v]: the exact dots of half h of group number g. */
+ALWAYS_INLINE void dot_half(const enum dtype type, const bool wide, const uint32_t R, const struct tile *t,
+                            const struct group *group, size_t g, const uint32_t h, __m256i *dot)
+{
+    const size_t q_step = (size_t)t->tile_rows * 4;
     UNROLL
     for (uint32_t i = 0; i < R * VECTORS; i++)
-        dot[i] = _mm256_add_epi32(dot[i], _mm256_set1_epi32(bias[i / VECTORS]));
+        dot[i] = _mm256_setzero_si256();
+    multiply_half(type, R, group, h, t->q + g * SLICES * q_step, q_step, dot);
+    if (wide) {
+        UNROLL
+        for (uint32_t i = 0; i < R * VECTORS; i++)
+            dot[i] = _mm256_slli_epi32(dot[i], 8);
+        multiply_half(type, R, group, h, t->q_low + g * SLICES * q_step, q_step, dot);
+    }
+    if (quant_form(type).offset == 0)
+        return;
+    const int32_t *bias = t->bias + g * ACT_BIASES * t->tile_rows;
+    UNROLL
+    for (uint32_t i = 0; i < R * VECTORS; i++)
+        dot[i] = _mm256_add_epi32(dot[i], _mm256_set1_epi32(offset_dot(type, bias + i / VECTORS, t->tile_rows, h)));
 }
 
 ALWAYS_INLINE __m256 load_halves(const uint8_t *src)
@@ -236,25 +287,61 @@ ALWAYS_INLINE __m256 load_halves(const uint8_t *src)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)src));
 }
 
-/* acc += the group's dots, scaled as the contract says. */
-ALWAYS_INLINE void add_group(const enum dtype type, const uint32_t R, const struct tile *t, size_t g,
-                             const __m256i *dot, __m256 *acc)
+ALWAYS_INLINE __m256 load_factors(const uint8_t *src, const bool is_signed)
 {
-    const size_t at = g * PANEL * sizeof(uint16_t);
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)src);
+    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
+}
+
+/* Vector v of the scales of half h of group g. */
+ALWAYS_INLINE __m256 load_scales(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g,
+                                 const uint32_t h, const uint32_t v)
+{
+    const struct quant_form form = quant_form(type);
+    const size_t block = form.super ? g / QUANT_SUPER_GROUPS : g;
+    __m256 d = load_halves(panel + at->d + (block * PANEL + v * (size_t)8) * sizeof(uint16_t));
+    if (!form.super)
+        return d;
+    return _mm256_mul_ps(d, load_factors(panel + at->d_factors + (g * form.halves + h) * PANEL + v * (size_t)8, true));
+}
+
+ALWAYS_INLINE __m256 load_minima(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g,
+                                 const uint32_t v)
+{
+    const bool super = quant_form(type).super;
+    const size_t block = super ? g / QUANT_SUPER_GROUPS : g;
+    __m256 m = load_halves(panel + at->m + (block * PANEL + v * (size_t)8) * sizeof(uint16_t));
+    if (!super)
+        return m;
+    m = _mm256_mul_ps(m, load_factors(panel + at->m_factors + g * PANEL + v * (size_t)8, false));
+    return _mm256_xor_ps(m, _mm256_set1_ps(-0.0f));
+}
+
+/* acc += dots of half h, scaled as the contract says. */
+ALWAYS_INLINE void add_half(const enum dtype type, const uint32_t R, const struct tile *t, const struct pack_places *at,
+                            size_t g, const uint32_t h, const __m256i *dot, __m256 *acc)
+{
     const float *scale = t->scale + g * 2 * t->tile_rows;
     UNROLL
     for (uint32_t v = 0; v < VECTORS; v++) {
-        __m256 d = load_halves(t->scales + at + v * (size_t)16);
+        __m256 d = load_scales(type, t->panel, at, g, h, v);
         UNROLL
         for (uint32_t r = 0; r < R; r++)
             acc[r * VECTORS + v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r * VECTORS + v]),
                                                    _mm256_mul_ps(d, _mm256_set1_ps(scale[r])), acc[r * VECTORS + v]);
-        if (type != DTYPE_Q4_1)
-            continue;
-        __m256 min = load_halves(t->minima + at + v * (size_t)16);
+    }
+}
+
+ALWAYS_INLINE void add_minima(const enum dtype type, const uint32_t R, const struct tile *t,
+                              const struct pack_places *at, size_t g, __m256 *acc)
+{
+    const float *sums = t->scale + (g * 2 + 1) * t->tile_rows;
+    UNROLL
+    for (uint32_t v = 0; v < VECTORS; v++) {
+        __m256 m = load_minima(type, t->panel, at, g, v);
         UNROLL
         for (uint32_t r = 0; r < R; r++)
-            acc[r * VECTORS + v] = _mm256_fmadd_ps(min, _mm256_set1_ps(scale[t->tile_rows + r]), acc[r * VECTORS + v]);
+            acc[r * VECTORS + v] = _mm256_fmadd_ps(m, _mm256_set1_ps(sums[r]), acc[r * VECTORS + v]);
     }
 }
 
@@ -273,28 +360,24 @@ static void store_outputs(const __m256 *acc, uint32_t n_outputs, float *out)
 
 ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const struct tile *t)
 {
-    const size_t group_bytes = type == DTYPE_Q8_0 ? SLICES * SLICE_BYTES : SLICES / 2 * SLICE_BYTES;
-    const size_t q_step = (size_t)t->tile_rows * 4;
+    const struct quant_form form = quant_form(type);
+    const struct pack_places at = pack_places(type, t->groups);
     __m256 acc[MOST_ROWS * VECTORS];
     UNROLL
     for (uint32_t i = 0; i < R * VECTORS; i++)
         acc[i] = _mm256_setzero_ps();
     for (size_t g = 0; g < t->groups; g++) {
-        const uint8_t *src = t->weights + g * group_bytes;
-        __m256i dot[MOST_ROWS * VECTORS];
-        for (size_t at = 0; R == 1 && at < group_bytes; at += 64)
-            _mm_prefetch((const char *)src + PREFETCH_BYTES + at, _MM_HINT_T0);
-        multiply_group(type, R, src, t->q + g * SLICES * q_step, q_step, dot);
-        if (wide) {
-            __m256i low[MOST_ROWS * VECTORS];
-            multiply_group(type, R, src, t->q_low + g * SLICES * q_step, q_step, low);
-            UNROLL
-            for (uint32_t i = 0; i < R * VECTORS; i++)
-                dot[i] = _mm256_add_epi32(_mm256_slli_epi32(dot[i], 8), low[i]);
+        const struct group group = { t->panel + g * at.low_bytes, t->panel + at.high + g * at.high_bytes };
+        for (size_t line = 0; R == 1 && line < at.low_bytes; line += 64)
+            _mm_prefetch((const char *)group.low + PREFETCH_BYTES + line, _MM_HINT_T0);
+        UNROLL
+        for (uint32_t h = 0; h < form.halves; h++) {
+            __m256i dot[MOST_ROWS * VECTORS];
+            dot_half(type, wide, R, t, &group, g, h, dot);
+            add_half(type, R, t, &at, g, h, dot, acc);
         }
-        if (type != DTYPE_Q4_1)
-            add_bias(R, t->bias + g * 2 * t->tile_rows, dot);
-        add_group(type, R, t, g, dot, acc);
+        if (form.minimum)
+            add_minima(type, R, t, &at, g, acc);
     }
     UNROLL
     for (uint32_t r = 0; r < R; r++)
@@ -312,9 +395,16 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
     {                                                                                                                  \
         run_tile(DTYPE_##type, true, R, t);                                                                            \
     }
-ROW_COUNTS(DEFINE_TILE, Q8_0)
-ROW_COUNTS(DEFINE_TILE, Q4_0)
-ROW_COUNTS(DEFINE_TILE, Q4_1)
+#define TILE_TYPES(X)                                                                                                  \
+    ROW_COUNTS(X, Q8_0)                                                                                                \
+    ROW_COUNTS(X, Q4_0)                                                                                                \
+    ROW_COUNTS(X, Q4_1)                                                                                                \
+    ROW_COUNTS(X, Q5_0)                                                                                                \
+    ROW_COUNTS(X, Q5_1)                                                                                                \
+    ROW_COUNTS(X, Q4_K)                                                                                                \
+    ROW_COUNTS(X, Q5_K)                                                                                                \
+    ROW_COUNTS(X, Q6_K)
+TILE_TYPES(DEFINE_TILE)
 
 typedef void (*tile_fn)(const struct tile *);
 
@@ -323,9 +413,7 @@ static tile_fn find_tile(enum dtype type, bool wide, uint32_t rows)
 #define FIND_TILE(name, R)                                                                                             \
     if (type == DTYPE_##name && rows == (R))                                                                           \
         return wide ? wide_##name##_##R : tile_##name##_##R;
-    ROW_COUNTS(FIND_TILE, Q8_0)
-    ROW_COUNTS(FIND_TILE, Q4_0)
-    ROW_COUNTS(FIND_TILE, Q4_1)
+    TILE_TYPES(FIND_TILE)
 #undef FIND_TILE
     assert_failed("a number of rows without a function", __FILE__, __LINE__);
 }
@@ -342,20 +430,16 @@ static void multiply_tile(const struct matrix *m, const struct activations *a, u
     size_t groups = m->n_in / CONTRACT_GROUP;
     bool wide = m->rule == RULE_INT16;
     uint32_t rows = rows_at_once(tile_rows);
-    const uint8_t *weights = m->data + panel * m->panel_bytes;
-    const uint8_t *scales = weights + groups * pack_group_bytes(m->type);
     tile_fn fn = find_tile(m->type, wide, rows);
     for (uint32_t r = 0; r < tile_rows; r += rows) {
         struct tile t = {
-            .weights = weights,
-            .scales = scales,
-            .minima = scales + groups * PANEL * sizeof(uint16_t),
+            .panel = m->data + panel * m->panel_bytes,
             .groups = groups,
             .tile_rows = tile_rows,
             .q = a->q + (size_t)row * a->n_in + r * (size_t)4,
             .q_low = wide ? a->q_low + (size_t)row * a->n_in + r * (size_t)4 : NULL,
             .scale = a->scale + row * groups * 2 + r,
-            .bias = a->bias + row * groups * 2 + r + (m->type == DTYPE_Q8_0 ? tile_rows : 0),
+            .bias = a->bias + row * groups * ACT_BIASES + r,
             .out = out + (row + r) * stride + panel * PANEL,
             .stride = stride,
             .n_outputs = m->n_out - panel * PANEL < PANEL ? m->n_out - panel * PANEL : PANEL,

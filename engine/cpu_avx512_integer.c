@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/lanes/kernels.h"
+#include "engine/pack.h"
 
 #define SLICES         8u /* of 4 values in a group */
 #define PREFETCH_BYTES 2048u
@@ -71,11 +72,13 @@ static void quantise_group(const float *x, uint32_t tile_rows, const struct grou
         q_hi = quantise_half(hi, most, inv);
         dx = amax / most;
     }
-    int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q_lo, q_hi));
+    int32_t first = _mm512_reduce_add_epi32(q_lo);
+    int32_t sum = first + _mm512_reduce_add_epi32(q_hi);
     to->scale[0] = dx;
     to->scale[tile_rows] = dx * (float)sum;
     to->bias[0] = -8 * sum;
     to->bias[tile_rows] = -128 * sum;
+    to->bias[2 * (size_t)tile_rows] = -8 * first;
     if (to->q_low != NULL) {
         store_slices(narrow_bytes(q_lo, q_hi), tile_rows, to->q_low);
         q_lo = high_bytes(q_lo);
@@ -93,12 +96,13 @@ void avx512_prepare_int(struct activations *a, bool wide, uint32_t row0, uint32_
         int32_t *q = (int32_t *)(void *)(a->q + (size_t)row * a->n_in);
         int32_t *q_low = wide ? (int32_t *)(void *)(a->q_low + (size_t)row * a->n_in) : NULL;
         float *scale = a->scale + row * groups * 2;
-        int32_t *bias = a->bias + row * groups * 2;
+        int32_t *bias = a->bias + row * groups * ACT_BIASES;
         for (size_t g = 0; g < groups; g++)
             for (uint32_t r = 0; r < tile_rows; r++) {
                 size_t at = g * 2 * tile_rows + r;
                 size_t q_at = g * SLICES * tile_rows + r;
-                struct group_place to = { q + q_at, wide ? q_low + q_at : NULL, scale + at, bias + at };
+                size_t bias_at = g * ACT_BIASES * tile_rows + r;
+                struct group_place to = { q + q_at, wide ? q_low + q_at : NULL, scale + at, bias + bias_at };
                 quantise_group(x + (size_t)(done + r) * a->n_in + g * CONTRACT_GROUP, tile_rows, &to);
             }
         done += tile_rows;
@@ -126,29 +130,84 @@ ALWAYS_INLINE void multiply_slice(const uint32_t R, const uint32_t P, const int8
     }
 }
 
-ALWAYS_INLINE void multiply_group(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t,
-                                  size_t g, const int8_t *q, __m512i *dot)
+/* Slice s of a group as unsigned bytes: u of quantised.h. low and high are the group's in the panel. */
+ALWAYS_INLINE __m512i load_slice(const enum dtype type, const uint8_t *low, const uint8_t *high, const uint32_t s)
 {
-    const size_t group_bytes = type == DTYPE_Q8_0 ? 512 : 256;
-    const __m512i nibble = _mm512_set1_epi8(15);
+    const uint32_t bits = quant_form(type).bits;
+    if (bits == 8) {
+        _mm_prefetch((const char *)low + s * 64 + PREFETCH_BYTES, _MM_HINT_T0);
+        return _mm512_loadu_si512(low + (size_t)s * 64);
+    }
+    const uint8_t *src = low + (size_t)s % 4 * 64;
+    if (s < 4)
+        _mm_prefetch((const char *)src + PREFETCH_BYTES, _MM_HINT_T0);
+    __m512i w = _mm512_loadu_si512(src);
+    w = _mm512_and_si512(s < 4 ? w : _mm512_srli_epi16(w, 4), _mm512_set1_epi8(15));
+    if (bits == 4)
+        return w;
+    /* Its upper bits move to bit 4 from where they stand. */
+    const uint32_t from = s * (bits - 4) % 8;
+    const uint8_t shift = (uint8_t)(from < 4 ? 4 - from : from - 4);
+    __m512i upper = _mm512_loadu_si512(high + (size_t)(s * (bits - 4) / 8) * 64);
+    upper = from < 4 ? _mm512_slli_epi16(upper, shift) : _mm512_srli_epi16(upper, shift);
+    upper = _mm512_and_si512(upper, _mm512_set1_epi8(bits == 5 ? 0x10 : 0x30));
+    return _mm512_or_si512(w, upper);
+}
+
+/* dot += half h of group g (all of it where the format has one half) times the bytes q. */
+ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t,
+                                 const struct pack_places *at, size_t g, const uint32_t h, const int8_t *q,
+                                 __m512i *dot)
+{
+    const struct quant_form form = quant_form(type);
     UNROLL
-    for (uint32_t j = 0; j < group_bytes / 64; j++) {
+    for (uint32_t i = 0; i < SLICES / form.halves; i++) {
+        /* Both nibbles of a byte one after the other. */
+        const uint32_t s = form.halves == 2 ? h * 4 + i : form.bits == 8 ? i : i / 2 + i % 2 * 4;
         __m512i w[4];
-        __m512i high[4];
         UNROLL
         for (uint32_t p = 0; p < P; p++) {
-            const uint8_t *src = t->panels + p * t->panel_bytes + g * group_bytes + j * 64;
-            _mm_prefetch((const char *)src + PREFETCH_BYTES, _MM_HINT_T0);
-            w[p] = _mm512_loadu_si512(src);
-            if (type != DTYPE_Q8_0) {
-                high[p] = _mm512_and_si512(_mm512_srli_epi16(w[p], 4), nibble);
-                w[p] = _mm512_and_si512(w[p], nibble);
-            }
+            const uint8_t *panel = t->panels + p * t->panel_bytes;
+            w[p] = load_slice(type, panel + g * at->low_bytes, panel + at->high + g * at->high_bytes, s);
         }
-        multiply_slice(R, P, q, j, w, dot);
-        if (type != DTYPE_Q8_0)
-            multiply_slice(R, P, q, j + 4, high, dot);
+        multiply_slice(R, P, q, s, w, dot);
     }
+}
+
+/* What the offset of the format takes off the dot of half h for row r. */
+ALWAYS_INLINE __m512i offset_dot(const enum dtype type, const uint32_t R, const int32_t *bias, const uint32_t h,
+                                 const uint32_t r)
+{
+    switch (quant_form(type).offset) {
+    case 8:
+        return _mm512_set1_epi32(bias[r]);
+    case 16:
+        return _mm512_slli_epi32(_mm512_set1_epi32(bias[r]), 1);
+    case 32: /* a half of its own */
+        return _mm512_slli_epi32(_mm512_set1_epi32(h == 0 ? bias[2 * R + r] : bias[r] - bias[2 * R + r]), 2);
+    case 128:
+        return _mm512_set1_epi32(bias[R + r]);
+    default:
+        return _mm512_setzero_si512();
+    }
+}
+
+/* dot[r * P + p]: the exact dots of half h of group g. */
+ALWAYS_INLINE void dot_half(const enum dtype type, const bool wide, const uint32_t R, const uint32_t P,
+                            const struct tile *t, const struct pack_places *at, size_t g, const uint32_t h,
+                            __m512i *dot)
+{
+    const int32_t *bias = t->bias + g * ACT_BIASES * R;
+    UNROLL
+    for (uint32_t i = 0; i < R * P; i++)
+        dot[i] = wide ? _mm512_setzero_si512() : offset_dot(type, R, bias, h, i / P);
+    multiply_half(type, R, P, t, at, g, h, t->q + g * CONTRACT_GROUP * R, dot);
+    if (!wide)
+        return;
+    UNROLL
+    for (uint32_t i = 0; i < R * P; i++)
+        dot[i] = _mm512_add_epi32(_mm512_slli_epi32(dot[i], 8), offset_dot(type, R, bias, h, i / P));
+    multiply_half(type, R, P, t, at, g, h, t->q_low + g * CONTRACT_GROUP * R, dot);
 }
 
 ALWAYS_INLINE __m512 load_halves(const uint8_t *src)
@@ -156,55 +215,72 @@ ALWAYS_INLINE __m512 load_halves(const uint8_t *src)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)src));
 }
 
+ALWAYS_INLINE __m512 load_factors(const uint8_t *src, const bool is_signed)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)src);
+    return _mm512_cvtepi32_ps(is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+}
+
+ALWAYS_INLINE __m512 load_scales(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g,
+                                 const uint32_t h)
+{
+    const struct quant_form form = quant_form(type);
+    if (!form.super)
+        return load_halves(panel + at->d + g * PANEL * sizeof(uint16_t));
+    return _mm512_mul_ps(load_halves(panel + at->d + g / QUANT_SUPER_GROUPS * PANEL * sizeof(uint16_t)),
+                         load_factors(panel + at->d_factors + (g * form.halves + h) * PANEL, true));
+}
+
+ALWAYS_INLINE __m512 load_minima(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g)
+{
+    if (!quant_form(type).super)
+        return load_halves(panel + at->m + g * PANEL * sizeof(uint16_t));
+    __m512 m = _mm512_mul_ps(load_halves(panel + at->m + g / QUANT_SUPER_GROUPS * PANEL * sizeof(uint16_t)),
+                             load_factors(panel + at->m_factors + g * PANEL, false));
+    return _mm512_xor_ps(m, _mm512_set1_ps(-0.0f));
+}
+
 ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const uint32_t P,
                             const struct tile *t)
 {
-    const size_t scale_bytes = PANEL * sizeof(uint16_t);
-    const size_t scales_at = t->groups * (type == DTYPE_Q8_0 ? 512 : 256);
-    const size_t minima_at = scales_at + t->groups * scale_bytes;
+    const struct quant_form form = quant_form(type);
+    const struct pack_places at = pack_places(type, t->groups);
     __m512 acc[12];
     UNROLL
     for (uint32_t i = 0; i < R * P; i++)
         acc[i] = _mm512_setzero_ps();
     for (size_t g = 0; g < t->groups; g++) {
         const float *scale = t->scale + g * 2 * R;
-        const int32_t *bias = t->bias + (g * 2 + (type == DTYPE_Q8_0)) * R;
-        __m512i dot[12];
         UNROLL
-        for (uint32_t i = 0; i < R * P; i++)
-            dot[i] = wide || type == DTYPE_Q4_1 ? _mm512_setzero_si512() : _mm512_set1_epi32(bias[i / P]);
-        multiply_group(type, R, P, t, g, t->q + g * CONTRACT_GROUP * R, dot);
-        if (wide) {
+        for (uint32_t h = 0; h < form.halves; h++) {
+            __m512i dot[12];
+            dot_half(type, wide, R, P, t, &at, g, h, dot);
             UNROLL
-            for (uint32_t i = 0; i < R * P; i++) {
-                dot[i] = _mm512_slli_epi32(dot[i], 8);
-                if (type != DTYPE_Q4_1)
-                    dot[i] = _mm512_add_epi32(dot[i], _mm512_set1_epi32(bias[i / P]));
+            for (uint32_t p = 0; p < P; p++) {
+                __m512 d = load_scales(type, t->panels + p * t->panel_bytes, &at, g, h);
+                UNROLL
+                for (uint32_t r = 0; r < R; r++)
+                    acc[r * P + p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r * P + p]),
+                                                     _mm512_mul_ps(d, _mm512_set1_ps(scale[r])), acc[r * P + p]);
             }
-            multiply_group(type, R, P, t, g, t->q_low + g * CONTRACT_GROUP * R, dot);
         }
+        if (!form.minimum)
+            continue;
         UNROLL
         for (uint32_t p = 0; p < P; p++) {
-            const uint8_t *panel = t->panels + p * t->panel_bytes;
-            __m512 d = load_halves(panel + scales_at + g * scale_bytes);
+            __m512 m = load_minima(type, t->panels + p * t->panel_bytes, &at, g);
             UNROLL
             for (uint32_t r = 0; r < R; r++)
-                acc[r * P + p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r * P + p]),
-                                                 _mm512_mul_ps(d, _mm512_set1_ps(scale[r])), acc[r * P + p]);
-            if (type != DTYPE_Q4_1)
-                continue;
-            __m512 min = load_halves(panel + minima_at + g * scale_bytes);
-            UNROLL
-            for (uint32_t r = 0; r < R; r++)
-                acc[r * P + p] = _mm512_fmadd_ps(min, _mm512_set1_ps(scale[R + r]), acc[r * P + p]);
+                acc[r * P + p] = _mm512_fmadd_ps(m, _mm512_set1_ps(scale[R + r]), acc[r * P + p]);
         }
     }
     UNROLL
-    for (uint32_t r = 0; r < R; r++)
+    for (uint32_t r = 0; r < R; r++) {
         UNROLL
-    for (uint32_t p = 0; p < P; p++)
-        _mm512_mask_storeu_ps(t->out + r * t->stride + p * PANEL, p + 1 == P ? t->last_mask : (__mmask16)0xffff,
-                              acc[r * P + p]);
+        for (uint32_t p = 0; p < P; p++)
+            _mm512_mask_storeu_ps(t->out + r * t->stride + p * PANEL, p + 1 == P ? t->last_mask : (__mmask16)0xffff,
+                                  acc[r * P + p]);
+    }
 }
 
 /* One function for each type, width of activations and shape of tile. */
@@ -218,9 +294,16 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
     {                                                                                                                  \
         run_tile(DTYPE_##type, true, R, P, t);                                                                         \
     }
-TILE_SHAPES(DEFINE_TILE, Q8_0)
-TILE_SHAPES(DEFINE_TILE, Q4_0)
-TILE_SHAPES(DEFINE_TILE, Q4_1)
+#define TILE_TYPES(X)                                                                                                  \
+    TILE_SHAPES(X, Q8_0)                                                                                               \
+    TILE_SHAPES(X, Q4_0)                                                                                               \
+    TILE_SHAPES(X, Q4_1)                                                                                               \
+    TILE_SHAPES(X, Q5_0)                                                                                               \
+    TILE_SHAPES(X, Q5_1)                                                                                               \
+    TILE_SHAPES(X, Q4_K)                                                                                               \
+    TILE_SHAPES(X, Q5_K)                                                                                               \
+    TILE_SHAPES(X, Q6_K)
+TILE_TYPES(DEFINE_TILE)
 
 typedef void (*tile_fn)(const struct tile *);
 
@@ -229,9 +312,7 @@ static tile_fn find_tile(enum dtype type, bool wide, uint32_t rows, uint32_t pan
 #define FIND_TILE(name, R, P)                                                                                          \
     if (type == DTYPE_##name && rows == (R) && panels == (P))                                                          \
         return wide ? wide_##name##_##R##_##P : tile_##name##_##R##_##P;
-    TILE_SHAPES(FIND_TILE, Q8_0)
-    TILE_SHAPES(FIND_TILE, Q4_0)
-    TILE_SHAPES(FIND_TILE, Q4_1)
+    TILE_TYPES(FIND_TILE)
 #undef FIND_TILE
     assert_failed("a tile shape without a function", __FILE__, __LINE__);
 }
@@ -258,7 +339,7 @@ void avx512_product_int(const struct matrix *m, const struct activations *a, uin
                 .q = a->q + (size_t)row * a->n_in,
                 .q_low = m->rule == RULE_INT16 ? a->q_low + (size_t)row * a->n_in : NULL,
                 .scale = a->scale + row * groups * 2,
-                .bias = a->bias + row * groups * 2,
+                .bias = a->bias + row * groups * ACT_BIASES,
                 .out = out + row * stride + panel * PANEL,
                 .stride = stride,
                 .last_mask = panel_mask(m, panel + n_panels - 1),

@@ -5,8 +5,10 @@
 #include "engine/attention_reference.h"
 #include "engine/backend.h"
 #include "engine/math_f32.h"
+#include "engine/quantised.h"
 
-#define ROW_STEP 8u /* rows whose chains run side by side */
+#define ROW_STEP   8u   /* rows whose chains run side by side */
+#define WIDEN_STEP 256u /* weights widened at once: a multiple of every block */
 
 static float max_f32(float a, float b)
 {
@@ -23,10 +25,9 @@ static size_t reference_pack_bytes(const struct tensor *t, bool f32_math)
 static void reference_describe(const struct tensor *t, bool f32_math, uint8_t *dst, struct matrix *out)
 {
     (void)dst;
-    bool quantised = dtype_block_values(t->type) > 1;
     *out = (struct matrix){
         .type = t->type,
-        .rule = quantised && !f32_math ? RULE_INT8 : RULE_F32,
+        .rule = dtype_is_quantised(t->type) && !f32_math ? RULE_INT8 : RULE_F32,
         .n_out = (uint32_t)t->shape[0],
         .n_in = (uint32_t)t->shape[1],
         .data = t->data,
@@ -95,66 +96,89 @@ static void reference_prepare(struct activations *a, unsigned rules, uint32_t ro
     }
 }
 
-/* One weight group as integers, and its scale and minimum. */
-static void unpack_group(enum dtype type, const uint8_t *block, int8_t w[CONTRACT_GROUP], float *d, float *m)
-{
-    uint16_t half[2];
-    memcpy(half, block, sizeof half);
-    *d = f16_to_f32(half[0]);
-    *m = type == DTYPE_Q4_1 ? f16_to_f32(half[1]) : 0.0f;
-    if (type == DTYPE_Q8_0) {
-        memcpy(w, block + 2, CONTRACT_GROUP);
-        return;
-    }
-    const uint8_t *nibbles = block + (type == DTYPE_Q4_1 ? 4 : 2);
-    int offset = type == DTYPE_Q4_1 ? 0 : 8;
-    for (uint32_t i = 0; i < 16; i++) {
-        w[i] = (int8_t)((nibbles[i] & 15) - offset);
-        w[i + 16] = (int8_t)((nibbles[i] >> 4) - offset);
-    }
-}
-
-static int32_t dot_group(const int8_t *w, const int8_t *q)
+/* n is known where this is called: a loop of vectors. */
+static inline __attribute__((always_inline)) int32_t dot_bytes(const int8_t *w, const int8_t *q, const uint32_t n)
 {
     int32_t dot = 0;
-    for (uint32_t i = 0; i < CONTRACT_GROUP; i++)
+    for (uint32_t i = 0; i < n; i++)
         dot += w[i] * q[i];
     return dot;
+}
+
+/* The dots of the group's halves, or dot[0] of all of it. */
+static void dot_group(uint32_t halves, const int8_t *w, const int8_t *q, int32_t dot[2])
+{
+    if (halves == 1) {
+        dot[0] = dot_bytes(w, q, CONTRACT_GROUP);
+        return;
+    }
+    dot[0] = dot_bytes(w, q, CONTRACT_GROUP / 2);
+    dot[1] = dot_bytes(w + CONTRACT_GROUP / 2, q + CONTRACT_GROUP / 2, CONTRACT_GROUP / 2);
+}
+
+/* What one group of an output is multiplied with. */
+struct group_terms {
+    uint32_t halves;
+    bool has_minimum;
+    float scale[2], minimum;
+};
+
+static struct group_terms terms_of(enum dtype type, const struct quant_group *group)
+{
+    const struct quant_form form = quant_form(type);
+    return (struct group_terms){
+        .halves = form.halves,
+        .has_minimum = form.minimum,
+        .scale = { quant_scale(group, 0), quant_scale(group, 1) },
+        .minimum = quant_minimum(type, group),
+    };
+}
+
+/* acc += group at of the activations times the weights w, which are without their offset. */
+static float add_group(const struct matrix *m, const struct group_terms *t, const int8_t *w,
+                       const struct activations *a, size_t at, float acc)
+{
+    int32_t dot[2];
+    dot_group(t->halves, w, a->q + at * CONTRACT_GROUP, dot);
+    if (m->rule == RULE_INT16) {
+        int32_t low[2];
+        dot_group(t->halves, w, a->q_low + at * CONTRACT_GROUP, low);
+        for (uint32_t h = 0; h < t->halves; h++)
+            dot[h] = dot[h] * 256 + low[h];
+    }
+    for (uint32_t h = 0; h < t->halves; h++)
+        acc = fmaf((float)dot[h], t->scale[h] * a->scale[at * 2], acc);
+    return t->has_minimum ? fmaf(t->minimum, a->scale[at * 2 + 1], acc) : acc;
 }
 
 /* n <= ROW_STEP rows of one output. */
 static void product_int(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t o,
                         float acc[ROW_STEP])
 {
-    size_t block_bytes = dtype_block_bytes(m->type);
-    size_t groups = m->n_in / CONTRACT_GROUP;
-    const uint8_t *block = m->data + o * groups * block_bytes;
+    const size_t groups = m->n_in / CONTRACT_GROUP;
+    const int32_t offset = (int32_t)quant_form(m->type).offset;
+    const uint8_t *weights = m->data + o * dtype_row_bytes(m->type, m->n_in);
     memset(acc, 0, ROW_STEP * sizeof *acc);
     for (size_t g = 0; g < groups; g++) {
+        struct quant_group group;
         int8_t w[CONTRACT_GROUP];
-        float dw;
-        float min;
-        unpack_group(m->type, block + g * block_bytes, w, &dw, &min);
-        for (uint32_t r = 0; r < n; r++) {
-            size_t at = (row + r) * groups + g;
-            int32_t dot = dot_group(w, a->q + at * CONTRACT_GROUP);
-            if (m->rule == RULE_INT16)
-                dot = dot * 256 + dot_group(w, a->q_low + at * CONTRACT_GROUP);
-            acc[r] = fmaf((float)dot, dw * a->scale[at * 2], acc[r]);
-            if (m->type == DTYPE_Q4_1)
-                acc[r] = fmaf(min, a->scale[at * 2 + 1], acc[r]);
-        }
+        quant_read(m->type, weights, g, &group);
+        for (uint32_t i = 0; i < CONTRACT_GROUP; i++)
+            w[i] = (int8_t)(group.u[i] - offset);
+        struct group_terms terms = terms_of(m->type, &group);
+        for (uint32_t r = 0; r < n; r++)
+            acc[r] = add_group(m, &terms, w, a, (row + r) * groups + g, acc[r]);
     }
 }
 
 static void product_f32(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t o,
                         float acc[ROW_STEP])
 {
-    float w[CONTRACT_GROUP];
+    float w[WIDEN_STEP];
     const uint8_t *src = m->data + o * dtype_row_bytes(m->type, m->n_in);
     memset(acc, 0, ROW_STEP * sizeof *acc);
-    for (uint32_t k0 = 0; k0 < m->n_in; k0 += CONTRACT_GROUP) {
-        uint32_t len = m->n_in - k0 < CONTRACT_GROUP ? m->n_in - k0 : CONTRACT_GROUP;
+    for (uint32_t k0 = 0; k0 < m->n_in; k0 += WIDEN_STEP) {
+        uint32_t len = m->n_in - k0 < WIDEN_STEP ? m->n_in - k0 : WIDEN_STEP;
         dtype_to_f32(m->type, src + dtype_row_bytes(m->type, k0), w, len);
         const float *x = a->f32 + (size_t)row * m->n_in + k0;
         if (n == ROW_STEP) {

@@ -372,7 +372,7 @@ static void carve_activations(struct activations *acts, size_t values, size_t lo
     acts->q = carve(c, values);
     acts->q_low = carve(c, low_values);
     acts->scale = carve_f32(c, values / CONTRACT_GROUP, 2);
-    acts->bias = carve(c, values / CONTRACT_GROUP * 2 * sizeof *acts->bias);
+    acts->bias = carve(c, values / CONTRACT_GROUP * ACT_BIASES * sizeof *acts->bias);
 }
 
 static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint32_t max_seqs)

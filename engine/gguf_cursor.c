@@ -101,28 +101,13 @@ bool gguf_number(enum gguf_type type, const uint8_t *at, double *out)
 
 bool gguf_dtype(uint32_t ggml_type, enum dtype *out)
 {
-    switch (ggml_type) {
-    case 0:
-        *out = DTYPE_F32;
-        return true;
-    case 1:
-        *out = DTYPE_F16;
-        return true;
-    case 2:
-        *out = DTYPE_Q4_0;
-        return true;
-    case 3:
-        *out = DTYPE_Q4_1;
-        return true;
-    case 8:
-        *out = DTYPE_Q8_0;
-        return true;
-    case 30:
-        *out = DTYPE_BF16;
-        return true;
-    default:
-        return false;
-    }
+    const char *name = gguf_ggml_type_name(ggml_type);
+    for (uint32_t i = 0; name != NULL && i < DTYPE_COUNT; i++)
+        if (strcmp(name, dtype_name((enum dtype)i)) == 0) {
+            *out = (enum dtype)i;
+            return true;
+        }
+    return false;
 }
 
 const char *gguf_ggml_type_name(uint32_t ggml_type)

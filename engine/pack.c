@@ -4,31 +4,18 @@
 
 #define PANEL_ALIGN 64u
 #define SLICE       4u /* values of one output that stand together */
-
-size_t pack_group_bytes(enum dtype type)
-{
-    switch (type) {
-    case DTYPE_Q8_0:
-        return CONTRACT_GROUP * PANEL;
-    case DTYPE_Q4_0:
-    case DTYPE_Q4_1:
-        return CONTRACT_GROUP * PANEL / 2;
-    default:
-        return 0;
-    }
-}
+#define SLICES      (CONTRACT_GROUP / SLICE)
+#define SLICE_BYTES (SLICE * PANEL)
 
 static enum dtype packed_type(const struct tensor *t, bool f32_math)
 {
-    return f32_math && dtype_block_values(t->type) > 1 ? DTYPE_F32 : t->type;
+    return f32_math && dtype_is_quantised(t->type) ? DTYPE_F32 : t->type;
 }
 
 static size_t panel_bytes(enum dtype type, size_t n_in)
 {
-    size_t scales = type == DTYPE_Q4_1 ? 2 : 1;
-    size_t bytes = dtype_block_values(type) > 1
-                       ? n_in / CONTRACT_GROUP * (pack_group_bytes(type) + scales * PANEL * sizeof(uint16_t))
-                       : n_in * PANEL * dtype_block_bytes(type);
+    size_t bytes = dtype_is_quantised(type) ? pack_places(type, n_in / CONTRACT_GROUP).end
+                                            : n_in * PANEL * dtype_block_bytes(type);
     return (bytes + PANEL_ALIGN - 1) / PANEL_ALIGN * PANEL_ALIGN;
 }
 
@@ -37,7 +24,7 @@ void pack_describe(const struct tensor *t, bool f32_math, uint8_t *dst, struct m
     enum dtype type = packed_type(t, f32_math);
     *out = (struct matrix){
         .type = type,
-        .rule = dtype_block_values(type) > 1 ? RULE_INT8 : RULE_F32,
+        .rule = dtype_is_quantised(type) ? RULE_INT8 : RULE_F32,
         .n_out = (uint32_t)t->shape[0],
         .n_in = (uint32_t)t->shape[1],
         .data = dst,
@@ -52,25 +39,43 @@ size_t pack_bytes(const struct tensor *t, bool f32_math)
     return matrix_panels(&m) * m.panel_bytes;
 }
 
+/* The values of one output in one group; low and high are its slice 0 in the panel. */
+static void pack_values(const struct quant_form *form, const uint8_t *u, uint8_t *low, uint8_t *high)
+{
+    if (form->bits == 8) {
+        for (uint32_t j = 0; j < SLICES; j++)
+            memcpy(low + (size_t)j * SLICE_BYTES, u + (size_t)j * SLICE, SLICE);
+        return;
+    }
+    const uint32_t upper = form->bits - 4;
+    for (uint32_t i = 0; i < CONTRACT_GROUP / 2; i++)
+        low[i / SLICE * SLICE_BYTES + i % SLICE] = (uint8_t)((u[i] & 15) | (u[i + CONTRACT_GROUP / 2] & 15) << 4);
+    for (uint32_t i = 0; upper > 0 && i < CONTRACT_GROUP; i++) {
+        uint32_t bit = i / SLICE * upper;
+        uint8_t *to = high + bit / 8 * SLICE_BYTES + i % SLICE;
+        *to = (uint8_t)(*to | u[i] >> 4 << bit % 8);
+    }
+}
+
+/* The panel was zeros. */
 static void pack_quantised(const struct matrix *m, const uint8_t *src, uint32_t lane, uint8_t *panel)
 {
-    size_t groups = m->n_in / CONTRACT_GROUP;
-    size_t group_bytes = pack_group_bytes(m->type);
-    size_t header = m->type == DTYPE_Q4_1 ? 4 : 2;
-    uint32_t flip = m->type == DTYPE_Q8_0 ? 0x80808080u : 0;
-    uint8_t *scales = panel + groups * group_bytes + lane * sizeof(uint16_t);
-    uint8_t *minima = scales + groups * PANEL * sizeof(uint16_t);
-    for (size_t g = 0; g < groups; g++, src += dtype_block_bytes(m->type)) {
-        memcpy(scales + g * PANEL * sizeof(uint16_t), src, sizeof(uint16_t));
-        if (m->type == DTYPE_Q4_1)
-            memcpy(minima + g * PANEL * sizeof(uint16_t), src + 2, sizeof(uint16_t));
-        uint8_t *dst = panel + g * group_bytes + lane * SLICE;
-        for (size_t i = 0; i < group_bytes / PANEL; i += SLICE, dst += SLICE * PANEL) {
-            uint32_t values;
-            memcpy(&values, src + header + i, SLICE);
-            values ^= flip;
-            memcpy(dst, &values, SLICE);
-        }
+    const size_t groups = m->n_in / CONTRACT_GROUP;
+    const struct quant_form form = quant_form(m->type);
+    const struct pack_places at = pack_places(m->type, groups);
+    for (size_t g = 0; g < groups; g++) {
+        struct quant_group group;
+        quant_read(m->type, src, g, &group);
+        pack_values(&form, group.u, panel + g * at.low_bytes + (size_t)lane * SLICE,
+                    panel + at.high + g * at.high_bytes + (size_t)lane * SLICE);
+        size_t block = (form.super ? g / QUANT_SUPER_GROUPS : g) * PANEL + lane;
+        memcpy(panel + at.d + block * sizeof(uint16_t), &group.d, sizeof group.d);
+        if (form.minimum)
+            memcpy(panel + at.m + block * sizeof(uint16_t), &group.m, sizeof group.m);
+        for (uint32_t h = 0; form.super && h < form.halves; h++)
+            panel[at.d_factors + (g * form.halves + h) * PANEL + lane] = (uint8_t)group.d_factor[h];
+        if (form.super && form.minimum)
+            panel[at.m_factors + g * PANEL + lane] = group.m_factor;
     }
 }
 

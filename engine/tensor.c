@@ -2,10 +2,9 @@
 
 #include <string.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "model files are little-endian and read in place");
-_Static_assert(DTYPE_COUNT == 6, "dtype_to_f32 names every format");
+#include "engine/quantised.h"
 
-#define HALF_BLOCK 16 /* nibble bytes of a Q4 block, and half its values */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "model files are little-endian and read in place");
 
 struct dtype_row {
     const char *name;
@@ -113,33 +112,16 @@ static void widen_bf16(const uint8_t *src, float *dst, size_t n)
         dst[i] = bf16_to_f32(load_u16(src + 2 * i));
 }
 
-static void widen_q8_0(const uint8_t *src, float *dst, size_t n)
+static void widen_quantised(enum dtype type, const uint8_t *src, float *dst, size_t n)
 {
-    for (; n > 0; n -= 2 * HALF_BLOCK, src += 2 + 2 * HALF_BLOCK) {
-        float d = f16_to_f32(load_u16(src));
-        for (size_t i = 0; i < 2 * HALF_BLOCK; i++)
-            *dst++ = d * (float)(int8_t)src[2 + i];
-    }
-}
-
-static void widen_q4_0(const uint8_t *src, float *dst, size_t n)
-{
-    for (; n > 0; n -= 2 * HALF_BLOCK, src += 2 + HALF_BLOCK, dst += 2 * HALF_BLOCK) {
-        float d = f16_to_f32(load_u16(src));
-        for (size_t i = 0; i < HALF_BLOCK; i++) {
-            dst[i] = d * (float)((src[2 + i] & 15) - 8);
-            dst[i + HALF_BLOCK] = d * (float)((src[2 + i] >> 4) - 8);
-        }
-    }
-}
-
-static void widen_q4_1(const uint8_t *src, float *dst, size_t n)
-{
-    for (; n > 0; n -= 2 * HALF_BLOCK, src += 4 + HALF_BLOCK, dst += 2 * HALF_BLOCK) {
-        float d = f16_to_f32(load_u16(src)), m = f16_to_f32(load_u16(src + 2));
-        for (size_t i = 0; i < HALF_BLOCK; i++) {
-            dst[i] = d * (float)(src[4 + i] & 15) + m;
-            dst[i + HALF_BLOCK] = d * (float)(src[4 + i] >> 4) + m;
+    const struct quant_form form = quant_form(type);
+    for (size_t g = 0; g < n / CONTRACT_GROUP; g++) {
+        struct quant_group group;
+        quant_read(type, src, g, &group);
+        for (uint32_t i = 0; i < CONTRACT_GROUP; i++) {
+            uint32_t half = i / (CONTRACT_GROUP / form.halves);
+            float x = quant_scale(&group, half) * (float)((int32_t)group.u[i] - (int32_t)form.offset);
+            *dst++ = form.minimum ? x + quant_minimum(type, &group) : x;
         }
     }
 }
@@ -157,16 +139,7 @@ void dtype_to_f32(enum dtype type, const void *src, float *dst, size_t n)
     case DTYPE_BF16:
         widen_bf16(src, dst, n);
         return;
-    case DTYPE_Q8_0:
-        widen_q8_0(src, dst, n);
-        return;
-    case DTYPE_Q4_0:
-        widen_q4_0(src, dst, n);
-        return;
-    case DTYPE_Q4_1:
-        widen_q4_1(src, dst, n);
-        return;
-    case DTYPE_COUNT: /* asserted above */
-        return;
+    default:
+        widen_quantised(type, src, dst, n);
     }
 }

@@ -1,9 +1,5 @@
 /* tensor.h - a named array as it lies in a model file, and its number format.
- * Quantised formats are ggml's (ggml-common.h): blocks of 32 values.
- *   Q8_0: f16 d, 32 x int8            value = d * q
- *   Q4_0: f16 d, 16 bytes of nibbles  value = d * (q - 8)
- *   Q4_1: f16 d, f16 m, 16 bytes      value = d * q + m
- * (in Q4 the low nibbles are values 0..15, the high ones 16..31). */
+ * Quantised formats are ggml's (ggml-common.h); quantised.h reads them. */
 #ifndef BATON_ENGINE_TENSOR_H
 #define BATON_ENGINE_TENSOR_H
 
@@ -18,7 +14,12 @@
     X(BF16, 1, 2)                                                                                                      \
     X(Q8_0, 32, 34)                                                                                                    \
     X(Q4_0, 32, 18)                                                                                                    \
-    X(Q4_1, 32, 20)
+    X(Q4_1, 32, 20)                                                                                                    \
+    X(Q5_0, 32, 22)                                                                                                    \
+    X(Q5_1, 32, 24)                                                                                                    \
+    X(Q4_K, 256, 144)                                                                                                  \
+    X(Q5_K, 256, 176)                                                                                                  \
+    X(Q6_K, 256, 210)
 
 enum dtype {
 #define X(name, values, bytes) DTYPE_##name,
@@ -33,8 +34,8 @@ size_t dtype_block_bytes(enum dtype type);
 /* Bytes of one row of n values; n is a multiple of the block's values. */
 size_t dtype_row_bytes(enum dtype type, size_t n);
 
-/* Exact widening of n values (a multiple of the block) to float32, equal bit
- * for bit to Python gguf's dequantize. */
+/* n values (a multiple of the block) to float32, equal bit for bit to Python gguf's
+ * dequantize: exact for plain formats, a rounding for each operation for the others. */
 void dtype_to_f32(enum dtype type, const void *src, float *dst, size_t n);
 uint16_t f32_to_f16(float x); /* nearest even */
 float f16_to_f32(uint16_t x);

@@ -3,6 +3,8 @@
     pip install gguf numpy
     python3 models/make_synthetic.py OUT.gguf --geometry 1b --type Q8_0 [--seed 0] [--embedding-type Q8_0]
 
+Q4_K_M is the mix that llama.cpp makes under this name: Q4_K, and Q6_K for the head and half of the layers' V and down matrices.
+
 The same arguments give the same bytes. Quantised weights are drawn as raw blocks: random integers and a scale a block
 that gives the weights a spread of 0.02, so activations stay in the range that trained models have.
 The tokenizer is a byte-level BPE over GPT-2's pattern: 256 bytes, then merges that spell every short run of letters.
@@ -39,9 +41,11 @@ GEOMETRIES = {
     "1b": Geometry("llama", 22, 2048, 32, 4, 64, 5632, 32000, 4096),
     "tiny": Geometry("llama", 2, 128, 4, 2, 32, 256, 512, 2048),
     "tiny-tied": Geometry("llama", 3, 96, 3, 1, 32, 160, 384, 2048, tied=True),  # nothing is a power of two
+    "tiny-k": Geometry("llama", 8, 256, 4, 2, 64, 512, 512, 2048),               # rows fill super-blocks
     "tiny-qwen3": Geometry("qwen3", 2, 128, 4, 2, 64, 256, 512, 2048),           # heads wider than width / heads
 }
-TYPES = ("Q8_0", "Q4_0", "Q4_1", "BF16", "F16", "F32")
+TYPES = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "BF16", "F16", "F32")
+MIXES = ("Q4_K_M",)
 
 
 def byte_alphabet():
@@ -84,15 +88,31 @@ def tensors(g):
         yield "output", (g.vocab, g.width)
 
 
+def factors_of_6_bits(rng, n):
+    """The 12 bytes of Q4_K and Q5_K, with each group's minimum as large as its scale."""
+    f = rng.integers(16, 64, (n, 8)).astype(np.uint8)
+    first, last = f[:, :4], f[:, 4:]
+    upper = first | (last >> 4) << 6
+    return np.concatenate((upper, upper, (last & 15) | (last & 15) << 4), axis=1)
+
+
 def random_blocks(rng, kind, n):
-    """n blocks of 32 weights as raw bytes."""
+    """n blocks of weights as raw bytes."""
     size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
     blocks = np.frombuffer(rng.bytes(n * size), np.uint8).reshape(n, size).copy()
-    spread_of_integers = 73.9 if kind == "Q8_0" else 4.61  # of uniform int8, of uniform nibbles
-    scale = (SPREAD / spread_of_integers * rng.uniform(0.5, 1.5, n)).astype(np.float16)
-    blocks[:, 0:2] = scale.view(np.uint8).reshape(n, 2)
-    if kind == "Q4_1":
-        blocks[:, 2:4] = (scale * np.float16(-7.5)).view(np.uint8).reshape(n, 2)
+    bits = int(kind[1])
+    spread_of_integers = ((4 ** bits - 1) / 12) ** 0.5  # uniform
+    scale = SPREAD / spread_of_integers * rng.uniform(0.5, 1.5, n)
+    if kind.endswith("_K"):
+        scale /= 39.5 if bits < 6 else 73.9  # the mean of factors_of_6_bits, the spread of int8
+    scale = scale.astype(np.float16)
+    at = 208 if kind == "Q6_K" else 0
+    blocks[:, at:at + 2] = scale.view(np.uint8).reshape(n, 2)
+    if kind in ("Q4_1", "Q5_1", "Q4_K", "Q5_K"):
+        middle = np.float16((2 ** bits - 1) / 2)
+        blocks[:, 2:4] = (scale * (middle if kind.endswith("_K") else -middle)).view(np.uint8).reshape(n, 2)
+    if kind in ("Q4_K", "Q5_K"):
+        blocks[:, 4:16] = factors_of_6_bits(rng, n)
     return blocks
 
 
@@ -104,10 +124,20 @@ def random_values(rng, kind, n):
     return values.astype(np.float16) if kind == "F16" else values
 
 
-def kind_of(name, shape, args):
+def wants_more_bits(layer, layers):
+    """Which layers llama.cpp gives more bits in its _M mixes."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def kind_of(name, shape, layers, args):
     if len(shape) == 1:
         return "F32"
-    return args.embedding_type if name in ("token_embd", "output") else args.type
+    if name in ("token_embd", "output"):
+        return args.embedding_type or {"Q4_K_M": "Q6_K" if name == "output" else "Q4_K"}.get(args.type, args.type)
+    if args.type == "Q4_K_M":
+        _, layer, role = name.split(".")
+        return "Q6_K" if role in ("attn_v", "ffn_down") and wants_more_bits(int(layer), layers) else "Q4_K"
+    return args.type
 
 
 def bytes_of(shape, kind):
@@ -119,7 +149,9 @@ def weights(rng, shape, kind):
     n = int(np.prod(shape))
     if len(shape) == 1:
         return rng.uniform(0.9, 1.1, n).astype(np.float32)
-    return random_blocks(rng, kind, n // 32) if kind.startswith("Q") else random_values(rng, kind, n)
+    if kind.startswith("Q"):
+        return random_blocks(rng, kind, n // gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0])
+    return random_values(rng, kind, n)
 
 
 def describe(w, g):
@@ -155,17 +187,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
-    parser.add_argument("--type", choices=TYPES, default="Q8_0", help="of the matrices; norms are F32")
+    parser.add_argument("--type", choices=TYPES + MIXES, default="Q8_0", help="of the matrices; norms are F32")
     parser.add_argument("--embedding-type", choices=TYPES, help="of the embeddings and the head; as --type by default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.embedding_type = args.embedding_type or args.type
     g = GEOMETRIES[args.geometry]
     w = gguf.GGUFWriter(args.out, g.arch)
     w.add_name(f"synthetic-{args.geometry}-{args.type}")
     describe(w, g)
     describe_tokenizer(w, g)
-    plan = [(f"{name}.weight", shape, kind_of(name, shape, args)) for name, shape in tensors(g)]
+    plan = [(f"{name}.weight", shape, kind_of(name, shape, g.layers, args)) for name, shape in tensors(g)]
     for name, shape, kind in plan:
         w.add_tensor_info(name, shape, np.dtype(np.float32), bytes_of(shape, kind), raw_dtype=gguf.GGMLQuantizationType[kind])
     w.write_header_to_file()

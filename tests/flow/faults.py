@@ -93,7 +93,8 @@ def router_killed(c, want):
     def strike(answer):
         if len(answer.text) > 20:
             send_signal(pid, SIGKILL)
-    broken = c.ask(PROMPTS[0], max_tokens=TOKENS, ignore_eos=True, on_token=strike)
+    # So long that most of it is still to come when the first words are read, however fast the machine.
+    broken = c.ask(PROMPTS[0], max_tokens=3000, ignore_eos=True, on_token=strike)
     assert broken.error, "the stream of a killed router should break"
     wait_for("the router to be back", lambda: c.pid("router") != pid and answers(c), 30)
     again = ask(c, 0)

@@ -12,7 +12,17 @@ import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent / "dequantize"
 N_BLOCKS = 48
-SCALES = {"Q8_0": 1, "Q4_0": 1, "Q4_1": 2}  # float16 values at the start of a block
+# Where float16 values stand in a block.
+SCALES = {
+    "Q8_0": (0,),
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
 # Zero, both signs, least and greatest subnormal, least normal, one, greatest, infinity.
 EDGES_F16 = [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00]
 EDGES_BF16 = [0x0000, 0x8000, 0x0001, 0x8001, 0x007F, 0x0080, 0x3F80, 0xBF80, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80]
@@ -26,14 +36,14 @@ def without_nan_f16(bits):
 def quantised(rng, name):
     type_size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]][1]
     blocks = rng.integers(0, 256, (N_BLOCKS, type_size), dtype=np.uint8)
-    for i in range(SCALES[name]):
+    for i, at in enumerate(SCALES[name]):
         scales = without_nan_f16(rng.integers(0, 1 << 16, N_BLOCKS, dtype=np.uint16))
         # An infinite scale times a zero is NaN, so only finite edges here.
         finite = np.array([e for e in EDGES_F16 if e & 0x7C00 != 0x7C00], np.uint16)
         infinite = (scales & 0x7C00) == 0x7C00
         scales = np.where(infinite, scales & 0xBFFF, scales).astype(np.uint16)
         scales[:len(finite)] = np.roll(finite, i)
-        blocks[:, 2 * i:2 * i + 2] = scales.view(np.uint8).reshape(-1, 2)
+        blocks[:, at:at + 2] = scales.view(np.uint8).reshape(-1, 2)
     return blocks
 
 
@@ -55,7 +65,7 @@ def plain(rng, name):
 def write(folder):
     rng = np.random.default_rng(20260131)
     folder.mkdir(exist_ok=True)
-    for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"):
+    for name in ("F32", "F16", "BF16", *SCALES):
         raw = quantised(rng, name) if name in SCALES else plain(rng, name)
         as_stored = raw.view({"F16": np.float16, "F32": np.float32}.get(name, np.uint8))
         values = gguf.dequantize(as_stored, gguf.GGMLQuantizationType[name]).astype(np.float32)

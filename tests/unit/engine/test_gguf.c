@@ -8,7 +8,7 @@
 #include "tests/unit/engine/model_files.h"
 
 enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 };
-enum { GGML_F32 = 0, GGML_Q5_K = 13, GGML_Q8_0 = 8 };
+enum { GGML_F32 = 0, GGML_Q2_K = 10, GGML_Q8_0 = 8 };
 
 static struct scratch scratch;
 
@@ -373,7 +373,7 @@ static void test_bad_tensors(void **state)
 {
     (void)state;
     static const struct bad_tensor cases[] = {
-        { "t", 2, 64, GGML_Q5_K, 0, ST_UNSUPPORTED, "tensor t: number format Q5_K is not supported" },
+        { "t", 2, 64, GGML_Q2_K, 0, ST_UNSUPPORTED, "tensor t: number format Q2_K is not supported" },
         { "t", 2, 64, 26, 0, ST_UNSUPPORTED, "tensor t: number format I32 is not supported" },
         { "t", 2, 64, 999, 0, ST_INVALID, "tensor t: unknown number format 999" },
         { "t", 2, 64, 4, 0, ST_INVALID, "tensor t: unknown number format 4" },

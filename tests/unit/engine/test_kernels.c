@@ -15,6 +15,7 @@
 
 #include "engine/backend.h"
 #include "engine/philox.h"
+#include "engine/quantised.h"
 
 static int rounds = 60;
 static uint32_t random_counter;
@@ -97,7 +98,8 @@ static struct tensor random_tensor(enum dtype type, uint32_t n_out, uint32_t n_i
     struct tensor t = { .name = "w", .type = type, .n_dims = 2, .shape = { n_out, n_in } };
     t.bytes = n_out * dtype_row_bytes(type, n_in);
     uint8_t *data = take(t.bytes);
-    size_t block = dtype_block_bytes(type);
+    const size_t block = dtype_block_bytes(type);
+    const size_t d_at = type == DTYPE_Q6_K ? 208 : 0;
     for (size_t i = 0; i < t.bytes; i++)
         data[i] = (uint8_t)random_u32();
     for (size_t at = 0; at < t.bytes; at += block) {
@@ -106,7 +108,7 @@ static struct tensor random_tensor(enum dtype type, uint32_t n_out, uint32_t n_i
         if (type == DTYPE_F32)
             memcpy(data + at, &d, sizeof d);
         else
-            memcpy(data + at, half, type == DTYPE_Q4_1 ? 4 : 2);
+            memcpy(data + at + d_at, half, quant_form(type).minimum ? 4 : 2);
     }
     t.data = data;
     return t;
@@ -127,7 +129,7 @@ static void take_activations(struct activations *a, uint32_t n_rows, uint32_t n_
                                .q = take(values),
                                .q_low = take(values),
                                .scale = take(values / 4 + 64),
-                               .bias = take(values / 4 + 64) };
+                               .bias = take(values / CONTRACT_GROUP * ACT_BIASES * 4 + 64) };
 }
 
 static void free_activations(struct activations *a)
@@ -170,10 +172,11 @@ static void multiply(const struct backend *b, const struct product_case *c, cons
 static struct product_case random_case(void)
 {
     struct product_case c = { .type = (enum dtype)random_below(DTYPE_COUNT) };
-    bool quantised = dtype_block_values(c.type) > 1;
+    bool quantised = dtype_is_quantised(c.type);
+    const uint32_t block = (uint32_t)dtype_block_values(c.type);
     const enum product_rule rules[] = { RULE_INT8, RULE_INT16, RULE_F32 };
     c.rule = quantised ? rules[random_below(3)] : RULE_F32;
-    c.n_in = quantised ? 32 * (1 + random_below(20)) : 1 + random_below(300);
+    c.n_in = quantised ? block * (1 + random_below(640 / block)) : 1 + random_below(300);
     c.n_out = 1 + random_below(200);
     c.n_rows = 1 + random_below(40);
     return c;

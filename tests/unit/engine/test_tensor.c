@@ -65,6 +65,8 @@ static void test_sizes(void **state)
     assert_int_equal(dtype_row_bytes(DTYPE_Q8_0, 64), 68);
     assert_int_equal(dtype_row_bytes(DTYPE_Q4_0, 64), 36);
     assert_int_equal(dtype_row_bytes(DTYPE_Q4_1, 64), 40);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q4_K, 512), 288);
+    assert_int_equal(dtype_row_bytes(DTYPE_Q6_K, 512), 420);
     assert_string_equal(dtype_name(DTYPE_Q4_1), "Q4_1");
     assert_string_equal(dtype_name(DTYPE_COUNT), "unknown");
 }
