@@ -1,9 +1,11 @@
 #include "bench/bench_engine.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "common/clock.h"
+#include "engine/quantised.h"
 
 /* xorshift32: the same prompt in every run. */
 static void fill_prompt(uint32_t *tokens, uint32_t n, uint32_t n_vocab)
@@ -22,20 +24,61 @@ static double rate(uint32_t tokens, uint64_t us)
     return us ? (double)tokens * 1e6 / (double)us : 0;
 }
 
-static void run_once(struct solo *solo, const struct bench_engine_options *o, const uint32_t *prompt,
-                     double *prefill_tps, double *decode_tps)
+/* What one run gave. */
+struct figures {
+    double prefill_tps, decode_tps, product_ops, product_share;
+};
+
+/* The matrices that every token meets. */
+struct load {
+    double values, bytes;
+};
+
+static struct load matrices_of(const struct model *model)
 {
-    uint32_t token = 0;
-    uint64_t begin = clock_now_us();
+    const struct model_weights *w = model_weights(model);
+    struct load load = { 0, 0 };
+    for (uint32_t l = 0; l <= model_config(model)->n_layers; l++) {
+        const struct model_layer *in = &w->layers[l];
+        const struct tensor *layer[] = { in->wq, in->wk, in->wv, in->wo, in->gate, in->up, in->down };
+        const struct tensor *const *t = l < model_config(model)->n_layers ? layer : &w->head;
+        for (size_t i = 0; i < (t == layer ? sizeof layer / sizeof *layer : 1); i++) {
+            load.values += (double)(t[i]->shape[0] * t[i]->shape[1]);
+            load.bytes += (double)t[i]->bytes;
+        }
+    }
+    return load;
+}
+
+static void prefill(struct solo *solo, const struct bench_engine_options *o, uint32_t seq, const uint32_t *prompt,
+                    uint32_t *token)
+{
     for (uint32_t done = 0; done < o->prompt; done += o->chunk) {
         uint32_t n = o->prompt - done < o->chunk ? o->prompt - done : o->chunk;
-        token = solo_step(solo, prompt + done, n, done, NULL, NULL);
+        *token = solo_step_of(solo, seq, prompt + done, n, done);
     }
+}
+
+static void run_once(struct solo *solo, const struct bench_engine_options *o, const uint32_t *prompt, uint32_t *tokens,
+                     struct figures *out)
+{
+    const struct tensor *head = model_weights(solo_model(solo))->head;
+    double head_values = (double)(head->shape[0] * head->shape[1]); /* of a prompt only its last row meets it */
+    double values = matrices_of(solo_model(solo)).values - head_values;
+    double prompts = o->sequences;
+    struct engine_times before = solo_times(solo);
+    uint64_t begin = clock_now_us();
+    for (uint32_t s = 0; s < o->sequences; s++)
+        prefill(solo, o, s, prompt + (size_t)s * o->prompt, &tokens[s]);
     uint64_t middle = clock_now_us();
+    struct engine_times after = solo_times(solo);
     for (uint32_t i = 0; i < o->generate; i++)
-        token = solo_step(solo, &token, 1, o->prompt + i, NULL, NULL);
-    *prefill_tps = rate(o->prompt, middle - begin);
-    *decode_tps = rate(o->generate, clock_now_us() - middle);
+        solo_decode(solo, tokens, o->prompt + i);
+    double product_ns = (double)(after.products_ns - before.products_ns);
+    out->prefill_tps = rate(o->sequences * o->prompt, middle - begin);
+    out->decode_tps = rate(o->sequences * o->generate, clock_now_us() - middle);
+    out->product_ops = 2 * prompts * (values * o->prompt + head_values) / product_ns * 1e9;
+    out->product_share = product_ns / (double)(after.steps_ns - before.steps_ns);
 }
 
 static int by_value(const void *a, const void *b)
@@ -44,16 +87,63 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values, uint32_t n)
+/* Of the figure that lies at this place of each run. */
+static double median(const struct figures *runs, uint32_t n, size_t place)
 {
+    double values[BENCH_ENGINE_MAX_REPEATS];
+    for (uint32_t i = 0; i < n; i++)
+        values[i] = *(const double *)(const void *)((const char *)&runs[i] + place);
     qsort(values, n, sizeof *values, by_value);
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+/* In the middle of the answer. */
+static double kv_bytes(const struct model *model, const struct bench_engine_options *o)
+{
+    struct kv_layout kv;
+    model_kv_layout(model_config(model), SOLO_BLOCK_TOKENS, DTYPE_BF16, &kv);
+    return (double)kv_block_bytes(&kv) / SOLO_BLOCK_TOKENS * o->sequences * (o->prompt + o->generate / 2.0);
+}
+
+static void summarise(const struct solo *solo, const struct bench_engine_options *o, const struct figures *runs,
+                      struct bench_engine_result *out)
+{
+    const struct model *model = solo_model(solo);
+    out->prefill_tps = median(runs, o->repeats, offsetof(struct figures, prefill_tps));
+    out->decode_tps = median(runs, o->repeats, offsetof(struct figures, decode_tps));
+    out->product_ops = median(runs, o->repeats, offsetof(struct figures, product_ops));
+    out->product_share = median(runs, o->repeats, offsetof(struct figures, product_share));
+    out->step_bytes = matrices_of(model).bytes + kv_bytes(model, o);
+    out->quantised = dtype_is_quantised(model_weights(model)->layers[0].up->type);
+    out->read_bytes_per_s = out->step_bytes * out->decode_tps / o->sequences;
+    out->n_threads = solo_threads(solo);
+    snprintf(out->model, sizeof out->model, "%.127s", model_name(model));
+    snprintf(out->isa, sizeof out->isa, "%.15s", solo_isa(solo));
+}
+
+static status measure(struct solo *solo, const struct bench_engine_options *o, struct bench_engine_result *out)
+{
+    struct figures runs[BENCH_ENGINE_MAX_REPEATS];
+    uint32_t n = o->sequences * o->prompt;
+    uint32_t *prompt = calloc(n, sizeof *prompt);
+    uint32_t *tokens = calloc(o->sequences, sizeof *tokens);
+    status st = prompt && tokens ? ST_OK : ST_NO_MEMORY;
+    if (st == ST_OK) {
+        fill_prompt(prompt, n, model_config(solo_model(solo))->n_vocab);
+        run_once(solo, o, prompt, tokens, &runs[0]); /* caches, page tables, clock frequency */
+        for (uint32_t i = 0; i < o->repeats; i++)
+            run_once(solo, o, prompt, tokens, &runs[i]);
+        summarise(solo, o, runs, out);
+    }
+    free(prompt);
+    free(tokens);
+    return st;
+}
+
 status bench_engine(const struct bench_engine_options *options, struct bench_engine_result *out, struct error *err)
 {
-    double prefill[BENCH_ENGINE_MAX_REPEATS], decode[BENCH_ENGINE_MAX_REPEATS];
     ASSERT(options->repeats > 0 && options->repeats <= BENCH_ENGINE_MAX_REPEATS && options->chunk > 0);
+    ASSERT(options->sequences > 0 && options->sequences <= BENCH_ENGINE_MAX_SEQUENCES);
     struct solo *solo = NULL;
     struct solo_options o = {
         .path = options->path,
@@ -61,25 +151,12 @@ status bench_engine(const struct bench_engine_options *options, struct bench_eng
         .kv_type = DTYPE_BF16,
         .n_threads = options->n_threads,
         .max_tokens = options->prompt + options->generate,
-        .max_rows = options->chunk,
+        .max_rows = options->chunk > options->sequences ? options->chunk : options->sequences,
+        .n_seqs = options->sequences,
     };
-    uint32_t *prompt = calloc(options->prompt, sizeof *prompt);
-    status st = prompt ? solo_create(&o, &solo, err) : error_set(err, ST_NO_MEMORY, "out of memory");
-    if (st != ST_OK) {
-        free(prompt);
-        return st;
-    }
-    ASSERT(prompt);
-    fill_prompt(prompt, options->prompt, model_config(solo_model(solo))->n_vocab);
-    run_once(solo, options, prompt, &prefill[0], &decode[0]); /* caches, page tables, clock frequency */
-    for (uint32_t i = 0; i < options->repeats; i++)
-        run_once(solo, options, prompt, &prefill[i], &decode[i]);
-    out->prefill_tps = median(prefill, options->repeats);
-    out->decode_tps = median(decode, options->repeats);
-    out->n_threads = solo_threads(solo);
-    snprintf(out->model, sizeof out->model, "%.127s", model_name(solo_model(solo)));
-    snprintf(out->isa, sizeof out->isa, "%.15s", solo_isa(solo));
+    status st = solo_create(&o, &solo, err);
+    if (st == ST_OK && measure(solo, options, out) != ST_OK)
+        st = error_set(err, ST_NO_MEMORY, "out of memory");
     solo_destroy(&solo);
-    free(prompt);
-    return ST_OK;
+    return st;
 }

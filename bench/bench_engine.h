@@ -1,7 +1,9 @@
-/* bench_engine.h - prefill and decode tokens/s of the engine alone. */
+/* bench_engine.h - prefill and decode tokens/s of the engine alone, and how near they come to what the machine can do.
+ */
 #ifndef BATON_BENCH_BENCH_ENGINE_H
 #define BATON_BENCH_BENCH_ENGINE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "bench/solo.h"
@@ -12,14 +14,23 @@ struct bench_engine_options {
     uint32_t n_threads;               /* 0: one for each core */
     uint32_t prompt, generate, chunk; /* tokens; chunk: rows of one prefill step */
     uint32_t repeats;                 /* after one unmeasured run; the medians are given */
+    uint32_t sequences;               /* decoded side by side, each behind a prompt of its own */
 };
 
-#define BENCH_ENGINE_MAX_REPEATS 64u
+#define BENCH_ENGINE_MAX_REPEATS   64u
+#define BENCH_ENGINE_MAX_SEQUENCES 256u
 
 struct bench_engine_result {
     char model[128], isa[16];
     uint32_t n_threads;
-    double prefill_tps, decode_tps;
+    double prefill_tps, decode_tps; /* of all sequences together */
+    /* Multiply-adds with weights (two operations each) per second of the time spent in them, in prefill. */
+    double product_ops;
+    double product_share; /* of prefill's time */
+    /* Bytes a step must read at least, as the file has them: every matrix once, and the KV of the sequences. */
+    double step_bytes;
+    bool quantised;          /* are its layers */
+    double read_bytes_per_s; /* of them, in decode */
 };
 
 /* The prompt is made of pseudo-random tokens, the answer is greedy and never ends early. */

@@ -8,9 +8,12 @@ struct solo {
     struct model *model;
     struct engine *engine;
     uint8_t *pool;
-    uint32_t *blocks; /* of the sequence: block i is number i */
-    uint32_t n_threads, max_tokens, max_rows;
+    uint32_t *blocks; /* [n_seqs][seq_blocks]: block i is number i */
+    struct step_seq *seqs;
+    uint32_t n_threads, max_tokens, max_rows, n_seqs, seq_blocks;
 };
+
+static const struct sampling greedy = { .top_p = 1, .repetition_penalty = 1, .max_tokens = 1, .n_logprobs = -1 };
 
 static uint32_t usable_cores(void)
 {
@@ -23,7 +26,8 @@ static status take_memory(struct solo *s, const struct kv_layout *layout, uint32
     size_t bytes = (n_blocks * kv_block_bytes(layout) + 63) / 64 * 64;
     s->pool = aligned_alloc(64, bytes);
     s->blocks = calloc(n_blocks, sizeof *s->blocks);
-    if (!s->pool || !s->blocks)
+    s->seqs = calloc(s->n_seqs, sizeof *s->seqs);
+    if (!s->pool || !s->blocks || !s->seqs)
         return error_set(err, ST_NO_MEMORY, "no memory for %zu bytes of KV", bytes);
     memset(s->pool, 0, bytes); /* touched once, so that no step pays for it */
     for (uint32_t i = 0; i < n_blocks; i++)
@@ -34,7 +38,7 @@ static status take_memory(struct solo *s, const struct kv_layout *layout, uint32
 static status create_engine(struct solo *s, const struct solo_options *o, struct error *err)
 {
     const struct model_config *c = model_config(s->model);
-    uint32_t n_blocks = (o->max_tokens + SOLO_BLOCK_TOKENS - 1) / SOLO_BLOCK_TOKENS;
+    uint32_t n_blocks = s->n_seqs * s->seq_blocks;
     struct engine_options options = {
         .model = s->model,
         .isa = o->isa,
@@ -42,7 +46,7 @@ static status create_engine(struct solo *s, const struct solo_options *o, struct
         .n_threads = s->n_threads,
         .kv_blocks = n_blocks,
         .max_rows = o->max_rows,
-        .max_seqs = 1,
+        .max_seqs = s->n_seqs,
     };
     if (o->max_tokens > c->max_positions)
         return error_set(err, ST_LIMIT, "%u tokens are more than the model's %u positions", o->max_tokens,
@@ -62,6 +66,9 @@ status solo_create(const struct solo_options *options, struct solo **out, struct
     s->n_threads = options->n_threads ? options->n_threads : usable_cores();
     s->max_tokens = options->max_tokens;
     s->max_rows = options->max_rows;
+    s->n_seqs = options->n_seqs ? options->n_seqs : 1;
+    s->seq_blocks = (s->max_tokens + SOLO_BLOCK_TOKENS - 1) / SOLO_BLOCK_TOKENS;
+    ASSERT(s->n_seqs <= s->max_rows);
     status st = engine_isa_check(options->isa, err);
     if (st == ST_OK)
         st = model_open(options->path, MODEL_WEIGHTS, &s->model, err);
@@ -83,6 +90,7 @@ void solo_destroy(struct solo **solo)
     model_close(&s->model);
     free(s->pool);
     free(s->blocks);
+    free(s->seqs);
     free(s);
     *solo = NULL;
 }
@@ -102,24 +110,52 @@ uint32_t solo_threads(const struct solo *solo)
     return solo->n_threads;
 }
 
-uint32_t solo_step(struct solo *solo, const uint32_t *tokens, uint32_t n, uint32_t first_pos,
-                   void (*on_logits)(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab), void *ctx)
+struct engine_times solo_times(const struct solo *solo)
 {
-    static const struct sampling greedy = { .top_p = 1, .repetition_penalty = 1, .max_tokens = 1, .n_logprobs = -1 };
-    ASSERT(n > 0 && n <= solo->max_rows && first_pos <= solo->max_tokens - n);
-    struct step_seq seq = {
+    return engine_times(solo->engine);
+}
+
+static struct step_seq step_of(const struct solo *solo, uint32_t seq, const uint32_t *tokens, uint32_t n,
+                               uint32_t first_pos)
+{
+    ASSERT(n > 0 && n <= solo->max_rows && first_pos <= solo->max_tokens - n && seq < solo->n_seqs);
+    return (struct step_seq){
         .tokens = tokens,
         .n_rows = n,
         .first_pos = first_pos,
-        .blocks = solo->blocks,
-        .logits = on_logits ? STEP_ALL_LOGITS : STEP_SAMPLE,
+        .blocks = solo->blocks + (size_t)seq * solo->seq_blocks,
+        .logits = STEP_SAMPLE,
         .sampling = &greedy,
         .history = tokens, /* greedy without penalties looks at none of it */
         .n_history = n,
-        .on_logits = on_logits,
-        .ctx = ctx,
     };
-    struct step step = { .seqs = &seq, .n_seqs = 1 };
-    engine_run(solo->engine, &step);
-    return on_logits ? 0 : seq.sampled.id;
+}
+
+uint32_t solo_step(struct solo *solo, const uint32_t *tokens, uint32_t n, uint32_t first_pos,
+                   void (*on_logits)(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab), void *ctx)
+{
+    if (!on_logits)
+        return solo_step_of(solo, 0, tokens, n, first_pos);
+    struct step_seq seq = step_of(solo, 0, tokens, n, first_pos);
+    seq.logits = STEP_ALL_LOGITS;
+    seq.on_logits = on_logits;
+    seq.ctx = ctx;
+    engine_run(solo->engine, &(struct step){ .seqs = &seq, .n_seqs = 1 });
+    return 0;
+}
+
+uint32_t solo_step_of(struct solo *solo, uint32_t seq, const uint32_t *tokens, uint32_t n, uint32_t first_pos)
+{
+    struct step_seq one = step_of(solo, seq, tokens, n, first_pos);
+    engine_run(solo->engine, &(struct step){ .seqs = &one, .n_seqs = 1 });
+    return one.sampled.id;
+}
+
+void solo_decode(struct solo *solo, uint32_t *tokens, uint32_t pos)
+{
+    for (uint32_t i = 0; i < solo->n_seqs; i++)
+        solo->seqs[i] = step_of(solo, i, &tokens[i], 1, pos);
+    engine_run(solo->engine, &(struct step){ .seqs = solo->seqs, .n_seqs = solo->n_seqs });
+    for (uint32_t i = 0; i < solo->n_seqs; i++)
+        tokens[i] = solo->seqs[i].sampled.id;
 }

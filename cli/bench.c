@@ -12,9 +12,16 @@
 #include "cli/model_store.h"
 #include "common/json_writer.h"
 
-#define MAX_TOKENS (1 << 20)
+#define MAX_TOKENS    (1 << 20)
+#define LIMIT_SECONDS 0.6 /* of each measurement */
 
-static void print_json(const struct bench_engine_options *o, const struct bench_engine_result *r)
+/* What the machine could do at most in the run's place; 0: not measured. */
+struct engine_limits {
+    double product, read;
+};
+
+static void print_json(const struct bench_engine_options *o, const struct bench_engine_result *r,
+                       const struct engine_limits *l)
 {
     struct text_buffer page;
     struct json_writer w;
@@ -30,16 +37,58 @@ static void print_json(const struct bench_engine_options *o, const struct bench_
     json_field_real(&w, "decode_tps", r->decode_tps);
     json_field_uint(&w, "chunk", o->chunk);
     json_field_uint(&w, "repeats", o->repeats);
+    json_field_uint(&w, "sequences", o->sequences);
+    json_field_real(&w, "product_gops", r->product_ops / 1e9);
+    json_field_real(&w, "product_share", r->product_share);
+    json_field_real(&w, "step_bytes", r->step_bytes);
+    json_field_real(&w, "read_gbps", r->read_bytes_per_s / 1e9);
+    if (l->product > 0)
+        json_field_real(&w, "product_limit_gops", l->product / 1e9);
+    if (l->read > 0)
+        json_field_real(&w, "read_limit_gbps", l->read / 1e9);
     json_write_end(&w);
     puts(text_buffer_text(&page));
     text_buffer_free(&page);
+}
+
+static void print_engine(const struct bench_engine_options *o, const struct bench_engine_result *r,
+                         const struct engine_limits *l)
+{
+    printf("%s, %s kernels, %u threads, %u at once\n", r->model, r->isa, r->n_threads, o->sequences);
+    printf("  prefill of %u tokens   %10.1f tokens/s, %.0f %% of it products at %.1f GOP/s", o->prompt, r->prefill_tps,
+           100 * r->product_share, r->product_ops / 1e9);
+    if (l->product > 0)
+        printf(", %.0f %% of %.1f", 100 * r->product_ops / l->product, l->product / 1e9);
+    printf("\n  decode of %u tokens     %10.1f tokens/s, reading at least %.1f GB/s", o->generate, r->decode_tps,
+           r->read_bytes_per_s / 1e9);
+    if (l->read > 0)
+        printf(", %.0f %% of %.1f", 100 * r->read_bytes_per_s / l->read, l->read / 1e9);
+    printf("\n");
+}
+
+/* The multiply-adds that the kernels of this name live on. */
+static enum limit_peak peak_of(const struct bench_engine_result *r, bool quantised)
+{
+    bool wide = !strcmp(r->isa, "avx512");
+    if (quantised)
+        return wide ? LIMIT_INT8_VNNI : LIMIT_INT8_AVX2;
+    return wide ? LIMIT_FP32_AVX512 : LIMIT_FP32_AVX2;
+}
+
+static status measure_engine_limits(const struct bench_engine_result *r, struct engine_limits *out, struct error *err)
+{
+    double huge;
+    if (strcmp(r->isa, "reference") != 0)
+        out->product = limit_peak_measure(peak_of(r, r->quantised), r->n_threads, LIMIT_SECONDS);
+    return limit_read_measure(r->n_threads, LIMIT_SECONDS, &out->read, &huge, err);
 }
 
 static int run_engine(const struct command *self, int argc, char **argv)
 {
     const char *model = known_models[0].name, *isa = "auto";
     int64_t prompt = 512, generate = 64, threads = 0, chunk = 512, repeats = 3;
-    bool as_json = false, known;
+    int64_t sequences = 1;
+    bool as_json = false, limits = false, known;
     char path[PATH_MAX];
     struct error err;
     struct bench_engine_result result;
@@ -53,21 +102,31 @@ static int run_engine(const struct command *self, int argc, char **argv)
         { "chunk", 0, OPTION_INT, &chunk, "N", "Prompt tokens of one step (512)", 1, MAX_TOKENS },
         { "repeats", 0, OPTION_INT, &repeats, "N", "Measured runs, of which the median is given (3)", 1,
           BENCH_ENGINE_MAX_REPEATS },
+        { "sequences", 0, OPTION_INT, &sequences, "N", "Sequences, each with a prompt of its own, decoded at once (1)",
+          1, BENCH_ENGINE_MAX_SEQUENCES },
+        { "limits", 0, OPTION_FLAG, &limits, "", "Measure what the machine can do at most, and print the ratios", 0,
+          0 },
         { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 },
     };
     if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
     struct bench_engine_options o = {
-        path, ENGINE_AUTO, (uint32_t)threads, (uint32_t)prompt, (uint32_t)generate, (uint32_t)chunk, (uint32_t)repeats
+        .path = path,
+        .n_threads = (uint32_t)threads,
+        .prompt = (uint32_t)prompt,
+        .generate = (uint32_t)generate,
+        .chunk = (uint32_t)chunk,
+        .repeats = (uint32_t)repeats,
+        .sequences = (uint32_t)sequences,
     };
+    struct engine_limits l = { 0, 0 };
     if (!engine_isa_parse(isa, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK ||
-        bench_engine(&o, &result, &err) != ST_OK)
+        bench_engine(&o, &result, &err) != ST_OK || (limits && measure_engine_limits(&result, &l, &err) != ST_OK))
         return command_failed(self, "%s", err.text);
     if (as_json)
-        print_json(&o, &result);
+        print_json(&o, &result, &l);
     else
-        printf("%s, %s kernels, %u threads: prefill of %u tokens %.1f tokens/s, decode of %u tokens %.1f tokens/s\n",
-               result.model, result.isa, result.n_threads, o.prompt, result.prefill_tps, o.generate, result.decode_tps);
+        print_engine(&o, &result, &l);
     return EXIT_DONE;
 }
 

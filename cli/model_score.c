@@ -165,7 +165,13 @@ static int run(const struct command *self, int argc, char **argv)
         return code;
     if (arguments.n != 1 || !model)
         return command_misuse(self, "it takes one file of JSON lines (or -) and --model");
-    struct solo_options o = { path, ENGINE_AUTO, f32, kv_type(kv), (uint32_t)threads, 0, (uint32_t)chunk };
+    struct solo_options o = {
+        .path = path,
+        .f32_math = f32,
+        .kv_type = kv_type(kv),
+        .n_threads = (uint32_t)threads,
+        .max_rows = (uint32_t)chunk,
+    };
     if (!engine_isa_parse(engine, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     s.chunk = (uint32_t)chunk;

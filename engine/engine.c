@@ -116,6 +116,11 @@ void engine_run(struct engine *engine, struct step *step)
     forward_run(engine->forward, step);
 }
 
+struct engine_times engine_times(const struct engine *engine)
+{
+    return forward_times(engine->forward);
+}
+
 uint64_t engine_progress(const struct engine *engine)
 {
     return team_progress(engine->team);

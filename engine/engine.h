@@ -87,6 +87,15 @@ struct step {
  * token ids) are asserted: the caller checks what came from outside. */
 void engine_run(struct engine *engine, struct step *step);
 
+/* Where the time of all steps so far went, on the engine thread. */
+struct engine_times {
+    uint64_t products_ns; /* products with weights, and what is done to their outputs on the way */
+    uint64_t attention_ns;
+    uint64_t steps_ns; /* all of it */
+};
+
+struct engine_times engine_times(const struct engine *engine);
+
 /* Raised per work item; any thread may read it: a standing counter of a busy engine means that it hangs. */
 uint64_t engine_progress(const struct engine *engine);
 

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "common/clock.h"
 #include "engine/math_trig.h"
 #include "engine/products.h"
 #include "engine/rows.h"
@@ -36,6 +37,7 @@ struct forward {
     float *logits;          /* [LOGIT_ROWS][n_vocab] */
     struct activations acts;
     struct desk *desks;
+    struct engine_times times;
     void *memory;
 };
 
@@ -220,7 +222,9 @@ static void attend(struct forward *f, uint32_t layer)
                     .q = f->q,
                     .out = f->attended },
     };
+    uint64_t begin = clock_now_ns();
     team_run(f->team, attend_item, &job, list_attention(f));
+    f->times.attention_ns += clock_now_ns() - begin;
 }
 
 static void project(struct forward *f, uint32_t n_parts, const struct matrix *const m[], float *const out[],
@@ -231,7 +235,9 @@ static void project(struct forward *f, uint32_t n_parts, const struct matrix *co
         p.matrix[i] = m[i];
         p.out[i] = out[i];
     }
+    uint64_t begin = clock_now_ns();
     products_run(&p, f->team);
+    f->times.products_ns += clock_now_ns() - begin;
 }
 
 static uint32_t keep_uncancelled(const struct row_span *span)
@@ -336,7 +342,7 @@ static void run_head(struct forward *f)
         f->rows.spans[s].seq->done = true;
 }
 
-void forward_run(struct forward *f, struct step *step)
+static void run_step(struct forward *f, struct step *step)
 {
     f->step = step;
     rows_begin(&f->rows, step);
@@ -346,6 +352,18 @@ void forward_run(struct forward *f, struct step *step)
         if (!drop_cancelled(f) || !run_layer(f, layer))
             return;
     run_head(f);
+}
+
+void forward_run(struct forward *f, struct step *step)
+{
+    uint64_t begin = clock_now_ns();
+    run_step(f, step);
+    f->times.steps_ns += clock_now_ns() - begin;
+}
+
+struct engine_times forward_times(const struct forward *f)
+{
+    return f->times;
 }
 
 /* Scratch is one allocation; the first pass of carve() measures, the second hands out. */

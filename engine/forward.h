@@ -17,5 +17,6 @@ MUST_CHECK status forward_create(const struct model_config *config, const struct
                                  struct forward **out, struct error *err);
 void forward_destroy(struct forward **forward);
 void forward_run(struct forward *forward, struct step *step);
+struct engine_times forward_times(const struct forward *forward);
 
 #endif

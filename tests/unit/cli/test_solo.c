@@ -19,6 +19,7 @@
 #define TINY      BATON_SOURCE_DIR "/models/baton-tiny"
 #define GOLDEN    BATON_SOURCE_DIR "/tests/golden/baton-tiny/completions.jsonl"
 #define MAX_TOKEN 1024u
+#define N_SEQS    3u
 
 static struct error err;
 
@@ -38,7 +39,15 @@ static void collect(void *ctx, uint32_t row, const float *logits, uint32_t n_voc
 static struct solo *create(bool f32, uint32_t threads)
 {
     struct solo *solo = NULL;
-    struct solo_options o = { TINY, ENGINE_AUTO, f32, f32 ? DTYPE_F32 : DTYPE_BF16, threads, MAX_TOKEN, 64 };
+    struct solo_options o = {
+        .path = TINY,
+        .f32_math = f32,
+        .kv_type = f32 ? DTYPE_F32 : DTYPE_BF16,
+        .n_threads = threads,
+        .max_tokens = MAX_TOKEN,
+        .max_rows = 64,
+        .n_seqs = N_SEQS,
+    };
     assert_int_equal(solo_create(&o, &solo, &err), ST_OK);
     return solo;
 }
@@ -106,11 +115,39 @@ static void reference_answers_hold(void **state)
     solo_destroy(&solo);
 }
 
+static void sequences_side_by_side_answer_as_alone(void **state)
+{
+    (void)state;
+    struct solo *solo = create(false, 2);
+    uint32_t n_vocab = model_config(solo_model(solo))->n_vocab;
+    uint32_t prompt[N_SEQS][7], alone[N_SEQS][5], tokens[N_SEQS];
+    for (uint32_t s = 0; s < N_SEQS; s++) {
+        for (uint32_t i = 0; i < 7; i++)
+            prompt[s][i] = (s * 131 + i * 37 + 5) % n_vocab;
+        alone[s][0] = solo_step(solo, prompt[s], 7, 0, NULL, NULL);
+        for (uint32_t i = 1; i < 5; i++)
+            alone[s][i] = solo_step(solo, &alone[s][i - 1], 1, 6 + i, NULL, NULL);
+    }
+    for (uint32_t s = 0; s < N_SEQS; s++)
+        tokens[s] = solo_step_of(solo, s, prompt[s], 7, 0);
+    for (uint32_t i = 0; i < 5; i++) {
+        for (uint32_t s = 0; s < N_SEQS; s++)
+            assert_int_equal(tokens[s], alone[s][i]);
+        solo_decode(solo, tokens, 7 + i);
+    }
+    struct engine_times times = solo_times(solo);
+    assert_true(times.products_ns > 0 && times.attention_ns > 0);
+    assert_true(times.products_ns + times.attention_ns <= times.steps_ns);
+    solo_destroy(&solo);
+}
+
 static void what_does_not_fit_is_refused(void **state)
 {
     (void)state;
     struct solo *solo = NULL;
-    struct solo_options o = { TINY, ENGINE_AUTO, false, DTYPE_BF16, 1, 1u << 20, 64 };
+    struct solo_options o = {
+        .path = TINY, .kv_type = DTYPE_BF16, .n_threads = 1, .max_tokens = 1u << 20, .max_rows = 64
+    };
     assert_int_equal(solo_create(&o, &solo, &err), ST_LIMIT);
     o.path = "/no/such/model";
     assert_int_equal(solo_create(&o, &solo, &err), ST_NOT_FOUND);
@@ -120,12 +157,17 @@ static void what_does_not_fit_is_refused(void **state)
 static void the_bench_measures_something(void **state)
 {
     (void)state;
-    struct bench_engine_options o = { TINY, ENGINE_AUTO, 1, 33, 3, 16, 2 };
+    struct bench_engine_options o = {
+        .path = TINY, .n_threads = 1, .prompt = 33, .generate = 3, .chunk = 16, .repeats = 2, .sequences = 3
+    };
     struct bench_engine_result r;
     assert_int_equal(bench_engine(&o, &r, &err), ST_OK);
     assert_string_equal(r.model, "baton-tiny");
     assert_int_equal(r.n_threads, 1);
     assert_true(r.prefill_tps > 0 && r.decode_tps > 0);
+    assert_true(r.product_ops > 0 && r.product_share > 0 && r.product_share < 1);
+    assert_true(r.step_bytes > 1e6 && r.read_bytes_per_s > r.step_bytes);
+    assert_false(r.quantised);
 }
 
 int main(void)
@@ -133,6 +175,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cutting_changes_no_bit),
         cmocka_unit_test(reference_answers_hold),
+        cmocka_unit_test(sequences_side_by_side_answer_as_alone),
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(the_bench_measures_something),
     };
