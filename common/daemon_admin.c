@@ -186,6 +186,8 @@ static void add_pages(struct daemon *d)
     daemon_add_page(d, "GET", "/metrics", page_metrics, d);
     daemon_add_page(d, "GET", "/config", page_config, d);
 #ifdef BATON_FAILPOINTS
+    if (!failpoint_allowed())
+        return;
     daemon_add_page(d, "GET", "/failpoints", page_failpoints, d);
     daemon_add_page(d, "POST", "/failpoints", page_arm_failpoints, d);
 #endif

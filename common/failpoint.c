@@ -276,6 +276,11 @@ status failpoint_arm(const char *text, struct error *err)
     return n ? apply(wanted, n, err) : ST_OK;
 }
 
+bool failpoint_allowed(void)
+{
+    return getenv("BATON_FAILPOINTS") != NULL;
+}
+
 status failpoint_arm_from_environment(struct error *err)
 {
     const char *text = getenv("BATON_FAILPOINTS");

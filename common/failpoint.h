@@ -1,6 +1,7 @@
 /* failpoint.h - named places where a test can make this process stumble.
  *   if (FAILPOINT("decode.copy.before_verify") == FAILPOINT_FLIP) ...
- * Armed by BATON_FAILPOINTS="name=action;name=action" or POST /failpoints with the same text as its body:
+ * Armed by the variable BATON_FAILPOINTS="name=action;name=action", or by POST /failpoints with the same text as its
+ * body; the page is there only where the variable is set (it may be empty), so that no daemon of an operator has it:
  *   pause(ms)  this thread stops until the time is over or the failpoint is set off
  *   sleep(ms)  this thread sleeps
  *   freeze     SIGSTOP to this process      kill  SIGKILL to this process
@@ -12,6 +13,7 @@
 #define BATON_COMMON_FAILPOINT_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -38,7 +40,9 @@ static inline enum failpoint_action failpoint_check(const char *name)
 
 /* "name=action;..."; all or nothing. */
 MUST_CHECK status failpoint_arm(const char *text, struct error *err);
-/* What BATON_FAILPOINTS says. */
+/* Whether the variable BATON_FAILPOINTS is set. */
+bool failpoint_allowed(void);
+/* What it says. */
 MUST_CHECK status failpoint_arm_from_environment(struct error *err);
 /* Disarms and forgets all; paused threads go on. */
 void failpoint_reset(void);

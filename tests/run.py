@@ -156,7 +156,7 @@ def run_programs(preset, pattern, slow=1.0, env=None, only="", workers=2):
 CLUSTER = "tests/flow/with_cluster.py"
 
 # name, script and arguments, seconds, and when: "long" (only with --long), "venv" (needs the Python packages),
-# "smollm2" (needs the model), "asan" (also against that build). Scripts find the programs under $BATON_TEST_BIN.
+# "smollm2" (needs the model), "asan" (also against that build; with --long all flows are, but for those with "release"). Scripts find the programs under $BATON_TEST_BIN.
 SCRIPTS = [
     ("conformance/formatted", ["tests/conformance/formatted.py"], 60, set()),
     ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 60, set()),
@@ -175,11 +175,16 @@ SCRIPTS = [
     ("flow/faults_long", ["tests/flow/faults.py", "--long"], 3000, {"long"}),
     ("flow/failpoints", ["tests/flow/failpoints.py", "--smoke"], 120, set()),
     ("flow/failpoints_all", ["tests/flow/failpoints.py"], 1800, {"long"}),
+    ("flow/failpoints_tcp", ["tests/flow/failpoints.py", "--tcp"], 1800, {"long", "release"}),
+    ("flow/failpoints_smollm2", ["tests/flow/failpoints.py", "--smollm2", "prefill.COMPUTING", "prefill.HANDING",
+                                 "generation.RECEIVING", "generation.DECODING"], 1800, {"smollm2", "long"}),
     ("flow/frozen_transfer", ["tests/flow/frozen_transfer.py"], 240, set()),
+    ("flow/frozen_transfer_long", ["tests/flow/frozen_transfer.py", "--long"], 1200, {"long", "release"}),
     ("flow/cancel", ["tests/flow/cancel.py"], 120, set()),
     ("flow/overload", ["tests/flow/overload.py"], 240, set()),
     ("flow/outage", ["tests/flow/outage.py", "--long"], 900, {"long"}),
     ("flow/soak", ["tests/flow/soak.py", "--long"], 1500, {"long"}),
+    ("flow/soak_tcp", ["tests/flow/soak.py", "--tcp"], 300, {"long", "release"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
     ("golden/references", ["tests/golden/references.sh", "make_references.py", "--check"], 3600, {"long"}),
     ("golden/fresh_prompts", ["tests/golden/references.sh", "fresh_prompts.py"], 3600, {"long"}),
@@ -227,7 +232,7 @@ def main():
         parser.error(f"--builds takes release, asan and tsan, not {options.builds}")
     begin = time.monotonic()
 
-    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin")}
+    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin"), "BATON_TEST_LONG": "1" if options.long else "0"}
     if "release" in builds and build("release"):
         model = smollm2()
         if model:
@@ -241,7 +246,7 @@ def main():
         env_asan.pop("BATON_TEST_SMOLLM2", None)
         for name, command, timeout, when in SCRIPTS:
             if re.search(options.only, name) and (
-                    "asan" in when or (options.long and name.startswith("flow/") and "smollm2" not in when)):
+                    "asan" in when or (options.long and name.startswith("flow/") and not when & {"smollm2", "release"})):
                 test("asan/" + name, ["/usr/bin/python3", *command], timeout * 4, env_asan)
     if "tsan" in builds and build("tsan"):
         # UCX's hooks on memory calls take a lock in threads that ThreadSanitizer has already let go of.

@@ -64,7 +64,7 @@ class Cluster:
         for item in sets:
             command += ["--set", item]
         done = subprocess.run(command + list(extra), capture_output=True, text=True, timeout=120 * SLOW,
-                              env=dict(os.environ, **(env or {})))
+                              env={**os.environ, "BATON_FAILPOINTS": "", **(env or {})})
         if done.returncode != 0 or not done.stdout.strip().endswith(f"ready {self.url}"):
             self.print_logs()
             raise AssertionError(f"baton up failed ({done.returncode}):\n{done.stdout}\n{done.stderr}")
@@ -171,7 +171,7 @@ class Cluster:
 
     def arm(self, worker, text):
         """Sets failpoints of one process: "name=action,after=N,times=N;..."."""
-        connection = http.client.HTTPConnection("127.0.0.1", admin_port(worker), timeout=10 * SLOW)
+        connection = http.client.HTTPConnection(worker.get("admin_host", "127.0.0.1"), admin_port(worker), timeout=10 * SLOW)
         try:
             connection.request("POST", "/failpoints", text)
             response = connection.getresponse()
@@ -233,13 +233,30 @@ class Cluster:
             connection.close()
         return answer
 
+    def descriptors(self):
+        """Open descriptors of each process, by name."""
+        return {w["id"]: len(os.listdir(f"/proc/{w['pid']}/fd")) for w in self.workers()}
+
+    def wait_descriptors(self, before, spare=6):
+        """Until no process, started again or not, has more descriptors open than it had, but for a few."""
+        def grown():
+            return {name: (before[name], n) for name, n in self.descriptors().items() if n > before[name] + spare}
+        try:
+            wait_for("descriptors to be closed", lambda: not grown(), 30)
+        except AssertionError:
+            raise AssertionError(f"descriptors left open (before, now): {grown()}") from None
+
     def leftovers(self):
         """What workers and router still hold."""
         held = {}
         for w in self.workers():
-            if w["role"] not in ("prefill", "decode"):
-                continue
             m = self.metrics(w)
+            if w["role"] == "router":
+                requests = m.get("baton_router_requests_held", 0)
+                choices = sum(v for k, v in m.items() if k.startswith("baton_router_choices{"))
+                if requests or choices:
+                    held[w["id"]] = (requests, choices)
+                continue
             used = sum(v for k, v in m.items() if k.startswith("baton_worker_kv_blocks") and "FREE" not in k)
             if used or m.get("baton_worker_requests", 0):
                 held[w["id"]] = (used, m.get("baton_worker_requests"))

@@ -74,6 +74,8 @@ def main():
         if SMOLLM2:
             few = PROMPTS[1:12:3]
             matrix(suite, "smollm2", SMOLLM2, few, 8, SETTINGS if full else [SETTINGS[1], SETTINGS[4]])
+            if full:
+                matrix(suite, "smollm2, batch of 16", SMOLLM2, PROMPTS, 8, [SETTINGS[2], SETTINGS[3]])
         else:
             suite.skip("smollm2", "the model is not there")
     if "--smollm2" not in sys.argv or full:

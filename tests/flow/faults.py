@@ -48,12 +48,9 @@ def under(c, want, fault, rounds=3):
     assert struck, "the fault did not strike"
 
 
-def healed(c):
-    def whole():
-        return len([w for w in c.workers() if w["state"] in ("running", "ready", "up")]) >= 5
-    wait_for("all processes to run", whole, 30)
-    c.wait_workers(2, 2)
-    c.wait_nothing_left(25)
+def healed(c, before):
+    c.wait_healed(2, 2)
+    c.wait_descriptors(before)
 
 
 def kill_one(c, role):
@@ -86,7 +83,7 @@ def kill_etcd(c):
     return lambda: send_signal(etcd_pid(c), SIGKILL)
 
 
-def router_killed(c, want):
+def router_killed(c, want, before):
     """Its streams break, everything else goes on, nothing leaks."""
     pid = c.pid("router")
 
@@ -99,16 +96,16 @@ def router_killed(c, want):
     wait_for("the router to be back", lambda: c.pid("router") != pid and answers(c), 30)
     again = ask(c, 0)
     assert not again.error and (again.text, again.hashes) == want[0], again.error
-    healed(c)
+    healed(c, before)
 
 
 def answers(c):
     return not c.ask("Hello!", max_tokens=1).error
 
 
-def scenario(c, want, fault):
+def scenario(c, want, before, fault):
     under(c, want, fault)
-    healed(c)
+    healed(c, before)
 
 
 def main():
@@ -119,14 +116,16 @@ def main():
         suite.finish()
     with Cluster(model=SMOLLM2 if BIG else TINY, prefill=2, decode=2, sets=["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=32"]) as c:
         want = calm(c)
+        in_parallel([lambda i=i: ask(c, i) for i in range(STREAMS)])  # as many descriptors as the load needs
+        before = c.descriptors()
         for _ in range(repeat):
             for role in ("prefill", "decode"):
-                suite.test(f"{role} worker killed", scenario, c, want, kill_one(c, role))
-                suite.test(f"{role} worker frozen for 10 s", scenario, c, want, freeze_one(c, role))
-                suite.test(f"{role} worker told to end", scenario, c, want, terminate_one(c, role))
-            suite.test("etcd killed", scenario, c, want, kill_etcd(c))
-            suite.test("router frozen for 10 s", scenario, c, want, freeze_one(c, "router"))
-            suite.test("router killed", router_killed, c, want)
+                suite.test(f"{role} worker killed", scenario, c, want, before, kill_one(c, role))
+                suite.test(f"{role} worker frozen for 10 s", scenario, c, want, before, freeze_one(c, role))
+                suite.test(f"{role} worker told to end", scenario, c, want, before, terminate_one(c, role))
+            suite.test("etcd killed", scenario, c, want, before, kill_etcd(c))
+            suite.test("router frozen for 10 s", scenario, c, want, before, freeze_one(c, "router"))
+            suite.test("router killed", router_killed, c, want, before)
     suite.finish()
 
 

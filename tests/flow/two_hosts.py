@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 
-from cluster import BIN, QUESTIONS, SIGKILL, SMOLLM2, STORY, TINY, Cluster, Suite, wait_for
+from cluster import (BIN, QUESTIONS, SIGCONT, SIGKILL, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel, process_state,
+                     wait_for)
 
 A, B = "10.77.0.1", "10.77.0.2"
 MODEL = SMOLLM2 if "--smollm2" in sys.argv and SMOLLM2 else TINY
@@ -66,7 +67,8 @@ class Hosts(Cluster):
     def start(self, name, space, *command):
         log = open(os.path.join(self.dir, name + ".log"), "ab")
         prefix = ["ip", "netns", "exec", space] if space else []
-        self.processes[name] = subprocess.Popen([*prefix, *command], stdout=log, stderr=log)
+        self.processes[name] = subprocess.Popen([*prefix, *command], stdout=log, stderr=log,
+                                                env={**os.environ, "BATON_FAILPOINTS": ""})
 
     def down(self, check=True):
         for name in ("router", "decode", "prefill", "etcd"):
@@ -97,13 +99,26 @@ def same_as_local(c):
         assert b.extra["timing"]["transport"] == "tcp" and b.extra["timing"]["moved_bytes"] > 0, b.extra
 
 
+def in_mid_prefill(c, strike):
+    """Asks for a long prompt to be computed on the other host, which stops when a part of it is done; strikes then."""
+    worker = c.processes["prefill"]
+    c.arm({"admin_host": B, "admin_port": 9003}, "block.FILLING=freeze,after=40,times=1")
+
+    def strike_there():
+        wait_for("the prefill worker to be in the middle", lambda: process_state(worker.pid) == "T", 30)
+        strike(worker)
+    answer, _ = in_parallel([lambda: c.ask(STORY * 40, route="remote", max_tokens=16), strike_there])
+    return answer
+
+
+def cut_the_cable(worker):
+    ip("link", "set", "veth0", "down")
+    worker.send_signal(SIGCONT)
+
+
 def link_cut_in_mid_prefill(c, want):
     """The cable is pulled while a long prompt is computed on the other host: the answer comes all the same."""
-    import threading
-    cut = threading.Timer(0.05, lambda: ip("link", "set", "veth0", "down"))
-    cut.start()
-    got = c.ask(STORY * 40, route="remote", max_tokens=16)
-    cut.join()
+    got = in_mid_prefill(c, cut_the_cable)
     ip("link", "set", "veth0", "up")
     assert not got.error, got.error
     assert got.hashes == want.hashes and got.text == want.text
@@ -111,8 +126,7 @@ def link_cut_in_mid_prefill(c, want):
 
 
 def prefill_killed(c, want):
-    c.processes["prefill"].send_signal(SIGKILL)
-    got = c.ask(STORY * 40, route="remote", max_tokens=16)
+    got = in_mid_prefill(c, lambda worker: worker.send_signal(SIGKILL))
     assert not got.error and got.hashes == want.hashes, got.error
     c.processes["prefill"].wait()
     c.worker("prefill", c.other, B, 9003)

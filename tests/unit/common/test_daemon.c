@@ -423,10 +423,23 @@ static void test_a_daemon_may_end_itself(void **state)
     assert_string_equal(child.letters, "abBA");
 }
 
-static void test_failpoints_page(void **state)
+static void test_failpoints_page_is_for_tests(void **state)
 {
     (void)state;
     start(&child, OPTIONS("--odd", "3"));
+    wait_until_ready(&child);
+    assert_int_equal(get(&child, "/failpoints", answer, sizeof answer), 404);
+    assert_int_equal(ask(&child, "POST", "/failpoints", "x=drop", answer, sizeof answer), 404);
+    kill(child.pid, SIGTERM);
+    assert_int_equal(wait_for(&child), 0);
+}
+
+static void test_failpoints_page(void **state)
+{
+    (void)state;
+    setenv("BATON_FAILPOINTS", "", 1);
+    start(&child, OPTIONS("--odd", "3"));
+    unsetenv("BATON_FAILPOINTS");
     wait_until_ready(&child);
 #ifdef BATON_FAILPOINTS
     assert_int_equal(ask(&child, "POST", "/failpoints", "x=fly", answer, sizeof answer), 400);
@@ -456,6 +469,7 @@ int main(void)
         cmocka_unit_test_teardown(test_a_part_that_does_not_start, end_child),
         cmocka_unit_test_teardown(test_a_port_that_is_taken, end_child),
         cmocka_unit_test_teardown(test_a_daemon_may_end_itself, end_child),
+        cmocka_unit_test_teardown(test_failpoints_page_is_for_tests, end_child),
         cmocka_unit_test_teardown(test_failpoints_page, end_child),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
