@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds llama.cpp for comparison, from its package's source, in build/venv-llama: 15 to 30 minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+list=bench/peers/requirements.txt
+venv=build/venv-llama
+stamp=$venv/.requirements
+
+cmp -s $list $stamp && exit 0
+command -v g++ >/dev/null || { echo "setup.sh: llama.cpp needs a C++ compiler: apt-get install g++" >&2; exit 1; }
+echo "building llama.cpp in $venv: 15 to 30 minutes"
+rm -rf $venv
+mkdir -p build
+/usr/bin/python3 -m venv $venv
+if ! $venv/bin/pip install -q --no-binary llama-cpp-python --disable-pip-version-check -r $list >$venv/pip.log 2>&1; then
+    tail -3 $venv/pip.log >&2
+    echo "setup.sh: llama.cpp could not be built; $venv/pip.log has the whole story" >&2
+    exit 1
+fi
+cp $list $stamp
