@@ -336,8 +336,11 @@ static status publish_record(struct mock_worker *w, struct error *err)
     instance_write(&self, &record);
     status st = record.state;
     if (st == ST_OK)
-        st = etcd_register(w->options.etcd, instance_key(key, sizeof key, w->options.cluster, &self),
-                           text_buffer_text(&record), NULL, NULL, &w->registration);
+        st = etcd_register(
+            w->options.etcd,
+            &(struct etcd_registration_options){ .key = instance_key(key, sizeof key, w->options.cluster, &self),
+                                                 .value = text_buffer_text(&record) },
+            &w->registration);
     text_buffer_free(&record);
     return st == ST_OK ? ST_OK : error_set(err, st, "mock worker %s: %s", w->options.id, status_text(st));
 }

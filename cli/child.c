@@ -115,52 +115,9 @@ status child_run(char *const argv[], char *output, size_t size, int *code, struc
     return ST_OK;
 }
 
-/* State and start time stand behind the name, which may hold anything, in parentheses. */
-static bool read_stat(pid_t pid, char *state, uint64_t *start)
-{
-    char path[32], text[1024];
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0)
-        close(fd);
-    if (n <= 0)
-        return false;
-    text[n] = '\0';
-    char *p = strrchr(text, ')');
-    if (!p || p[1] != ' ' || !p[2])
-        return false;
-    *state = p[2];
-    p += 2;
-    for (int field = 3; field < 22 && p; field++) {
-        p = strchr(p, ' ');
-        p = p ? p + 1 : NULL;
-    }
-    if (!p)
-        return false;
-    *start = strtoull(p, NULL, 10);
-    return true;
-}
-
-uint64_t process_start_ticks(pid_t pid)
-{
-    char state;
-    uint64_t start = 0;
-    return pid > 0 && read_stat(pid, &state, &start) ? start : 0;
-}
-
-bool process_is_alive(pid_t pid, uint64_t start_ticks)
-{
-    char state;
-    uint64_t start;
-    return pid > 0 && read_stat(pid, &state, &start) && start == start_ticks && state != 'Z' && state != 'X';
-}
-
 void process_wake(pid_t pid)
 {
-    char state;
-    uint64_t start;
-    if (read_stat(pid, &state, &start) && state == 'T')
+    if (process_is_stopped(pid))
         kill(pid, SIGCONT);
 }
 

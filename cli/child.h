@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "common/process.h"
 #include "common/status.h"
 
 struct child_options {
@@ -20,10 +21,6 @@ MUST_CHECK status child_spawn(const struct child_options *options, pid_t *pid, s
 /* Runs to the end; what it writes on both outputs is kept, cut to size. *code: exit code, or 128 + signal. */
 MUST_CHECK status child_run(char *const argv[], char *output, size_t size, int *code, struct error *err);
 
-/* The process's start in clock ticks after boot; 0 when there is no such process. */
-uint64_t process_start_ticks(pid_t pid);
-/* The same process is still there (a zombie is not). */
-bool process_is_alive(pid_t pid, uint64_t start_ticks);
 /* SIGTERM, and SIGCONT to a process that is stopped: it would not hear it otherwise. Others get no SIGCONT: it would
  * undo the stop of a tracer that attaches at that moment, as a leak check at exit does. */
 void process_terminate(pid_t pid);

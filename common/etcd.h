@@ -34,13 +34,22 @@ struct etcd_stats {
 };
 void etcd_stats(const struct etcd *etcd, struct etcd_stats *out);
 
-/* Keeps key = value alive under a lease: granted, put, renewed; after a lost
- * lease or an outage registered again. on_state (may be NULL) hears of changes. */
-MUST_CHECK status etcd_register(struct etcd *etcd, const char *key, const char *value,
-                                void (*on_state)(void *arg, bool registered), void *arg,
+/* Keeps key = value alive under a lease: granted, put, renewed; after a lost lease or an outage, and when somebody
+ * deleted the key, registered again. A key that another lease holds is never overwritten unless on_held says so. */
+struct etcd_registration_options {
+    const char *key, *value;                      /* copied */
+    void (*on_state)(void *arg, bool registered); /* hears of changes; may be NULL */
+    /* Another lease holds the key, with this value: true takes it over, false leaves it and asks again later, for as
+     * long as it is held. May not end the registration. NULL: taken over. */
+    bool (*on_held)(void *arg, const char *value, size_t len);
+    void *arg;
+};
+MUST_CHECK status etcd_register(struct etcd *etcd, const struct etcd_registration_options *options,
                                 struct etcd_registration **out);
 /* New value under the same key, at once or when etcd is back. */
 void etcd_registration_update(struct etcd_registration *reg, const char *value);
+/* Looks now whether the key is still there, and not only with the next renewal. */
+void etcd_registration_check(struct etcd_registration *reg);
 /* Revokes the lease (best effort, at most one request_timeout) and frees. done (may be NULL) is
  * called when it was tried. */
 void etcd_unregister(struct etcd_registration **reg, void (*done)(void *arg), void *arg);

@@ -12,7 +12,7 @@
 #define INSTANCE_TEXTS(X)                                                              \
     X(id, true) X(role, true) X(model, false) X(kv_format, false) X(control, false)     \
     X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)       \
-    X(zone, false) X(version, false)
+    X(zone, false) X(version, false) X(process, false)
 /* clang-format on */
 
 const char *instance_prefix(char *key, size_t size, const char *cluster)

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/process.h"
 #include "common/status.h"
 #include "common/text_buffer.h"
 
@@ -22,8 +23,9 @@ struct instance {
     char api[128];   /* router: "http://127.0.0.1:8000" */
     char host[64], rack[64], zone[64];
     char version[32];
-    uint32_t max_model_len; /* workers */
-    uint64_t kv_tokens;     /* slots of the pool */
+    char process[PROCESS_NAME_BYTES]; /* process.h: tells on its own host whether it still lives */
+    uint32_t max_model_len;           /* workers */
+    uint64_t kv_tokens;               /* slots of the pool */
     uint32_t pid;
 };
 

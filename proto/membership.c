@@ -2,10 +2,13 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/etcd.h"
 #include "common/log.h"
+#include "proto/claim.h"
 
 #define RETRY_MIN_US     100000u
 #define RETRY_MAX_US     2000000u
@@ -16,6 +19,10 @@ struct membership {
     struct membership_options options; /* self is not kept */
     struct etcd *etcd;
     struct etcd_registration *registration; /* NULL: it has left. Etcd's, as the watch is */
+    char key[INSTANCE_MAX_KEY];             /* of the own record */
+    uint64_t incarnation;
+    struct claim claim; /* on the own name, while another has it */
+    bool registered_once, name_is_taken;
 };
 
 static void on_put(void *arg, const char *key, const char *value, size_t len)
@@ -33,25 +40,82 @@ static void on_delete(void *arg, const char *key)
 {
     struct membership *m = arg;
     char id[sizeof((struct instance *)NULL)->id];
+    if (m->registration && !strcmp(key, m->key))
+        etcd_registration_check(m->registration);
     if (instance_id_of_key(key, id, sizeof id))
         m->options.on_gone(m->options.arg, id);
+}
+
+static void on_registered(void *arg, bool registered)
+{
+    struct membership *m = arg;
+    if (!registered)
+        return;
+    m->registered_once = true;
+    m->name_is_taken = false;
+}
+
+/* Once for each holder. A process that had the name keeps the work it has, and takes the name again when it is free. */
+static void refuse(struct membership *m, const struct instance *holder)
+{
+    if (m->name_is_taken)
+        return;
+    m->name_is_taken = true;
+    log_error("another process has this name",
+              "cluster=%s key=%s holder_pid=%u holder_host=%s remedy=\"give one of the two clusters another name "
+              "(--cluster; baton up: --name), or this process another --id, or use another --etcd\"",
+              m->options.config->cluster, m->key, holder->pid, holder->host);
+    if (!m->registered_once && m->options.on_refused)
+        m->options.on_refused(m->options.arg);
+}
+
+static bool on_held(void *arg, const char *value, size_t len)
+{
+    struct membership *m = arg;
+    struct instance holder;
+    struct error err;
+    if (instance_read(value, len, &holder, &err) != ST_OK) {
+        log_warn("a record under this process's name is none, and is overwritten", "key=%s reason=\"%s\"", m->key,
+                 err.text);
+        return true;
+    }
+    if (holder.incarnation == m->incarnation)
+        return true; /* put under a lease that was lost since */
+    switch (claim_judge(&m->claim, value, len, process_life(holder.process), clock_now_us(),
+                        m->options.config->etcd_lease)) {
+    case CLAIM_TAKE:
+        log_info("the name's last holder has ended", "key=%s holder_pid=%u", m->key, holder.pid);
+        return true;
+    case CLAIM_WAIT:
+        m->name_is_taken = false;
+        return false;
+    case CLAIM_REFUSE:
+        refuse(m, &holder);
+        return false;
+    }
+    return false;
 }
 
 static status join(struct membership *m, const struct instance *self)
 {
     const char *cluster = m->options.config->cluster;
     const struct etcd_watch_callbacks callbacks = { on_put, on_delete, NULL, m };
-    char key[INSTANCE_MAX_KEY];
+    char prefix[INSTANCE_MAX_KEY];
     struct text_buffer record;
     struct etcd_watch *watch;
     text_buffer_init(&record, RECORD_MAX_BYTES);
     instance_write(self, &record);
     status st = record.state;
+    m->incarnation = self->incarnation;
+    const struct etcd_registration_options registration = { .key = instance_key(m->key, sizeof m->key, cluster, self),
+                                                            .value = text_buffer_text(&record),
+                                                            .on_state = on_registered,
+                                                            .on_held = on_held,
+                                                            .arg = m };
     if (st == ST_OK)
-        st = etcd_register(m->etcd, instance_key(key, sizeof key, cluster, self), text_buffer_text(&record), NULL, NULL,
-                           &m->registration);
+        st = etcd_register(m->etcd, &registration, &m->registration);
     text_buffer_free(&record);
-    return st == ST_OK ? etcd_watch(m->etcd, instance_prefix(key, sizeof key, cluster), &callbacks, &watch) : st;
+    return st == ST_OK ? etcd_watch(m->etcd, instance_prefix(prefix, sizeof prefix, cluster), &callbacks, &watch) : st;
 }
 
 static status start(struct membership *m, struct error *err)
@@ -96,6 +160,11 @@ void membership_leave(struct membership *m)
         etcd_unregister(&m->registration, NULL, NULL);
 }
 
+bool membership_name_is_taken(const struct membership *m)
+{
+    return m->name_is_taken;
+}
+
 bool membership_etcd_up(const struct membership *m)
 {
     return etcd_healthy(m->etcd);
@@ -120,6 +189,7 @@ void membership_describe(const struct daemon *d, struct instance *out)
     snprintf(out->rack, sizeof out->rack, "%.63s", c->rack);
     snprintf(out->zone, sizeof out->zone, "%.63s", c->zone);
     snprintf(out->version, sizeof out->version, "%s", BATON_VERSION);
+    process_name(out->process);
 }
 
 void membership_link_options(struct daemon *d, struct links_options *out)

@@ -16,6 +16,8 @@ struct membership_options {
     /* A record appeared or changed; this daemon's own is told like any other. */
     void (*on_member)(void *arg, const struct instance *instance);
     void (*on_gone)(void *arg, const char *id);
+    /* Another process that lives holds this one's name, and this one never had it: it should end. Said in the log. */
+    void (*on_refused)(void *arg);
     void *arg;
 };
 
@@ -24,11 +26,13 @@ MUST_CHECK status membership_create(const struct membership_options *options, st
                                     struct error *err);
 /* Takes the own record back: others give no more work. Still follows. */
 void membership_leave(struct membership *m);
+/* Another process holds the name, which is this one's no longer or never was. */
+bool membership_name_is_taken(const struct membership *m);
 bool membership_etcd_up(const struct membership *m);
 void membership_destroy(struct membership **m);
 
-/* What every daemon publishes of itself: id, role, incarnation, host, rack, zone, version and pid; the rest is empty.
- */
+/* What every daemon publishes of itself: id, role, incarnation, host, rack, zone, version, pid and process; the rest
+ * is empty. */
 void membership_describe(const struct daemon *d, struct instance *out);
 /* Name, incarnation and times, the same on all links of a cluster; the rest is the caller's. */
 void membership_link_options(struct daemon *d, struct links_options *out);

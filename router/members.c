@@ -31,6 +31,11 @@ static void on_gone(void *arg, const char *id)
     fleet_member_gone(((struct router_process *)arg)->fleet, id);
 }
 
+static void on_refused(void *arg)
+{
+    daemon_end(((struct router_process *)arg)->daemon, 1);
+}
+
 static status members_start(struct daemon *d, struct error *err)
 {
     struct router_process *p = router_process_of(d);
@@ -41,6 +46,7 @@ static status members_start(struct daemon *d, struct error *err)
         .self = &self,
         .on_member = on_member,
         .on_gone = on_gone,
+        .on_refused = on_refused,
         .arg = p,
     };
     status st = describe_self(p, &self, err);

@@ -323,7 +323,9 @@ static bool is_ready(struct daemon *d, struct text_buffer *why)
 {
     if (daemon_draining(d))
         text_buffer_add(why, "draining");
-    return !daemon_draining(d);
+    else if (membership_name_is_taken(worker_process_of(d)->membership))
+        text_buffer_add(why, "another process has this one's name in the cluster");
+    return why->len == 0;
 }
 
 int worker_daemon_run(int argc, char **argv, enum worker_role role)

@@ -36,6 +36,11 @@ static void on_gone(void *arg, const char *id)
     peers_member_gone(arg, id);
 }
 
+static void on_refused(void *arg)
+{
+    daemon_end(((struct worker_process *)arg)->daemon, 1);
+}
+
 static status members_start(struct daemon *d, struct error *err)
 {
     struct worker_process *p = worker_process_of(d);
@@ -47,6 +52,7 @@ static status members_start(struct daemon *d, struct error *err)
         .self = &self,
         .on_member = on_member,
         .on_gone = on_gone,
+        .on_refused = on_refused,
         .arg = p,
     };
     return membership_create(&options, &p->membership, err);

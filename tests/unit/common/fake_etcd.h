@@ -44,8 +44,9 @@ static struct {
     struct http_server *server;
     char url[64];
     json_t *kvs;
-    json_t *put; /* the body of the last one */
-    int revision, reads, watches, grants, puts, revokes, keepalives;
+    json_t *put;    /* the body of the last one */
+    json_t *holder; /* of the key that is registered: as a range answers it, NULL while it is not there */
+    int revision, reads, watches, grants, puts, checks, revokes, keepalives;
     bool hangs;      /* answers nothing */
     bool lost_lease; /* the next renewal finds none */
     struct http_exchange *stream;
@@ -71,13 +72,54 @@ static inline void answer(struct http_exchange *x, json_t *json)
     json_decref(json);
 }
 
-static inline void note_put(struct http_exchange *x)
+#define FAKE_LEASE "7587"
+
+/* Another's key in the place of the one that is registered; NULL: it is deleted. */
+static inline void hold_key(const char *value)
+{
+    json_decref(fake.holder);
+    fake.revision++;
+    fake.holder = !value ? NULL
+                         : json_pack("{s:o, s:s, s:o}", "value", etcd_json_bytes(value, strlen(value)), "lease", "99",
+                                     "mod_revision", etcd_json_int_string(fake.revision));
+}
+
+static inline bool compares(const json_t *compare)
+{
+    if (json_object_get(compare, "lease"))
+        return etcd_json_int(fake.holder, "lease") == etcd_json_int(compare, "lease");
+    return etcd_json_int(fake.holder, "mod_revision") == etcd_json_int(compare, "mod_revision");
+}
+
+static inline void note_put(json_t *put)
+{
+    fake.puts++;
+    fake.revision++;
+    json_decref(fake.put);
+    fake.put = json_incref(put);
+    json_decref(fake.holder);
+    fake.holder = json_pack("{s:O, s:O, s:o}", "value", json_object_get(put, "value"), "lease",
+                            json_object_get(put, "lease"), "mod_revision", etcd_json_int_string(fake.revision));
+}
+
+/* Of a registration: a put or a look at one key. */
+static inline void answer_txn(struct http_exchange *x)
 {
     size_t len;
     const char *body = http_body(x, &len);
-    fake.puts++;
-    json_decref(fake.put);
-    fake.put = json_loadb(body, len, 0, NULL);
+    json_t *txn = json_loadb(body, len, 0, NULL);
+    json_t *put = json_object_get(json_array_get(json_object_get(txn, "success"), 0), "request_put");
+    fake.checks += !put;
+    if (!compares(json_array_get(json_object_get(txn, "compare"), 0))) {
+        answer(x, json_pack("{s:[{s:{s:o}}]}", "responses", "response_range", "kvs",
+                            fake.holder ? json_pack("[O]", fake.holder) : json_array()));
+    } else {
+        if (put)
+            note_put(put);
+        answer(x,
+               json_pack("{s:{s:o}, s:b}", "header", "revision", etcd_json_int_string(fake.revision), "succeeded", 1));
+    }
+    json_decref(txn);
 }
 
 static inline void handle(void *ctx, struct http_exchange *x)
@@ -100,18 +142,19 @@ static inline void handle(void *ctx, struct http_exchange *x)
         stream_line("{\"result\":{\"header\":{},\"created\":true}}\n");
     } else if (!strcmp(path, "/v3/lease/grant")) {
         fake.grants++;
-        answer(x, json_pack("{s:s, s:s}", "ID", "7587", "TTL", "1"));
+        answer(x, json_pack("{s:s, s:s}", "ID", FAKE_LEASE, "TTL", "1"));
     } else if (!strcmp(path, "/v3/lease/keepalive")) {
         fake.keepalives++;
         bool lost = fake.lost_lease;
         fake.lost_lease = false;
-        answer(x, lost ? json_pack("{s:{s:s}}", "result", "ID", "7587")
-                       : json_pack("{s:{s:s, s:s}}", "result", "ID", "7587", "TTL", "1"));
+        if (lost)
+            hold_key(NULL);
+        answer(x, lost ? json_pack("{s:{s:s}}", "result", "ID", FAKE_LEASE)
+                       : json_pack("{s:{s:s, s:s}}", "result", "ID", FAKE_LEASE, "TTL", "1"));
+    } else if (!strcmp(path, "/v3/kv/txn")) {
+        answer_txn(x);
     } else {
-        if (!strcmp(path, "/v3/kv/put"))
-            note_put(x);
-        else
-            fake.revokes++;
+        fake.revokes += !strcmp(path, "/v3/lease/revoke");
         answer(x, json_object());
     }
 }
@@ -150,6 +193,7 @@ static inline void stop_fake(void)
     http_server_destroy(&fake.server);
     json_decref(fake.kvs);
     json_decref(fake.put);
+    json_decref(fake.holder);
 }
 
 #endif

@@ -31,6 +31,8 @@ struct seen {
     status last;
     char key[128], value[128], deleted[128];
     struct etcd_watch **unwatch; /* ended from inside on_put */
+    int held;                    /* how often the key was another's */
+    bool takes;                  /* and is taken over */
 };
 
 static void on_put(void *arg, const char *key, const char *value, size_t len)
@@ -66,6 +68,24 @@ static void on_state(void *arg, bool registered)
         s->registered++;
     else
         s->unregistered++;
+}
+
+static bool on_held(void *arg, const char *value, size_t len)
+{
+    struct seen *s = arg;
+    s->held++;
+    snprintf(s->value, sizeof s->value, "%.*s", (int)len, value);
+    return s->takes;
+}
+
+/* seen: NULL for nobody who hears of it. */
+static status keep(struct etcd *etcd, const char *key, const char *value, struct seen *seen,
+                   struct etcd_registration **out)
+{
+    struct etcd_registration_options o = {
+        .key = key, .value = value, .on_state = seen ? on_state : NULL, .on_held = seen ? on_held : NULL, .arg = seen
+    };
+    return etcd_register(etcd, &o, out);
 }
 
 static void on_status(void *arg, status st)
@@ -190,7 +210,7 @@ static void registrations_are_seen(void **state)
     struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
     assert_int_equal(etcd_watch(etcd, "/baton/v1/c/", &callbacks, &watch), ST_OK);
     /* Asked before etcd is up. */
-    assert_int_equal(etcd_register(etcd, "/baton/v1/c/decode/0", "{\"a\":1}", on_state, &reg_seen, &reg), ST_OK);
+    assert_int_equal(keep(etcd, "/baton/v1/c/decode/0", "{\"a\":1}", &reg_seen, &reg), ST_OK);
     assert_true(reaches(&reg_seen.registered, 1, 10000));
     assert_true(reaches(&seen.puts, 1, 3000));
     assert_true(reaches(&seen.synced, 1, 3000));
@@ -226,6 +246,50 @@ static void registrations_are_seen(void **state)
     drop_etcd();
 }
 
+static void remove_key(struct etcd *etcd, const char *key)
+{
+    struct seen seen = { 0 };
+    etcd_delete(etcd, key, on_status, &seen);
+    assert_true(reaches(&seen.done, 1, 3000));
+    assert_int_equal(seen.last, ST_OK);
+}
+
+static void one_name_has_one_holder(void **state)
+{
+    (void)state;
+    if (!have_etcd())
+        skip();
+    new_etcd();
+    struct etcd *first = client(real.url, 2000), *second = client(real.url, 2000);
+    struct seen one = { 0 }, two = { 0 }, watched = { 0 };
+    struct etcd_registration *reg_one, *reg_two;
+    struct etcd_watch *watch;
+    struct etcd_watch_callbacks callbacks = callbacks_of(&watched);
+    assert_int_equal(keep(first, "/c/1", "one", &one, &reg_one), ST_OK);
+    assert_true(reaches(&one.registered, 1, 10000));
+    assert_int_equal(etcd_watch(second, "/c/", &callbacks, &watch), ST_OK);
+    assert_true(reaches(&watched.puts, 1, 3000));
+    assert_int_equal(keep(second, "/c/1", "two", &two, &reg_two), ST_OK);
+    assert_true(reaches(&two.held, 3, 5000));
+    assert_string_equal(two.value, "one");
+    assert_int_equal(two.registered, 0);
+    assert_int_equal(watched.puts, 1);
+    /* Deleted under its holder: either may get the name now, and both never have it. */
+    remove_key(first, "/c/1");
+    assert_true(reaches(&watched.puts, 2, 5000));
+    int never = 0;
+    assert_false(reaches(&never, 1, 1500));
+    assert_int_equal(watched.puts, 2);
+    assert_true(one.unregistered == two.registered);
+    /* An end that is taken for one frees the name. */
+    one.takes = two.takes = true;
+    etcd_unregister(one.unregistered ? &reg_two : &reg_one, NULL, NULL);
+    assert_true(reaches(one.unregistered ? &one.registered : &two.registered, one.unregistered ? 2 : 1, 5000));
+    etcd_destroy(&first);
+    etcd_destroy(&second);
+    drop_etcd();
+}
+
 static void an_outage_is_survived(void **state)
 {
     (void)state;
@@ -239,7 +303,7 @@ static void an_outage_is_survived(void **state)
     struct etcd_registration *reg;
     struct etcd_watch *watch;
     struct etcd_watch_callbacks callbacks = callbacks_of(&seen);
-    assert_int_equal(etcd_register(etcd, "/c/1", "one", on_state, &reg_seen, &reg), ST_OK);
+    assert_int_equal(keep(etcd, "/c/1", "one", &reg_seen, &reg), ST_OK);
     assert_int_equal(etcd_watch(etcd, "/c/", &callbacks, &watch), ST_OK);
     assert_true(reaches(&reg_seen.registered, 1, 10000));
     assert_true(reaches(&seen.puts, 1, 3000));
@@ -377,7 +441,7 @@ static void a_lost_lease_is_granted_again(void **state)
     struct etcd *etcd = client(urls, 300);
     struct seen seen = { 0 };
     struct etcd_registration *reg;
-    assert_int_equal(etcd_register(etcd, "/c/1", "one", on_state, &seen, &reg), ST_OK);
+    assert_int_equal(keep(etcd, "/c/1", "one", &seen, &reg), ST_OK);
     assert_true(reaches(&seen.registered, 1, 3000));
     assert_true(reaches(&fake.keepalives, 3, 3000));
     assert_int_equal(fake.puts, 1);
@@ -393,6 +457,64 @@ static void a_lost_lease_is_granted_again(void **state)
     etcd_unregister(&reg, on_done, &seen);
     assert_null(reg);
     assert_true(reaches(&seen.done, 1, 3000));
+    etcd_destroy(&etcd);
+    stop_fake();
+}
+
+static void a_deleted_key_is_put_back(void **state)
+{
+    (void)state;
+    start_fake();
+    struct etcd *etcd = client(fake.url, 300);
+    struct seen seen = { 0 };
+    struct etcd_registration *reg;
+    assert_int_equal(keep(etcd, "/c/1", "one", &seen, &reg), ST_OK);
+    assert_true(reaches(&fake.checks, 2, 3000));
+    assert_int_equal(fake.puts, 1);
+    hold_key(NULL);
+    assert_true(reaches(&fake.puts, 2, 3000)); /* with a renewal */
+    assert_true(reaches(&fake.checks, fake.checks + 1, 3000));
+    assert_int_equal(fake.grants, 1);
+    assert_int_equal(seen.unregistered, 0);
+    /* And at once when told so, with no renewal for a long time. */
+    etcd_unregister(&reg, NULL, NULL);
+    etcd_destroy(&etcd);
+    etcd = client(fake.url, 600000);
+    hold_key(NULL);
+    assert_int_equal(keep(etcd, "/c/1", "one", &seen, &reg), ST_OK);
+    assert_true(reaches(&seen.registered, 2, 3000));
+    int puts = fake.puts;
+    hold_key(NULL);
+    etcd_registration_check(reg);
+    etcd_registration_check(reg);
+    assert_true(reaches(&fake.puts, puts + 1, 3000));
+    etcd_destroy(&etcd);
+    stop_fake();
+}
+
+static void a_held_key_is_left_alone(void **state)
+{
+    (void)state;
+    start_fake();
+    hold_key("another's");
+    struct etcd *etcd = client(fake.url, 300);
+    struct seen seen = { 0 };
+    struct etcd_registration *reg;
+    assert_int_equal(keep(etcd, "/c/1", "one", &seen, &reg), ST_OK);
+    assert_true(reaches(&seen.held, 3, 3000));
+    assert_string_equal(seen.value, "another's");
+    assert_int_equal(fake.puts, 0);
+    assert_int_equal(seen.registered, 0);
+    hold_key(NULL); /* it has left */
+    assert_true(reaches(&seen.registered, 1, 3000));
+    assert_int_equal(fake.puts, 1);
+    /* Somebody who does not ask takes a name that is ours: seen with the next renewal, and left to him. */
+    hold_key("a robber's");
+    assert_true(reaches(&seen.unregistered, 1, 3000));
+    assert_int_equal(fake.puts, 1);
+    seen.takes = true;
+    assert_true(reaches(&seen.registered, 2, 3000));
+    assert_int_equal(fake.puts, 2);
     etcd_destroy(&etcd);
     stop_fake();
 }
@@ -440,7 +562,7 @@ static void operations_end_without_etcd(void **state)
     assert_int_equal(seen.last, ST_IO);
     assert_false(etcd_healthy(etcd));
     struct etcd_registration *reg;
-    assert_int_equal(etcd_register(etcd, "a", "b", NULL, NULL, &reg), ST_OK);
+    assert_int_equal(keep(etcd, "a", "b", NULL, &reg), ST_OK);
     etcd_unregister(&reg, on_done, &seen);
     assert_true(reaches(&seen.done, 2, 3000));
     etcd_delete(etcd, "a", on_status, &seen);
@@ -534,8 +656,11 @@ int main(void)
         TEST(a_stalled_watch_is_noticed),
         TEST(a_long_line_ends_the_stream),
         TEST(a_lost_lease_is_granted_again),
+        TEST(a_deleted_key_is_put_back),
+        TEST(a_held_key_is_left_alone),
         TEST(callbacks_may_end_what_called_them),
         TEST(registrations_are_seen),
+        TEST(one_name_has_one_holder),
         TEST(an_outage_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,7 +16,7 @@ static struct daemon_config config;
 static const struct instance self = { .id = "router-0", .role = "router", .incarnation = 7, .pid = 99 };
 
 static struct seen {
-    int members, gone;
+    int members, gone, refused;
     struct instance last;
     char last_gone[64];
 } seen;
@@ -35,9 +35,14 @@ static void on_gone(void *arg, const char *id)
     snprintf(s->last_gone, sizeof s->last_gone, "%s", id);
 }
 
+static void on_refused(void *arg)
+{
+    ((struct seen *)arg)->refused++;
+}
+
 static status create(struct membership **out, struct error *err)
 {
-    const struct membership_options options = { loop, &config, &self, on_member, on_gone, &seen };
+    const struct membership_options options = { loop, &config, &self, on_member, on_gone, on_refused, &seen };
     return membership_create(&options, out, err);
 }
 
@@ -136,6 +141,111 @@ static void test_goes_on_telling_after_it_left(void **state)
     membership_destroy(&m);
 }
 
+/* Another process's record under this one's name. */
+static void hold_name(uint64_t incarnation, const char *process)
+{
+    struct instance holder = self;
+    struct text_buffer record;
+    holder.incarnation = incarnation;
+    snprintf(holder.process, sizeof holder.process, "%s", process);
+    text_buffer_init(&record, 4096);
+    instance_write(&holder, &record);
+    hold_key(text_buffer_text(&record));
+    text_buffer_free(&record);
+}
+
+static void test_takes_the_name_of_one_that_ended(void **state)
+{
+    (void)state;
+    char process[PROCESS_NAME_BYTES];
+    struct membership *m = NULL;
+    struct error err;
+    process_name(process);
+    strcat(process, "0"); /* same host, and there is no such process */
+    config.etcd_lease = HOURS(1);
+    hold_name(6, process);
+    assert_int_equal(create(&m, &err), ST_OK);
+    assert_true(reaches(&fake.puts, 1, 5000));
+    check_put(INSTANCES "router/router-0", &self);
+    membership_destroy(&m);
+    hold_name(self.incarnation, ""); /* its own, under a lease that it no longer knows */
+    assert_int_equal(create(&m, &err), ST_OK);
+    assert_true(reaches(&fake.puts, 2, 5000));
+    membership_destroy(&m);
+    hold_key("no record");
+    assert_int_equal(create(&m, &err), ST_OK);
+    assert_true(reaches(&fake.puts, 3, 5000));
+    assert_false(membership_name_is_taken(m));
+    assert_int_equal(seen.refused, 0);
+    membership_destroy(&m);
+}
+
+static void test_leaves_the_name_of_one_that_lives(void **state)
+{
+    (void)state;
+    char process[PROCESS_NAME_BYTES];
+    struct membership *m = NULL;
+    struct error err;
+    hold_name(6, process_name(process));
+    assert_int_equal(create(&m, &err), ST_OK);
+    assert_true(reaches(&seen.refused, 1, 20000));
+    assert_true(membership_name_is_taken(m));
+    assert_int_equal(fake.puts, 0);
+    membership_destroy(&m);
+    /* One of whom only the lease tells gets that much longer. */
+    hold_name(6, "another-boot/pid:[1]/2/3");
+    assert_int_equal(create(&m, &err), ST_OK);
+    assert_true(reaches(&seen.refused, 2, 20000));
+    assert_int_equal(fake.puts, 0);
+    hold_key(NULL); /* it leaves in the end */
+    assert_true(reaches(&fake.puts, 1, 20000));
+    assert_false(membership_name_is_taken(m));
+    membership_destroy(&m);
+}
+
+static void test_keeps_its_work_when_it_loses_its_name(void **state)
+{
+    (void)state;
+    char process[PROCESS_NAME_BYTES];
+    struct membership *m = NULL;
+    struct error err;
+    int never = 0;
+    assert_int_equal(create(&m, &err), ST_OK);
+    assert_true(reaches(&fake.puts, 1, 5000));
+    hold_name(6, process_name(process));
+    for (int i = 0; i < 1000 && !membership_name_is_taken(m); i++)
+        (void)reaches(&never, 1, 20);
+    assert_true(membership_name_is_taken(m));
+    assert_int_equal(seen.refused, 0);
+    assert_int_equal(fake.puts, 1);
+    hold_key(NULL);
+    assert_true(reaches(&fake.puts, 2, 20000));
+    assert_false(membership_name_is_taken(m));
+    membership_destroy(&m);
+}
+
+static void test_puts_a_deleted_record_back_at_once(void **state)
+{
+    (void)state;
+    struct membership *m = NULL;
+    struct error err;
+    char line[256];
+    config.etcd_lease = HOURS(1);
+    set_key(INSTANCES "router/router-0", "{\"id\":\"router-0\",\"role\":\"router\",\"incarnation\":\"7\"}");
+    assert_int_equal(create(&m, &err), ST_OK);
+    assert_true(reaches(&fake.puts, 1, 5000));
+    assert_true(reaches(&fake.watches, 1, 5000));
+    hold_key(NULL);
+    json_t *key = etcd_json_bytes(INSTANCES "router/router-0", strlen(INSTANCES "router/router-0"));
+    snprintf(line, sizeof line, "{\"result\":{\"events\":[{\"type\":\"DELETE\",\"kv\":{\"key\":\"%s\"}}]}}\n",
+             json_string_value(key));
+    json_decref(key);
+    stream_line(line);
+    assert_true(reaches(&fake.puts, 2, 5000)); /* its next renewal is twenty minutes away */
+    check_put(INSTANCES "router/router-0", &self);
+    membership_destroy(&m);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -155,10 +265,10 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_registers_until_it_leaves),
-        TEST(test_tells_of_others),
-        TEST(test_goes_on_telling_after_it_left),
-        TEST(test_refusals),
+        TEST(test_registers_until_it_leaves),          TEST(test_tells_of_others),
+        TEST(test_goes_on_telling_after_it_left),      TEST(test_takes_the_name_of_one_that_ended),
+        TEST(test_leaves_the_name_of_one_that_lives),  TEST(test_keeps_its_work_when_it_loses_its_name),
+        TEST(test_puts_a_deleted_record_back_at_once), TEST(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
