@@ -10,17 +10,38 @@
 #define SCRAPE_TIMEOUT_MS 500
 #define SCRAPE_MAX_BYTES  ((size_t)4 << 20)
 
+#define READYZ_MAX_BYTES 4096u
+
 /* Key in --json, and the series of a worker's /metrics. */
 static const struct figure {
     const char *key, *series;
+    bool whole; /* a number without a fraction */
 } figures[] = {
-    { "requests", "baton_worker_requests" },
-    { "running", "baton_worker_running_sequences" },
-    { "queued_tokens", "baton_worker_queued_tokens" },
-    { "kv_used", "baton_worker_kv_used_ratio" },
-    { "resident_bytes", "process_resident_memory_bytes" },
-    { "cpu_seconds", "process_cpu_seconds_total" },
+    { "requests", "baton_worker_requests", true },
+    { "running", "baton_worker_running_sequences", true },
+    { "queued_tokens", "baton_worker_queued_tokens", true },
+    { "kv_used", "baton_worker_kv_used_ratio", false },
+    { "resident_bytes", "process_resident_memory_bytes", true },
+    { "cpu_seconds", "process_cpu_seconds_total", false },
 };
+
+/* The supervisor knows that a process runs; whether it can work is for the process to say. */
+static void set_not_ready(json_t *object)
+{
+    if (!strcmp(json_text(object, "state"), "ready"))
+        json_object_set_new(object, "state", json_string("not ready"));
+}
+
+static void read_figures(json_t *member, const char *page)
+{
+    double value;
+    for (size_t i = 0; i < COUNT_OF(figures); i++)
+        if (metrics_text_value(page, figures[i].series, &value))
+            json_object_set_new(member, figures[i].key,
+                                figures[i].whole ? json_integer((json_int_t)value) : json_real(value));
+    if (metrics_text_value(page, "baton_ready", &value) && value == 0)
+        set_not_ready(member);
+}
 
 /* Adds "answers" and the figures that its admin port gives. */
 static void scrape(json_t *member)
@@ -36,10 +57,27 @@ static void scrape(json_t *member)
     snprintf(url, sizeof url, "http://127.0.0.1:%lld/metrics", port);
     bool answers = http_fetch(url, NULL, SCRAPE_TIMEOUT_MS, &code, &page, &err) == ST_OK && code == 200;
     json_object_set_new(member, "answers", json_boolean(answers));
-    for (size_t i = 0; answers && i < COUNT_OF(figures); i++) {
-        double value;
-        if (metrics_text_value(text_buffer_text(&page), figures[i].series, &value))
-            json_object_set_new(member, figures[i].key, json_real(value));
+    if (answers)
+        read_figures(member, text_buffer_text(&page));
+    text_buffer_free(&page);
+}
+
+/* A cluster is ready when its router says so. Adds "reason" when it does not. */
+static void ask_router(json_t *state)
+{
+    char url[96];
+    long code = 0;
+    struct text_buffer page;
+    struct error err = { "" };
+    if (strcmp(json_text(state, "state"), "ready") != 0)
+        return;
+    text_buffer_init(&page, READYZ_MAX_BYTES);
+    snprintf(url, sizeof url, "%s/readyz", json_text(state, "url"));
+    status st = http_fetch(url, NULL, SCRAPE_TIMEOUT_MS, &code, &page, &err);
+    if (st != ST_OK || code != 200) {
+        const char *why = st == ST_OK ? text_buffer_text(&page) : err.text;
+        set_not_ready(state);
+        json_object_set_new(state, "reason", json_stringn(why, strcspn(why, "\n")));
     }
     text_buffer_free(&page);
 }
@@ -55,7 +93,7 @@ static void print_figure(const json_t *member, const char *key, double scale, co
     const json_t *value = json_object_get(member, key);
     char text[32] = "-";
     if (value)
-        snprintf(text, sizeof text, "%.0f%s", json_real_value(value) * scale, unit);
+        snprintf(text, sizeof text, "%.0f%s", json_number_value(value) * scale, unit);
     printf(" %8s", text);
 }
 
@@ -76,7 +114,10 @@ static void print_table(const json_t *state)
 {
     size_t i;
     json_t *member;
+    const char *reason = json_text(state, "reason");
     printf("%s  %s  (%s)\n", json_text(state, "state"), json_text(state, "url"), json_text(state, "state_dir"));
+    if (reason[0])
+        printf("the router says: %s\n", reason);
     printf("%-12s %8s  %-10s %-24s %8s %8s %8s %8s %8s %8s\n", "ID", "PID", "STATE", "MODEL", "UPTIME", "RESTARTS",
            "RUNNING", "QUEUED", "KV", "MEMORY");
     json_array_foreach(json_object_get(state, "workers"), i, member)
@@ -113,6 +154,7 @@ static int run(const struct command *self, int argc, char **argv)
     {
         scrape(member);
     }
+    ask_router(state);
     if (as_json)
         print_json(state);
     else
