@@ -17,8 +17,8 @@ void progress_step(struct progress *p, const char *step)
 
 void progress_tick(struct progress *p)
 {
-    uint64_t now = clock_now_us();
-    if (now - p->began_us < PROGRESS_AFTER_US || (p->said && now - p->said_us < PROGRESS_EVERY_US))
+    uint64_t now = clock_now_us(), last = p->said_us ? p->said_us : p->began_us;
+    if (now - last < (p->said ? PROGRESS_EVERY_US : PROGRESS_AFTER_US))
         return;
     fprintf(stderr, "%s (%u s)\n", p->step, (unsigned)((now - p->began_us) / 1000000));
     p->said = true;

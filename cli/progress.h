@@ -1,12 +1,12 @@
-/* progress.h - a line on standard error for a step that takes longer than two seconds. */
+/* progress.h - a line on standard error, now and then, for steps that take long together. */
 #ifndef BATON_CLI_PROGRESS_H
 #define BATON_CLI_PROGRESS_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PROGRESS_AFTER_US 2000000u /* silent before */
-#define PROGRESS_EVERY_US 5000000u
+#define PROGRESS_AFTER_US 2000000u /* silent before, and between two lines */
+#define PROGRESS_EVERY_US 5000000u /* between two lines about the same step */
 
 struct progress {
     char step[512];

@@ -86,7 +86,7 @@ static status take_lists(struct up *up, const struct option_list *models, const 
 static bool read_options(struct up *up, int argc, char **argv, int *code)
 {
     int64_t router = 1, prefill = 1, decode = 1, port = 8000, timeout = 180;
-    const char *engine = "cpu", *transfer = "auto", *etcd = "", *planner = "0", *kvbm = "0";
+    const char *engine = "cpu", *transfer = "auto", *etcd = "";
     struct option_list models = { .n = 0 }, settings = { .n = 0 };
     struct error err;
     status st;
@@ -104,8 +104,6 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
         { "etcd", 0, OPTION_TEXT, &etcd, "URL", "Use this etcd instead of an own one", 0, 0 },
         { "set", 0, OPTION_LIST, &settings, "ROLE.KEY=VALUE",
           "An option of router, prefill, decode, worker or all; may be repeated", 0, 0 },
-        { "planner", 0, OPTION_TEXT, &planner, "0", "Only 0", 0, 0 },
-        { "kvbm", 0, OPTION_TEXT, &kvbm, "0", "Only 0", 0, 0 },
         { "timeout", 0, OPTION_INT, &timeout, "SECONDS", "Longest wait for the cluster to answer (180)", 1, 86400 },
         { "foreground", 0, OPTION_FLAG, &up->foreground, "", "Stay until SIGINT or SIGTERM, then stop the cluster", 0,
           0 },
@@ -113,10 +111,7 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
     if (!command_options(up->self, argc, argv, rows, COUNT_OF(rows), NULL, code))
         return false;
     *code = EXIT_USAGE;
-    if (strcmp(planner, "0") != 0 || strcmp(kvbm, "0") != 0) {
-        command_misuse(up->self, "--%s: it does not exist yet; only 0 is allowed",
-                       strcmp(kvbm, "0") ? "kvbm" : "planner");
-    } else if (port > 0 && port + router - 1 > 65535) {
+    if (port > 0 && port + router - 1 > 65535) {
         command_misuse(up->self, "--port %d leaves no room for %d routers", (int)port, (int)router);
     } else if (strlen(etcd) >= sizeof up->cluster.etcd) {
         command_misuse(up->self, "--etcd is longer than %zu bytes", sizeof up->cluster.etcd - 1);
@@ -194,12 +189,13 @@ static int look_at_running(struct up *up)
     int code = -1;
     if (!strcmp(json_text(state, "state"), "stopping")) {
         code = command_failed(up->self, "the cluster in %s is being stopped; try again", up->dir.path);
-    } else if (!cluster_options_match(&up->cluster, json_object_get(state, "options"))) {
-        code =
-            command_failed(up->self,
-                           "a cluster with other options runs in %s, at %s: stop it with `baton down --state-dir %s`, "
-                           "or give another --state-dir and --port",
-                           up->dir.path, json_text(state, "url"), up->dir.path);
+    } else if (strcmp(json_text(state, "cluster"), up->dir.cluster) != 0 ||
+               !cluster_options_match(&up->cluster, json_object_get(state, "options"))) {
+        const char *url = json_text(state, "url"); /* "" until its router runs */
+        code = command_failed(up->self,
+                              "a cluster with other options runs in %s%s%s: stop it with `baton down --state-dir %s`, "
+                              "or give another --state-dir and --port",
+                              up->dir.path, url[0] ? ", at " : "", url, up->dir.path);
     } else if (!strcmp(json_text(state, "state"), "ready")) {
         fprintf(stderr, "the cluster in %s runs already\n", up->dir.path);
         snprintf(up->url, sizeof up->url, "%s", json_text(state, "url"));
