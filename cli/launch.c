@@ -63,9 +63,11 @@ static void router_arguments(const struct launch_plan *plan, const struct member
 
 static void worker_arguments(const struct launch_plan *plan, const struct member *m, struct launch *l)
 {
-    add_option(l, "model", plan->options->models[m->model].path);
-    add_option(l, "model-name", plan->options->models[m->model].name);
-    add_option(l, "transfer", plan->options->transfer);
+    const struct cluster_options *o = plan->options;
+    add_option(l, "model", o->models[m->model].path);
+    add_option(l, "model-name", o->models[m->model].name);
+    add_option(l, "transfer", o->transfer);
+    add(l, "--host-workers=%u", o->n_models * (o->replicas[ROLE_PREFILL] + o->replicas[ROLE_DECODE]));
 }
 
 status launch_arguments(const struct launch_plan *plan, const struct member *m, struct launch *out)

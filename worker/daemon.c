@@ -11,6 +11,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "engine/tokenizer.h"
+#include "worker/kv_memory.h"
 #include "worker/process.h"
 
 static const struct config_field config_rows[] = {
@@ -83,7 +84,7 @@ static status size_pool(struct worker_process *p, struct error *err)
                          m->max_positions);
     uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t longest = (wanted + p->layout.block_tokens) * kv_token_bytes(&p->layout);
-    uint64_t bytes = c->kv_memory ? c->kv_memory : memory / 16 < 16 * longest ? memory / 16 : 16 * longest;
+    uint64_t bytes = c->kv_memory ? c->kv_memory : kv_memory_default(memory, (uint64_t)c->host_workers, longest);
     uint64_t blocks = bytes / kv_block_bytes(&p->layout), slots = blocks * p->layout.block_tokens;
     if (blocks < 2 || blocks > UINT32_MAX / 2)
         return error_set(err, ST_INVALID, "--kv-memory of %" PRIu64 " bytes gives %" PRIu64 " blocks of %zu bytes",

@@ -16,6 +16,8 @@ static struct launch launch; /* large */
 static struct cluster_options two_models(void)
 {
     struct cluster_options o = { .n_models = 2, .port = 8000, .transfer = "shm" };
+    o.replicas[ROLE_PREFILL] = 3;
+    o.replicas[ROLE_DECODE] = 4;
     strcpy(o.models[0].name, "a");
     strcpy(o.models[0].path, "/m/a.gguf");
     strcpy(o.models[1].name, "b");
@@ -50,6 +52,7 @@ static void workers_serve_one_model(void **state)
     assert_true(has("--model=/m/b"));
     assert_true(has("--model-name=b"));
     assert_true(has("--transfer=shm"));
+    assert_true(has("--host-workers=14")); /* of both models, and both roles: they share the memory */
     assert_null(launch.argv[launch.n]);
 }
 
