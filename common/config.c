@@ -93,8 +93,7 @@ static struct config_row *find_row(struct config *config, const char *key, size_
     return NULL;
 }
 
-/* Number of letters to insert, remove or replace. */
-static size_t edit_distance(const char *a, size_t n_a, const char *b)
+size_t config_edit_distance(const char *a, size_t n_a, const char *b)
 {
     size_t row[CONFIG_NAME_BYTES], n_b = strlen(b);
     if (n_a >= CONFIG_NAME_BYTES || n_b >= CONFIG_NAME_BYTES)
@@ -120,7 +119,7 @@ static status unknown_key(const struct config *config, const char *key, size_t l
     const char *nearest = NULL;
     size_t least = SIZE_MAX;
     for (size_t i = 0; i < config->n_rows; i++) {
-        size_t distance = edit_distance(key, len, config->rows[i].field->name);
+        size_t distance = config_edit_distance(key, len, config->rows[i].field->name);
         if (distance < least) {
             least = distance;
             nearest = config->rows[i].field->name;

@@ -1,4 +1,4 @@
-/* config_internal.h - what config.c and config_pages.c share. */
+/* config_internal.h - what config.c, config_pages.c and stray_variable.c share. */
 #ifndef BATON_COMMON_CONFIG_INTERNAL_H
 #define BATON_COMMON_CONFIG_INTERNAL_H
 
@@ -20,6 +20,9 @@ struct config {
     struct config_row rows[];
 };
 
+/* Letters to insert, remove or replace in the first n_a of a to have b; - and _ are the same, as is case. SIZE_MAX: too
+ * long. */
+size_t config_edit_distance(const char *a, size_t n_a, const char *b);
 /* The name with - for _, written into buf. */
 const char *config_flag_name(const char *name, char buf[CONFIG_NAME_BYTES]);
 

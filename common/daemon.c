@@ -10,6 +10,7 @@
 #include "common/daemon_internal.h"
 #include "common/failpoint.h"
 #include "common/log.h"
+#include "common/stray_variable.h"
 
 #define DRAIN_POLL_US MS(20)
 
@@ -178,9 +179,13 @@ static status load_config(struct daemon *d, int argc, char **argv, struct error 
     status st = config_load(d->config, argc, argv, daemon_actions, err);
     if (st == ST_OK)
         st = name_process(d, err);
-    if (st == ST_OK && d->spec->check)
-        st = d->spec->check(config_values(d->config), err);
     return st == ST_OK ? check_failpoints(err) : st;
+}
+
+static int wrong_usage(const struct daemon *d, const struct error *err)
+{
+    fprintf(stderr, "baton-%s: %s (see baton-%s --help)\n", d->spec->role, err->text, d->spec->role);
+    return 2;
 }
 
 static status start_base(struct daemon *d, struct error *err)
@@ -254,15 +259,16 @@ static int configure_and_run(struct daemon *d, int argc, char **argv)
     int code = daemon_print_action(argc, argv, d->spec, d->config);
     if (code >= 0)
         return code;
-    if (load_config(d, argc, argv, &err) != ST_OK) {
-        fprintf(stderr, "baton-%s: %s (see baton-%s --help)\n", d->spec->role, err.text, d->spec->role);
-        return 2;
-    }
+    if (load_config(d, argc, argv, &err) != ST_OK)
+        return wrong_usage(d, &err);
     config_scale_times(d->config, d->shared->time_scale);
     code = daemon_print_config(d->config, argc, argv);
     if (code >= 0)
         return code;
+    if (d->spec->check && d->spec->check(config_values(d->config), &err) != ST_OK)
+        return wrong_usage(d, &err);
     log_init(d->id, (enum log_level)d->shared->log_level);
+    stray_variables_warn();
     daemon_ready_fd_prepare();
     return run(d);
 }

@@ -278,6 +278,9 @@ static void test_printing_options(void **state)
     assert_int_equal(run_to_end(&child, OPTIONS("--odd=7", "--time-scale", "2", "--print-config")), 0);
     assert_non_null(strstr(child.text, "odd = 7  # flag --odd\n"));
     assert_non_null(strstr(child.text, "ping_timeout = 6s  # default\n"));
+    assert_int_equal(run_to_end(&child, OPTIONS("--odd=4", "--print-config")),
+                     0); /* what would not start is shown, too */
+    assert_non_null(strstr(child.text, "odd = 4  # flag --odd\n"));
     assert_int_equal(run_to_end(&child, OPTIONS("--write-config-doc")), 0);
     assert_non_null(strstr(child.text, "| `--odd` | `1` | a whole number from 0 to 100 | An odd number |\n"));
     assert_int_equal(run_to_end(&child, OPTIONS("--write-metrics-doc")), 0);
