@@ -6,8 +6,6 @@
 
 status place_find(const struct place *place, struct state_dir *out, struct error *err)
 {
-    if (place->dir && place->name)
-        return error_set(err, ST_INVALID, "--state-dir and --name exclude one another");
     return state_dir_resolve(place->dir, place->name, out, err);
 }
 

@@ -14,7 +14,7 @@ struct place {
 /* clang-format off */
 #define PLACE_ROWS(place) \
     { "state-dir", 0, OPTION_TEXT, &(place)->dir, "DIR", "State folder; default: $XDG_STATE_HOME/baton/NAME", 0, 0 }, \
-    { "name", 0, OPTION_TEXT, &(place)->name, "NAME", "Name of the cluster, where no --state-dir is given (default)", 0, 0 }
+    { "name", 0, OPTION_TEXT, &(place)->name, "NAME", "Name of the cluster; default: the last part of the state folder", 0, 0 }
 /* clang-format on */
 
 MUST_CHECK status place_find(const struct place *place, struct state_dir *out, struct error *err);

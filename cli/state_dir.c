@@ -69,6 +69,8 @@ static void name_cluster(struct state_dir *dir)
 
 status state_dir_resolve(const char *dir, const char *name, struct state_dir *out, struct error *err)
 {
+    if (name && strlen(name) >= sizeof out->cluster)
+        return error_set(err, ST_INVALID, "--name is longer than %zu letters", sizeof out->cluster - 1);
     if (name && !is_plain_name(name))
         return error_set(err, ST_INVALID, "--name: \"%.60s\" is not allowed; it takes letters, digits and . _ -", name);
     if (dir && !dir[0])
@@ -79,7 +81,10 @@ status state_dir_resolve(const char *dir, const char *name, struct state_dir *ou
         return error_set(err, ST_LIMIT, "the state folder's path is longer than %zu bytes", sizeof out->path - 1);
     while (n > 1 && out->path[n - 1] == '/')
         out->path[--n] = '\0';
-    name_cluster(out);
+    if (name)
+        snprintf(out->cluster, sizeof out->cluster, "%s", name);
+    else
+        name_cluster(out);
     return ST_OK;
 }
 

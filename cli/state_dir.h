@@ -17,10 +17,11 @@
 
 struct state_dir {
     char path[STATE_DIR_MAX_BYTES]; /* absolute */
-    char cluster[64];               /* its last part, as far as it may stand in an etcd key */
+    char cluster[64];               /* the cluster's name */
 };
 
-/* dir, or else $XDG_STATE_HOME/baton/NAME (name NULL: "default"). Creates nothing. */
+/* dir, or else $XDG_STATE_HOME/baton/NAME (name NULL: "default"). The cluster has that name; without one it is called
+ * as the folder's last part, as far as that may stand in an etcd key. Creates nothing. */
 MUST_CHECK status state_dir_resolve(const char *dir, const char *name, struct state_dir *out, struct error *err);
 /* The folder and logs/, for this user only. */
 MUST_CHECK status state_dir_create(const struct state_dir *dir, struct error *err);

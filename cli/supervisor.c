@@ -37,6 +37,11 @@ static void report(struct supervisor *s, enum supervisor_report kind, const char
         log_warn("nobody hears the start's progress", "error=\"%s\"", strerror(errno));
 }
 
+void supervisor_report_progress(struct supervisor *s, const char *text)
+{
+    report(s, REPORT_PROGRESS, text);
+}
+
 static void close_report(struct supervisor *s)
 {
     if (s->report_event)

@@ -13,7 +13,6 @@
 #define ETCD_REQUEST_TIMEOUT_US 2000000u
 #define ETCD_RETRY_MIN_US       50000u
 #define ETCD_RETRY_MAX_US       1000000u
-#define ETCD_LEASE_US           10000000u
 
 /* Two ports that are free now, both held until both are known. */
 static bool pick_ports(uint16_t ports[2])
@@ -34,9 +33,9 @@ static bool pick_ports(uint16_t ports[2])
     return ok;
 }
 
-static void ready_when_clean(struct supervisor *s)
+void supervisor_etcd_look(struct supervisor *s)
 {
-    if (s->etcd_synced && s->leftovers == 0)
+    if (s->etcd_synced && s->named && s->leftovers == 0)
         supervisor_etcd_ready(s);
 }
 
@@ -45,7 +44,7 @@ static void on_deleted(void *arg, status st)
     struct supervisor *s = arg;
     (void)st; /* a record that stays is gone with its lease */
     s->leftovers--;
-    ready_when_clean(s);
+    supervisor_etcd_look(s);
 }
 
 /* An own etcd keeps its data between runs. Who is registered before anything was started is long dead. */
@@ -71,7 +70,7 @@ static void on_synced(void *arg, bool in_sync)
     struct supervisor *s = arg;
     s->etcd_synced = in_sync;
     if (in_sync)
-        ready_when_clean(s);
+        supervisor_etcd_look(s);
 }
 
 static status create_client(struct supervisor *s, struct error *err)
@@ -81,7 +80,7 @@ static status create_client(struct supervisor *s, struct error *err)
         .loop = s->loop,
         .urls = s->etcd_url,
         .request_timeout_us = ETCD_REQUEST_TIMEOUT_US,
-        .lease_ttl_us = ETCD_LEASE_US,
+        .lease_ttl_us = SUPERVISOR_LEASE_US,
         .retry_min_us = ETCD_RETRY_MIN_US,
         .retry_max_us = ETCD_RETRY_MAX_US,
     };
@@ -90,12 +89,12 @@ static status create_client(struct supervisor *s, struct error *err)
     if (st != ST_OK)
         return st;
     st = etcd_watch(s->etcd, instance_prefix(prefix, sizeof prefix, s->options.dir->cluster), &callbacks, &s->watch);
-    return st == ST_OK ? ST_OK : error_set(err, st, "cannot watch etcd: %s", status_text(st));
+    return st == ST_OK ? supervisor_name_take(s, err) : error_set(err, st, "cannot watch etcd: %s", status_text(st));
 }
 
 void supervisor_etcd_stop_client(struct supervisor *s)
 {
-    s->etcd_synced = false; /* first: what is still under way is called back */
+    s->etcd_synced = s->named = false; /* first: what is still under way is called back */
     if (s->watch)
         etcd_unwatch(&s->watch);
     etcd_destroy(&s->etcd);

@@ -7,6 +7,7 @@
 #include "cli/supervisor.h"
 #include "common/etcd.h"
 #include "common/loop.h"
+#include "proto/claim.h"
 
 #define PHASES(X)                                                                                                      \
     X(ETCD, "starting")    /* until etcd answers                    */                                                 \
@@ -34,8 +35,10 @@ struct supervisor {
     char etcd_url[CONFIG_TEXT_BYTES], etcd_data[STATE_PATH_MAX_BYTES];
     struct etcd *etcd;
     struct etcd_watch *watch;
-    bool etcd_synced;
+    bool etcd_synced, named;           /* the cluster's name is held */
     uint32_t etcd_attempts, leftovers; /* deletions under way */
+    struct claim claim;
+    char name_holder[STATE_PATH_MAX_BYTES]; /* who else lives under the cluster's name; "": nobody */
 
     int signal_fd;
     struct event *signal_event, *report_event;
@@ -57,6 +60,12 @@ void member_log_path(const struct supervisor *s, const char *id, char buf[STATE_
 /* etcd (supervisor_etcd.c): own or given; tells supervisor_etcd_ready once it answers and is clean. */
 MUST_CHECK status supervisor_etcd_start(struct supervisor *s, struct error *err);
 void supervisor_etcd_stop_client(struct supervisor *s);
+/* Goes on when nothing is missing any more. */
+void supervisor_etcd_look(struct supervisor *s);
+#define SUPERVISOR_LEASE_US 10000000u
+
+/* The cluster's name (supervisor_name.c): taken, or the start fails with who has it. */
+MUST_CHECK status supervisor_name_take(struct supervisor *s, struct error *err);
 
 /* Requests and state.json (supervisor_requests.c). */
 status supervisor_answer(void *ctx, const json_t *request, struct json_writer *reply, struct error *err);
@@ -69,6 +78,7 @@ void supervisor_etcd_ready(struct supervisor *s);
 void supervisor_member_ready(struct supervisor *s);
 /* Before all has started: reports why, with the log's last lines, and ends everything. */
 void supervisor_fail(struct supervisor *s, const struct member *m, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void supervisor_report_progress(struct supervisor *s, const char *text);
 void supervisor_member_ended(struct supervisor *s, struct member *m, int wait_status);
 void supervisor_stop(struct supervisor *s, uint64_t timeout_us);
 MUST_CHECK status supervisor_add(struct supervisor *s, enum role role, uint32_t model, struct member **out);

@@ -182,6 +182,7 @@ SCRIPTS = [
     ("flow/frozen_transfer_long", ["tests/flow/frozen_transfer.py", "--long"], 1200, {"long", "release"}),
     ("flow/cancel", ["tests/flow/cancel.py"], 120, set()),
     ("flow/overload", ["tests/flow/overload.py"], 240, set()),
+    ("flow/shared_etcd", ["tests/flow/shared_etcd.py"], 240, set()),
     ("flow/outage", ["tests/flow/outage.py", "--long"], 900, {"long"}),
     ("flow/soak", ["tests/flow/soak.py", "--long"], 1500, {"long"}),
     ("flow/soak_tcp", ["tests/flow/soak.py", "--tcp"], 300, {"long", "release"}),

@@ -3,64 +3,16 @@
     outage.py           an outage of 20 s
     outage.py --long    of 5 minutes
 """
-import base64
-import http.client
-import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 
-from cluster import SIGCONT, SIGKILL, SIGSTOP, SLOW, STORY, Cluster, Streams, Suite, free_port, wait_for
+from cluster import SIGCONT, SIGKILL, SIGSTOP, STORY, Cluster, Streams, Suite, wait_for
+from etcd import Etcd
 
 SETS = ["prefill.threads=1", "decode.threads=1", "all.etcd_lease=4s"]  # shorter than the outage
 ROLES = {"prefill": 2, "decode": 2, "router": 1}
-
-
-class Etcd:
-    """An etcd of the test's own, which no supervisor starts again."""
-
-    def __init__(self):
-        self.dir, self.port, self.peer_port = tempfile.mkdtemp(prefix="baton-etcd-"), free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self):
-        peer = f"http://127.0.0.1:{self.peer_port}"
-        with open(os.path.join(self.dir, "log"), "ab") as log:
-            self.process = subprocess.Popen(
-                ["etcd", "--data-dir", os.path.join(self.dir, "data"), "--listen-client-urls", self.url,
-                 "--advertise-client-urls", self.url, "--listen-peer-urls", peer,
-                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"], stdout=log, stderr=log)
-        wait_for("etcd to answer", self.answers, 30)
-
-    def answers(self):
-        try:
-            return self.keys("/") is not None
-        except (OSError, http.client.HTTPException, ValueError):
-            return False
-
-    def keys(self, prefix):
-        """Keys below a prefix, with their leases."""
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        body = {"key": base64.b64encode(prefix.encode()).decode(), "range_end": base64.b64encode(end.encode()).decode()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5 * SLOW)
-        try:
-            connection.request("POST", "/v3/kv/range", json.dumps(body))
-            answer = json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
-        return {base64.b64decode(kv["key"]).decode(): int(kv.get("lease", 0)) for kv in answer.get("kvs", [])}
-
-    def signal(self, number):
-        self.process.send_signal(number)
-
-    def end(self):
-        self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 def requests():

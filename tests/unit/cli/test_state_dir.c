@@ -48,7 +48,16 @@ static void names_and_folders(void **state)
     assert_string_equal(dir.path, "/h/.local/state/baton/default");
     assert_int_equal(state_dir_resolve("/a/b c/", NULL, &dir, &err), ST_OK);
     assert_string_equal(dir.path, "/a/b c");
-    assert_string_equal(dir.cluster, "b_c"); /* fit for an etcd key */
+    assert_string_equal(dir.cluster, "b_c");                                /* fit for an etcd key */
+    assert_int_equal(state_dir_resolve("/a/b c/", "d", &dir, &err), ST_OK); /* one folder, another name */
+    assert_string_equal(dir.path, "/a/b c");
+    assert_string_equal(dir.cluster, "d");
+    char longest[66] = "";
+    memset(longest, 'n', 63);
+    assert_int_equal(state_dir_resolve(NULL, longest, &dir, &err), ST_OK);
+    assert_string_equal(dir.cluster, longest);
+    longest[63] = 'n';
+    assert_int_equal(state_dir_resolve(NULL, longest, &dir, &err), ST_INVALID);
     assert_int_equal(state_dir_resolve(NULL, "../etc", &dir, &err), ST_INVALID);
     assert_int_equal(state_dir_resolve(NULL, "..", &dir, &err), ST_INVALID);
     assert_int_equal(state_dir_resolve("", NULL, &dir, &err), ST_INVALID);

@@ -105,18 +105,20 @@ static int sweep(void **state)
     return system(command);
 }
 
-static void start(const char *mood, uint64_t start_timeout_us)
+/* etcd: "" for one of its own. */
+static void start_in(const char *folder, const char *etcd, const char *mood, uint64_t start_timeout_us)
 {
     char path[128];
     int fds[2], fd = open(model_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     assert_true(write(fd, mood, strlen(mood)) == (ssize_t)strlen(mood));
     close(fd);
-    snprintf(path, sizeof path, "%s/state", top);
+    snprintf(path, sizeof path, "%s/%s", top, folder);
     assert_int_equal(state_dir_resolve(path, NULL, &dir, &err), ST_OK);
     assert_int_equal(state_dir_create(&dir, &err), ST_OK);
     assert_int_equal(state_dir_lock(&dir, &lock_fd, &err), ST_OK);
     cluster = (struct cluster_options){ .n_models = 1, .transfer = "auto", .port = 0 };
     cluster.replicas[ROLE_ROUTER] = cluster.replicas[ROLE_PREFILL] = cluster.replicas[ROLE_DECODE] = 1;
+    snprintf(cluster.etcd, sizeof cluster.etcd, "%s", etcd);
     strcpy(cluster.models[0].name, "m");
     strcpy(cluster.models[0].path, model_path);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -132,6 +134,11 @@ static void start(const char *mood, uint64_t start_timeout_us)
     close(fds[1]);
     close(lock_fd);
     report_fd = fds[0];
+}
+
+static void start(const char *mood, uint64_t start_timeout_us)
+{
+    start_in("state", "", mood, start_timeout_us);
 }
 
 /* The next record of this kind, "" when the supervisor closes first. */
@@ -379,6 +386,37 @@ static void a_stubborn_process_is_killed(void **state)
     nothing_is_left(processes, n);
 }
 
+static void a_name_in_use_is_refused(void **state)
+{
+    (void)state;
+    char etcd[CONFIG_TEXT_BYTES];
+    start("", 20000000);
+    get_ready();
+    wait_until("decode-0", "ready", 3);
+    json_t *now = look();
+    snprintf(etcd, sizeof etcd, "%s", json_text(now, "etcd_url"));
+    json_decref(now);
+    struct state_dir first_dir = dir;
+    pid_t first = supervisor;
+    start_in("other/state", etcd, "", 20000000); /* its name is the folder's last part as well */
+    const char *why = wait_for(REPORT_FAILED);
+    assert_non_null(strstr(why, "the cluster name \"state\" is taken"));
+    assert_non_null(strstr(why, first_dir.path));
+    assert_non_null(strstr(why, "--name"));
+    assert_int_equal(end_code(), 1);
+    nothing_is_left(NULL, 0);
+    close(report_fd);
+    start_in("other/name", etcd, "", 20000000);
+    get_ready();
+    assert_int_equal(call("{\"op\":\"down\",\"timeout_s\":10}"), ST_OK);
+    assert_int_equal(end_code(), 0);
+    dir = first_dir;
+    supervisor = first;
+    wait_until("decode-0", "ready", 3);
+    assert_int_equal(call("{\"op\":\"down\",\"timeout_s\":10}"), ST_OK);
+    assert_int_equal(end_code(), 0);
+}
+
 static void children_of_a_killed_supervisor_end(void **state)
 {
     (void)state;
@@ -411,6 +449,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(ends_when_its_starter_does, end_all),
         cmocka_unit_test_teardown(a_frozen_process_does_not_hold_up_the_end, end_all),
         cmocka_unit_test_teardown(a_stubborn_process_is_killed, end_all),
+        cmocka_unit_test_teardown(a_name_in_use_is_refused, end_all),
         cmocka_unit_test_teardown(children_of_a_killed_supervisor_end, end_all),
     };
     const char *slash = strrchr(argv[0], '/');
