@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 
-from cluster import BIN, SIGKILL, SLOW, TINY, Cluster, Suite, wait_for
+from cluster import BIN, SIGKILL, SLOW, TINY, Cluster, Suite, free_port, wait_for
 from etcd import Etcd
 
 LEASE = "all.etcd_lease=5m"  # nothing that is seen here can come of a lease that ran out
@@ -120,6 +120,25 @@ def name_of_a_killed_cluster_is_free(etcd):
         shutil.rmtree(top, ignore_errors=True)
 
 
+def cluster_that_starts_is_named(unused):
+    """Another `up` for its folder, while it waits for an etcd that is not there and so has no address yet."""
+    folder = tempfile.mkdtemp(prefix="baton-flow-")
+    command = [os.path.join(BIN, "baton"), "up", "--model", TINY, "--port", "0", "--state-dir", folder, "--etcd",
+               f"http://127.0.0.1:{unused}"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for("the first to answer", lambda: subprocess.run(
+            [os.path.join(BIN, "baton"), "status", "--state-dir", folder], capture_output=True).returncode == 0, 30)
+        done = subprocess.run(command + ["--decode", "2"], capture_output=True, text=True, timeout=60 * SLOW)
+        assert done.returncode == 1, done
+        assert f"other options runs in {folder}: stop it" in done.stderr, done.stderr
+    finally:
+        first.terminate()
+        first.wait()
+        wait_for("its supervisor to end", lambda: not os.path.exists(os.path.join(folder, "state.json")), 60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main():
     suite = Suite()
     etcd = Etcd()
@@ -132,6 +151,7 @@ def main():
             suite.test("a second cluster of a name is refused", second_of_a_name_is_refused, c, etcd)
             suite.test("a worker of a name in use ends", worker_of_a_name_in_use_ends, c, etcd)
         suite.test("the name of a killed cluster is free", name_of_a_killed_cluster_is_free, etcd)
+        suite.test("a cluster that starts is named", cluster_that_starts_is_named, free_port())
     finally:
         etcd.end()
     suite.finish()
