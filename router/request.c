@@ -455,7 +455,7 @@ status request_read(const struct request_rules *rules, enum request_kind kind, c
 {
     struct request_values values;
     json_t *object;
-    status st = request_json_parse(body, len, &object, err);
+    status st = request_json_parse(body, len, kind, &object, err);
     if (st != ST_OK)
         return st;
     struct arena *arena = arena_create(REQUEST_ARENA_BYTES);

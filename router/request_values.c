@@ -1,8 +1,11 @@
 #include "router/request_values.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "router/json_place.h"
 
 /* As tables of the .def see them. */
 enum { CHAT = REQUEST_CHAT, TEXT = REQUEST_TEXT, TOKENS = REQUEST_TOKENS, IDS = REQUEST_IDS };
@@ -35,7 +38,8 @@ static const struct row rows[] = {
 #undef IGNORED
 #undef FIELD
 };
-#define N_ROWS (sizeof rows / sizeof *rows)
+#define N_ROWS       (sizeof rows / sizeof *rows)
+#define SHOWN_DIGITS 64 /* of a number in an error */
 
 static const struct request_values defaults = {
 #define FIELD(name, where, TYPE, default_value, least, most, meaning) .name = default_value,
@@ -47,14 +51,63 @@ static const struct request_values defaults = {
 #undef FIELD
 };
 
+static const struct row *find_row(const char *name, size_t len, unsigned kinds)
+{
+    for (size_t i = 0; i < N_ROWS; i++)
+        if (rows[i].name_len == len && (rows[i].where & kinds) && !memcmp(rows[i].name, name, len))
+            return &rows[i];
+    return NULL;
+}
+
+/* ---- numbers that no type holds ------------------------------------------------------ */
+
+static size_t number_length(const char *body, size_t end)
+{
+    size_t n = 0;
+    while (n < end && body[end - n - 1] && strchr("+-.0123456789eE", body[end - n - 1]))
+        n++;
+    return n;
+}
+
+/* What a number of this row may be, "" when only the type bounds it. */
+static void print_range(const struct row *row, char *out, size_t size)
+{
+    out[0] = '\0';
+    if (row && row->least < row->most)
+        snprintf(out, size, row->type == ROW_INT ? "%.0f and %.0f" : "%g and %g", row->least, row->most);
+}
+
+/* The body is JSON as far as `end`, where a number ends that jansson cannot hold. */
+static status refuse_number(const char *body, size_t end, enum request_kind kind, struct api_error *err)
+{
+    char path[API_ERROR_PARAM_BYTES], range[64];
+    size_t len = number_length(body, end);
+    const char *number = body + end - len;
+    bool whole = !memchr(number, '.', len) && !memchr(number, 'e', len) && !memchr(number, 'E', len);
+    json_place_find(body, end, path, sizeof path);
+    if (path[0] == '[' || path[0] == '\0')
+        return api_error_set(err, API_WRONG_TYPE, NULL, "The request body must be a JSON object, not %s.",
+                             path[0] ? "an array" : "a number");
+    print_range(find_row(path, strcspn(path, ".["), kind), range, sizeof range);
+    if (!range[0] && whole)
+        snprintf(range, sizeof range, "%" PRId64 " and %" PRId64, INT64_MIN, INT64_MAX);
+    else if (!range[0])
+        snprintf(range, sizeof range, "-1.797e308 and 1.797e308");
+    return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': %.*s%s is not between %s.", path,
+                         (int)(len < SHOWN_DIGITS ? len : SHOWN_DIGITS), number, len > SHOWN_DIGITS ? "..." : "",
+                         range);
+}
+
 /* ---- the text -------------------------------------------------------------------- */
 
-status request_json_parse(const char *body, size_t len, json_t **out, struct api_error *err)
+status request_json_parse(const char *body, size_t len, enum request_kind kind, json_t **out, struct api_error *err)
 {
     json_error_t where;
     if (len == 0)
         return api_error_set(err, API_MALFORMED, NULL, "The request body is empty; a JSON object is expected.");
     *out = json_loadb(body, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
+    if (!*out && json_error_code(&where) == json_error_numeric_overflow)
+        return refuse_number(body, (size_t)where.position, kind, err);
     if (!*out)
         return api_error_set(err, API_MALFORMED, NULL,
                              "The request body is not valid JSON: %s (line %d, column %d, byte %d).", where.text,
@@ -200,14 +253,6 @@ void request_ignore(struct request_values *values, const char *name, size_t len)
     for (size_t i = 0; i < n; i++) /* it goes into a header */
         values->ignored[used++] = name[i] > 0x20 && name[i] < 0x7f && name[i] != ',' ? name[i] : '?';
     values->ignored[used] = '\0';
-}
-
-static const struct row *find_row(const char *name, size_t len, enum request_kind kind)
-{
-    for (size_t i = 0; i < N_ROWS; i++)
-        if (rows[i].name_len == len && (rows[i].where & kind) && !memcmp(rows[i].name, name, len))
-            return &rows[i];
-    return NULL;
 }
 
 status request_values_read(const json_t *object, enum request_kind kind, struct request_values *out,

@@ -39,8 +39,10 @@ struct request_values {
 };
 
 /* Parses body: one JSON object, strictly (UTF-8, no duplicate members). The error names line, column and
- * byte. *out is the caller's to json_decref. */
-MUST_CHECK status request_json_parse(const char *body, size_t len, json_t **out, struct api_error *err);
+ * byte; of a number beyond 64 bits or the range of a double it names the member. *out is the caller's to json_decref.
+ */
+MUST_CHECK status request_json_parse(const char *body, size_t len, enum request_kind kind, json_t **out,
+                                     struct api_error *err);
 /* Values point into object. Errors name the member; the first one found is told. */
 MUST_CHECK status request_values_read(const json_t *object, enum request_kind kind, struct request_values *out,
                                       struct api_error *err);

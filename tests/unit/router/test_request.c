@@ -60,7 +60,20 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, "{\"a\":\"\xff\"}", API_MALFORMED, "", "0xff" },
     { REQUEST_CHAT, "{\"a\":\"\\ud800\"}", API_MALFORMED, "", "line 1" },
     { REQUEST_CHAT, "{\"a\":NaN}", API_MALFORMED, "", "line 1" },
-    { REQUEST_CHAT, "{\"a\":1e999}", API_MALFORMED, "", "line 1" },
+    { REQUEST_CHAT, "{\"a\":1e999}", API_WRONG_VALUE, "a", "1e999 is not between -1.797e308 and 1.797e308" },
+    { REQUEST_CHAT, "{\"a\":[{\"b\":[1,99999999999999999999", API_WRONG_VALUE, "a[0].b[1]",
+      "99999999999999999999 is not between -9223372036854775808 and 9223372036854775807" },
+    { REQUEST_CHAT, "[1e999]", API_WRONG_TYPE, "", "an array" },
+    { REQUEST_CHAT, "1e999", API_WRONG_TYPE, "", "a number" },
+    { REQUEST_CHAT, CHAT_BODY(",\"seed\":9223372036854775808"), API_WRONG_VALUE, "seed",
+      "9223372036854775808 is not between -9223372036854775808 and 9223372036854775807" },
+    { REQUEST_CHAT, CHAT_BODY(",\"seed\":-9223372036854775809"), API_WRONG_VALUE, "seed", "-9223372036854775809" },
+    { REQUEST_CHAT, CHAT_BODY(",\"max_tokens\": 99999999999999999999 "), API_WRONG_VALUE, "max_tokens",
+      "99999999999999999999 is not between 0 and 2147483647" },
+    { REQUEST_CHAT, CHAT_BODY(",\"temperature\":1e400"), API_WRONG_VALUE, "temperature",
+      "1e400 is not between 0 and 2" },
+    { REQUEST_CHAT, CHAT_BODY(",\"logit_bias\":{\"5\":-1E400}"), API_WRONG_VALUE, "logit_bias.5",
+      "-1E400 is not between -100 and 100" },
     { REQUEST_CHAT, "[1]", API_WRONG_TYPE, "", "an array" },
     { REQUEST_CHAT, "{}", API_MISSING, "model", "model" },
     { REQUEST_CHAT, "{\"model\":null}", API_MISSING, "model", "model" },
@@ -226,6 +239,17 @@ static void test_all_members(void **state)
     assert_true(r->stops.keep && r->stream && r->include_usage && !r->continuous_usage && r->keep_special);
     assert_true(r->route == BATON__ROUTE__ROUTE_REMOTE && r->want_timing && s->want_hash && r->no_cache);
     assert_string_equal(r->ignored, "colour, a?b, stream_options.more");
+    request_free(&r);
+}
+
+static void test_seed_is_exact(void **state)
+{
+    (void)state;
+    struct request *r = read_good(REQUEST_CHAT, CHAT_BODY(",\"seed\":9223372036854775807"));
+    assert_true(r->has_seed && r->sampling.seed == INT64_MAX);
+    request_free(&r);
+    r = read_good(REQUEST_CHAT, CHAT_BODY(",\"seed\":-9223372036854775808"));
+    assert_true(r->sampling.seed == (uint64_t)INT64_MIN);
     request_free(&r);
 }
 
@@ -403,6 +427,7 @@ int main(void)
         cmocka_unit_test(test_defaults_of_the_model),
         cmocka_unit_test(test_max_new_tokens_of_the_model),
         cmocka_unit_test(test_all_members),
+        cmocka_unit_test(test_seed_is_exact),
         cmocka_unit_test(test_chat_is_rendered),
         cmocka_unit_test(test_developer_is_system),
         cmocka_unit_test(test_prompts),
