@@ -62,8 +62,10 @@ static status check_calls(const json_t *list, const json_t *choice, const char *
     return ST_OK;
 }
 
-static status check_response_format(const json_t *format, struct api_error *err)
+static status check_response_format(struct request_values *v, struct api_error *err)
 {
+    static const char *const known[] = { "type", NULL };
+    const json_t *format = v->response_format;
     const json_t *type = format ? json_object_get(format, "type") : NULL;
     if (!format)
         return ST_OK;
@@ -71,8 +73,10 @@ static status check_response_format(const json_t *format, struct api_error *err)
         return missing(err, "response_format.type");
     if (!json_is_string(type))
         return request_wrong_type(err, "response_format.type", "a string", type);
-    if (is_word(type, "text"))
+    if (is_word(type, "text")) {
+        request_ignore_others(v, "response_format", format, known);
         return ST_OK;
+    }
     if (is_word(type, "json_object") || is_word(type, "json_schema"))
         return refuse(err, "response_format", "only {\"type\": \"text\"} is supported by this server");
     return api_error_set(err, API_WRONG_VALUE, "response_format.type",
@@ -81,13 +85,11 @@ static status check_response_format(const json_t *format, struct api_error *err)
                          json_string_value(type));
 }
 
-static status check_unbuilt(const struct request *r, const struct request_values *v, struct api_error *err)
+static status check_unbuilt(const struct request *r, struct request_values *v, struct api_error *err)
 {
-    status st = check_calls(v->tools, v->tool_choice, "tools", "tool_choice", err);
+    status st = check_calls(v->functions, v->function_call, "functions", "function_call", err);
     if (st == ST_OK)
-        st = check_calls(v->functions, v->function_call, "functions", "function_call", err);
-    if (st == ST_OK)
-        st = check_response_format(v->response_format, err);
+        st = check_response_format(v, err);
     if (st != ST_OK)
         return st;
     if (v->best_of > 0 && v->best_of < v->n)
@@ -302,24 +304,6 @@ static status read_flag(const json_t *object, const char *path, const char *name
     return ST_OK;
 }
 
-/* Members of an inner object that nobody reads are listed like outer ones. */
-static void ignore_others(struct request_values *v, const char *object_name, const json_t *object,
-                          const char *const known[])
-{
-    char path[2 * REQUEST_IGNORED_NAME_BYTES];
-    const char *name;
-    json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)object, name, value)
-    {
-        bool found = false;
-        for (size_t i = 0; known[i] && !found; i++)
-            found = !strcmp(known[i], name);
-        int n = found ? 0 : snprintf(path, sizeof path, "%s.%.64s", object_name, name);
-        if (!found)
-            request_ignore(v, path, (size_t)n);
-    }
-}
-
 static status read_stream(struct request *r, struct request_values *v, struct api_error *err)
 {
     static const char *const known[] = { "include_usage", "continuous_usage_stats", "include_obfuscation", NULL };
@@ -330,7 +314,7 @@ static status read_stream(struct request *r, struct request_values *v, struct ap
     if (!v->stream)
         return api_error_set(err, API_WRONG_VALUE, "stream_options",
                              "Invalid value for 'stream_options': it is allowed only when 'stream' is true.");
-    ignore_others(v, "stream_options", v->stream_options, known);
+    request_ignore_others(v, "stream_options", v->stream_options, known);
     status st = read_flag(v->stream_options, "stream_options.include_usage", "include_usage", &r->include_usage, err);
     if (st == ST_OK)
         st = read_flag(v->stream_options, "stream_options.continuous_usage_stats", "continuous_usage_stats",
@@ -369,7 +353,7 @@ static status read_baton(struct request *r, const struct request_rules *rules, s
         return api_error_set(err, API_UNSUPPORTED, "baton",
                              "Unsupported parameter: 'baton' is accepted only when the server runs with "
                              "--debug-extensions.");
-    ignore_others(v, "baton", object, known);
+    request_ignore_others(v, "baton", object, known);
     r->want_baton = true;
     status st = read_route(r, request_given(json_object_get(object, "route")), err);
     if (st == ST_OK)
@@ -439,6 +423,8 @@ static status build(struct request *r, const struct request_rules *rules, struct
 {
     r->n = 1;
     status st = read_model(r, rules, v, err);
+    if (st == ST_OK)
+        st = check_calls(v->tools, v->tool_choice, "tools", "tool_choice", err);
     if (st == ST_OK && (r->kind == REQUEST_CHAT || r->kind == REQUEST_TEXT))
         st = read_generation(r, rules, v, err);
     if (st == ST_OK)

@@ -21,8 +21,10 @@ static const char *find_role(const json_t *role)
 }
 
 /* The text of one part, checked; path names the part. */
-static status check_part(const json_t *part, const char *path, const json_t **text, struct api_error *err)
+static status check_part(struct request_values *values, const json_t *part, const char *path, const json_t **text,
+                         struct api_error *err)
 {
+    static const char *const known[] = { "type", "text", NULL };
     char field[API_ERROR_PARAM_BYTES];
     if (!json_is_object(part))
         return request_wrong_type(err, path, "an object", part);
@@ -41,11 +43,15 @@ static status check_part(const json_t *part, const char *path, const json_t **te
     *text = json_object_get(part, "text");
     if (!request_given(*text))
         return api_error_set(err, API_MISSING, field, "Missing required parameter: '%s'.", field);
-    return json_is_string(*text) ? ST_OK : request_wrong_type(err, field, "a string", *text);
+    if (!json_is_string(*text))
+        return request_wrong_type(err, field, "a string", *text);
+    request_ignore_others(values, path, part, known);
+    return ST_OK;
 }
 
 /* Parts become one text, a line break between them. */
-static status join_parts(const json_t *parts, const char *path, json_t **out, struct api_error *err)
+static status join_parts(struct request_values *values, const json_t *parts, const char *path, json_t **out,
+                         struct api_error *err)
 {
     char part_path[API_ERROR_PARAM_BYTES];
     struct text_buffer joined;
@@ -59,7 +65,7 @@ static status join_parts(const json_t *parts, const char *path, json_t **out, st
     {
         const json_t *text = NULL;
         snprintf(part_path, sizeof part_path, "%.100s[%zu]", path, i);
-        st = check_part(part, part_path, &text, err);
+        st = check_part(values, part, part_path, &text, err);
         if (st != ST_OK)
             break;
         if (i)
@@ -74,7 +80,8 @@ static status join_parts(const json_t *parts, const char *path, json_t **out, st
     return st;
 }
 
-static status read_content(const json_t *message, size_t index, bool optional, json_t **out, struct api_error *err)
+static status read_content(struct request_values *values, const json_t *message, size_t index, bool optional,
+                           json_t **out, struct api_error *err)
 {
     char path[API_ERROR_PARAM_BYTES];
     json_t *content = json_object_get(message, "content");
@@ -90,17 +97,21 @@ static status read_content(const json_t *message, size_t index, bool optional, j
         return ST_OK;
     }
     if (json_is_array(content))
-        return join_parts(content, path, out, err);
+        return join_parts(values, content, path, out, err);
     return request_wrong_type(err, path, "a string or an array of text parts", content);
 }
 
+/* What templates look at: role, content and further texts; then what would change the answer and is not built. */
+static const char *const members[] = { "role",       "content",       "name",  "tool_call_id", "reasoning_content",
+                                       "tool_calls", "function_call", "audio", "refusal",      NULL };
+enum { FIRST_FURTHER = 2, FIRST_REFUSED = 5 };
+
 static status refuse_members(const json_t *message, size_t index, struct api_error *err)
 {
-    static const char *const names[] = { "tool_calls", "function_call", "audio" };
     char path[API_ERROR_PARAM_BYTES];
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const json_t *value = request_given(json_object_get(message, names[i]));
-        snprintf(path, sizeof path, "messages[%zu].%s", index, names[i]);
+    for (size_t i = FIRST_REFUSED; members[i]; i++) {
+        const json_t *value = request_given(json_object_get(message, members[i]));
+        snprintf(path, sizeof path, "messages[%zu].%s", index, members[i]);
         if (value && !(json_is_array(value) && json_array_size(value) == 0))
             return api_error_set(err, API_UNSUPPORTED, path,
                                  "Unsupported parameter: '%s' is not supported by this server.", path);
@@ -126,8 +137,25 @@ static status read_role(const json_t *message, size_t index, const char **out, s
                          path, json_string_value(role));
 }
 
-/* One message as templates want it: role and content as text, other members as they came. */
-static status read_message(const json_t *message, size_t index, json_t *list, struct api_error *err)
+static status copy_further(const json_t *message, const char *path, json_t *copy, struct api_error *err)
+{
+    char field[API_ERROR_PARAM_BYTES];
+    for (size_t i = FIRST_FURTHER; i < FIRST_REFUSED; i++) {
+        json_t *value = json_object_get(message, members[i]);
+        if (!request_given(value))
+            continue;
+        snprintf(field, sizeof field, "%.90s.%s", path, members[i]);
+        if (!json_is_string(value))
+            return request_wrong_type(err, field, "a string", value);
+        if (json_object_set(copy, members[i], value) != 0)
+            return api_error_memory(err);
+    }
+    return ST_OK;
+}
+
+/* One message as templates want it, all of it texts. */
+static status read_message(struct request_values *values, const json_t *message, size_t index, json_t *list,
+                           struct api_error *err)
 {
     char path[API_ERROR_PARAM_BYTES];
     const char *role = NULL;
@@ -140,20 +168,23 @@ static status read_message(const json_t *message, size_t index, json_t *list, st
         st = refuse_members(message, index, err);
     if (st == ST_OK) {
         ASSERT(role);
-        st = read_content(message, index, !strcmp(role, "assistant"), &content, err);
+        st = read_content(values, message, index, !strcmp(role, "assistant"), &content, err);
     }
     if (st != ST_OK)
         return st;
-    json_t *copy = json_copy((json_t *)(uintptr_t)message);
+    json_t *copy = json_object();
     bool good = copy && json_object_set_new(copy, "role", json_string(role)) == 0;
     good = good && json_object_set(copy, "content", content) == 0 && json_array_append(list, copy) == 0;
+    st = good ? copy_further(message, path, copy, err) : api_error_memory(err);
     json_decref(content);
     json_decref(copy);
-    return good ? ST_OK : api_error_memory(err);
+    request_ignore_others(values, path, message, members);
+    return st;
 }
 
-static status read_messages(const json_t *messages, json_t *list, struct api_error *err)
+static status read_messages(struct request_values *values, json_t *list, struct api_error *err)
 {
+    const json_t *messages = values->messages;
     size_t i;
     json_t *message;
     if (!json_is_array(messages))
@@ -166,7 +197,7 @@ static status read_messages(const json_t *messages, json_t *list, struct api_err
                              json_array_size(messages), REQUEST_MAX_MESSAGES);
     json_array_foreach((json_t *)(uintptr_t)messages, i, message)
     {
-        status st = read_message(message, i, list, err);
+        status st = read_message(values, message, i, list, err);
         if (st != ST_OK)
             return st;
     }
@@ -194,14 +225,14 @@ static status render(const struct served_model *model, const struct request_valu
     return ST_OK;
 }
 
-status request_render(const struct served_model *model, const struct request_values *values, char **text, size_t *len,
+status request_render(const struct served_model *model, struct request_values *values, char **text, size_t *len,
                       struct api_error *err)
 {
     if (!model->chat_template)
         return api_error_set(err, API_UNSUPPORTED, "messages",
                              "The model '%s' has no chat template; use /v1/completions.", model->name);
     json_t *list = json_array();
-    status st = list ? read_messages(values->messages, list, err) : api_error_memory(err);
+    status st = list ? read_messages(values, list, err) : api_error_memory(err);
     if (st == ST_OK)
         st = render(model, values, list, text, len, err);
     json_decref(list);

@@ -7,8 +7,8 @@
 
 #define REQUEST_MAX_MESSAGES 16384
 
-/* *text is malloc'ed. */
-MUST_CHECK status request_render(const struct served_model *model, const struct request_values *values, char **text,
+/* *text is malloc'ed. Members that no template is given are added to what values list as ignored. */
+MUST_CHECK status request_render(const struct served_model *model, struct request_values *values, char **text,
                                  size_t *len, struct api_error *err);
 
 #endif

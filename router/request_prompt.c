@@ -136,7 +136,7 @@ static status read_prompt(struct request *r, const struct request_values *values
     return st;
 }
 
-static status read_chat(struct request *r, const struct request_values *values, struct api_error *err)
+static status read_chat(struct request *r, struct request_values *values, struct api_error *err)
 {
     char *text = NULL;
     size_t len = 0;
@@ -149,7 +149,7 @@ static status read_chat(struct request *r, const struct request_values *values, 
     return st;
 }
 
-status request_read_prompts(struct request *request, const struct request_values *values, struct api_error *err)
+status request_read_prompts(struct request *request, struct request_values *values, struct api_error *err)
 {
     status st = values->messages ? read_chat(request, values, err) : read_prompt(request, values, err);
     for (uint32_t i = 0; st == ST_OK && request->kind != REQUEST_TOKENS && i < request->n_prompts; i++)

@@ -6,8 +6,7 @@
 #include "router/request.h"
 
 /* Fills in request->prompts; arena, model, kind and echo are set. */
-MUST_CHECK status request_read_prompts(struct request *request, const struct request_values *values,
-                                       struct api_error *err);
+MUST_CHECK status request_read_prompts(struct request *request, struct request_values *values, struct api_error *err);
 /* The text of ids, appended; special tokens too when keep_special. ids are below the vocabulary's size. */
 void request_detokenize(const struct served_model *model, const uint32_t *ids, size_t n, bool keep_special,
                         struct text_buffer *out);

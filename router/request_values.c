@@ -255,6 +255,24 @@ void request_ignore(struct request_values *values, const char *name, size_t len)
     values->ignored[used] = '\0';
 }
 
+void request_ignore_others(struct request_values *values, const char *path, const json_t *object,
+                           const char *const known[])
+{
+    char inner[2 * REQUEST_IGNORED_NAME_BYTES];
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)object, name, value)
+    {
+        bool found = false;
+        for (size_t i = 0; known[i] && !found; i++)
+            found = !strcmp(known[i], name);
+        if (found)
+            continue;
+        snprintf(inner, sizeof inner, "%.63s.%.63s", path, name);
+        request_ignore(values, inner, strlen(inner));
+    }
+}
+
 status request_values_read(const json_t *object, enum request_kind kind, struct request_values *out,
                            struct api_error *err)
 {

@@ -53,6 +53,9 @@ const char *request_json_type(const json_t *value);
 status request_wrong_type(struct api_error *err, const char *path, const char *wanted, const json_t *got);
 /* Adds a member to the list of what was ignored; name of len bytes. */
 void request_ignore(struct request_values *values, const char *name, size_t len);
+/* Adds the members of an inner object but for the known ones; NULL ends these. */
+void request_ignore_others(struct request_values *values, const char *path, const json_t *object,
+                           const char *const known[]);
 /* Null and absence are the same in all of these. */
 static inline const json_t *request_given(const json_t *value)
 {

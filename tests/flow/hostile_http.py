@@ -435,6 +435,12 @@ def json_cases(model):
     yield case("100,000 open braces", b'{"a":' * 100_000)
     yield case("emoji in escapes", good.replace(b"hi", b"\\ud83d\\ude00"), 200)
     yield case("white space around it", b" \r\n\t" + good + b"\n ", 200)
+    for field in ("zz", "content[0].zz"):
+        part = {"type": "text", "text": "hi", **({} if field == "zz" else {"zz": 1})}
+        message = {"role": "user", "content": [part], **({"zz": 1} if field == "zz" else {})}
+        for path in (CHAT, "/tokenize"):
+            yield case(f"unknown {field} in a message for {path}", {**chat_body(model), "messages": [message]}, 200,
+                       path=path, header=("x-baton-ignored", f"messages[0].{field}"))
     yield case("unknown field", {**chat_body(model), "frobnicate": {"a": [1]}}, 200,
                header=("x-baton-ignored", "frobnicate"))
 
@@ -468,6 +474,7 @@ COMMON_FIELDS = [
 CHAT_FIELDS = COMMON_FIELDS + [
     ("messages", ["hi", 1, {}, None, [], ["hi"], [1], [None], [{}], [[]], [{"role": "user"}], [{"content": "hi"}],
                   [{"role": 1, "content": "hi"}], [{"role": "emperor", "content": "hi"}],
+                  [{"role": "assistant", "refusal": "no"}], [{"role": "user", "content": "hi", "name": 1}],
                   [{"role": "user", "content": 1}], [{"role": "user", "content": {}}],
                   [{"role": "user", "content": [1]}], [{"role": "user", "content": ["hi"]}],
                   [{"role": "user", "content": [{"type": "text"}]}],
@@ -489,6 +496,7 @@ TEXT_FIELDS = COMMON_FIELDS + [
 TOKENIZE_FIELDS = [
     ("prompt", [1, True, {}, [], None]),
     ("messages", ["hi", 1, {}, [1], [{}]]),
+    ("tools", ["x", 1, {}, [1]]),
     ("add_special_tokens", BOOL),
 ]
 DETOKENIZE_FIELDS = [("tokens", ["1", 1, {}, None, ["1"], [1.5], [-1], [10**9], [2**63], [[1]]])]

@@ -104,6 +104,10 @@ static const struct refusal refusals[] = {
       API_WRONG_TYPE, "messages[0].content[0].text", "" },
     { REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{}]}]}", API_UNSUPPORTED,
       "messages[0].tool_calls", "" },
+    { REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"assistant\",\"refusal\":\"no\"}]}", API_UNSUPPORTED,
+      "messages[0].refusal", "" },
+    { REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":1}]}", API_WRONG_TYPE,
+      "messages[0].name", "a string" },
     { REQUEST_CHAT, CHAT_BODY(",\"temperature\":2.5"), API_WRONG_VALUE, "temperature", "2.5 is not between 0 and 2" },
     { REQUEST_CHAT, CHAT_BODY(",\"temperature\":\"1\""), API_WRONG_TYPE, "temperature", "a number, got a string" },
     { REQUEST_CHAT, CHAT_BODY(",\"top_p\":-0.1"), API_WRONG_VALUE, "top_p", "" },
@@ -170,6 +174,8 @@ static const struct refusal refusals[] = {
     { REQUEST_TEXT, TEXT_BODY(",\"suffix\":\"x\""), API_UNSUPPORTED, "suffix", "" },
     { REQUEST_TEXT, TEXT_BODY(",\"echo\":true,\"logprobs\":1"), API_UNSUPPORTED, "logprobs", "echo" },
     { REQUEST_TOKENS, "{}", API_MISSING, "prompt", "" },
+    { REQUEST_TOKENS, CHAT_BODY(",\"tools\":[{}]"), API_UNSUPPORTED, "tools", "" },
+    { REQUEST_TOKENS, CHAT_BODY(",\"tools\":{}"), API_WRONG_TYPE, "tools", "an array" },
     { REQUEST_TOKENS, "{\"prompt\":[1]}", API_WRONG_TYPE, "prompt", "" },
     { REQUEST_TOKENS, "{\"prompt\":\"x\",\"messages\":[]}", API_WRONG_VALUE, "prompt", "" },
     { REQUEST_IDS, "{}", API_MISSING, "tokens", "" },
@@ -190,6 +196,12 @@ static void test_refusals(void **state)
             fail_msg("%s\n gives kind %d param '%s': %s", c->body, err.kind, err.param, err.text);
         assert_null(r);
     }
+}
+
+static void assert_ids(const struct request_prompt *p, const uint32_t *ids, size_t n)
+{
+    assert_int_equal(p->tokens.n, n);
+    assert_memory_equal(p->tokens.ids, ids, n * sizeof *ids);
 }
 
 static void test_defaults(void **state)
@@ -240,6 +252,44 @@ static void test_all_members(void **state)
     assert_true(r->route == BATON__ROUTE__ROUTE_REMOTE && r->want_timing && s->want_hash && r->no_cache);
     assert_string_equal(r->ignored, "colour, a?b, stream_options.more");
     request_free(&r);
+}
+
+static void test_inner_members_are_listed(void **state)
+{
+    (void)state;
+    struct request *r = read_good(
+        REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"system\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
+                      "{\"type\":\"text\",\"text\":\"b\",\"zz\":1}]},{\"role\":\"assistant\",\"content\":\"c\","
+                      "\"name\":\"n\",\"tool_call_id\":\"t\",\"reasoning_content\":\"r\",\"refusal\":null,"
+                      "\"annotations\":[],\"tool_calls\":[]}],\"response_format\":{\"type\":\"text\",\"yy\":0}}");
+    assert_string_equal(r->ignored, "response_format.yy, messages[0].content[1].zz, messages[1].annotations");
+    request_free(&r);
+    r = read_good(REQUEST_TOKENS, CHAT_BODY(",\"tools\":[{}],\"tool_choice\":\"none\""));
+    assert_string_equal(r->ignored, "");
+    request_free(&r);
+}
+
+/* What a template looks at beside role and content reaches it; what is listed as ignored does not. */
+static void test_members_of_messages(void **state)
+{
+    (void)state;
+    static const char source[] = "{% for m in messages %}{{ m.name }}{{ m.tool_call_id }}{{ m.reasoning_content }}"
+                                 "{{ m.zz is defined }}{% endfor %}";
+    struct served_model *m = (struct served_model *)(uintptr_t)models_at(models, 0);
+    const struct chat_template *own = m->chat_template;
+    struct chat_template *other;
+    struct error err;
+    assert_int_equal(chat_template_compile(source, strlen(source), &other, &err), ST_OK);
+    m->chat_template = other;
+    struct request *a = read_good(
+        REQUEST_TOKENS, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"name\":\"Ann\",\"tool_call_id\":"
+                        "\"id\",\"reasoning_content\":\"why\",\"zz\":1}]}");
+    struct request *b = read_good(REQUEST_TOKENS, "{\"prompt\":\"AnnidwhyFalse\",\"add_special_tokens\":false}");
+    m->chat_template = own;
+    chat_template_destroy(&other);
+    assert_ids(&a->prompts[0], b->prompts[0].tokens.ids, b->prompts[0].tokens.n);
+    request_free(&a);
+    request_free(&b);
 }
 
 static void test_seed_is_exact(void **state)
@@ -306,12 +356,6 @@ static void test_max_new_tokens_of_the_model(void **state)
     set_defaults(d);
     check_fit(REQUEST_TEXT, TEXT_BODY(""), 0, 5);
     set_defaults(MODEL_DEFAULTS_NEUTRAL);
-}
-
-static void assert_ids(const struct request_prompt *p, const uint32_t *ids, size_t n)
-{
-    assert_int_equal(p->tokens.n, n);
-    assert_memory_equal(p->tokens.ids, ids, n * sizeof *ids);
 }
 
 static void test_chat_is_rendered(void **state)
@@ -428,6 +472,8 @@ int main(void)
         cmocka_unit_test(test_max_new_tokens_of_the_model),
         cmocka_unit_test(test_all_members),
         cmocka_unit_test(test_seed_is_exact),
+        cmocka_unit_test(test_inner_members_are_listed),
+        cmocka_unit_test(test_members_of_messages),
         cmocka_unit_test(test_chat_is_rendered),
         cmocka_unit_test(test_developer_is_system),
         cmocka_unit_test(test_prompts),
