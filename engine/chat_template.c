@@ -68,6 +68,16 @@ static void set_token(struct render *r, const char *name, const char *token)
     set_global(r, name, jinja_of_str(jinja_str_new(&r->heap, token, strlen(token))));
 }
 
+bool chat_template_sets(const char *name)
+{
+    static const char *const names[] = { "bos_token", "eos_token", "messages",
+                                         "tools",     "documents", "add_generation_prompt" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], name))
+            return true;
+    return false;
+}
+
 static void set_globals(struct render *r, const struct chat_template_input *in)
 {
     set_token(r, "bos_token", in->bos_token);

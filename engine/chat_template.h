@@ -38,6 +38,9 @@ struct chat_template_input {
     time_t now; /* for strftime_now, in local time */
 };
 
+/* Whether rendering itself gives this variable a value, which `variables` would replace. */
+bool chat_template_sets(const char *name);
+
 /* *out is malloc'ed, NUL-terminated, len bytes long. ST_INVALID with the text
  * of raise_exception(...) or of the evaluation error and its line. */
 MUST_CHECK status chat_template_render(const struct chat_template *tpl, const struct chat_template_input *in,

@@ -204,6 +204,28 @@ static status read_messages(struct request_values *values, json_t *list, struct 
     return ST_OK;
 }
 
+/* They win over what the router gives a template, so none of that may be among them: a conversation or an end of
+ * answer that no check has seen. The latter three are arguments of apply_chat_template, not variables. */
+static status check_variables(const json_t *variables, struct api_error *err)
+{
+    static const char *const arguments[] = { "chat_template", "continue_final_message", "tokenize" };
+    char path[API_ERROR_PARAM_BYTES];
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)variables, name, value)
+    {
+        bool refused = chat_template_sets(name);
+        for (size_t i = 0; i < sizeof arguments / sizeof *arguments; i++)
+            refused = refused || !strcmp(arguments[i], name);
+        if (!refused)
+            continue;
+        snprintf(path, sizeof path, "chat_template_kwargs.%s", name);
+        return api_error_set(err, API_UNSUPPORTED, path,
+                             "Unsupported parameter: '%s' is set by this server and cannot be replaced.", path);
+    }
+    return ST_OK;
+}
+
 static status render(const struct served_model *model, const struct request_values *values, const json_t *list,
                      char **text, size_t *len, struct api_error *err)
 {
@@ -231,8 +253,11 @@ status request_render(const struct served_model *model, struct request_values *v
     if (!model->chat_template)
         return api_error_set(err, API_UNSUPPORTED, "messages",
                              "The model '%s' has no chat template; use /v1/completions.", model->name);
+    status st = check_variables(values->chat_template_kwargs, err);
+    if (st != ST_OK)
+        return st;
     json_t *list = json_array();
-    status st = list ? read_messages(values, list, err) : api_error_memory(err);
+    st = list ? read_messages(values, list, err) : api_error_memory(err);
     if (st == ST_OK)
         st = render(model, values, list, text, len, err);
     json_decref(list);

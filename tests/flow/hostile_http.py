@@ -484,6 +484,9 @@ CHAT_FIELDS = COMMON_FIELDS + [
     ("logprobs", [1, "true", [], {}]),
     ("top_logprobs", INTEGER + [-1, 21, 10**9]),
     ("tools", ["x", 1, {}, [1]]),
+    ("chat_template_kwargs", ["x", [], {"messages": [{"role": "user", "content": "x"}]}, {"add_generation_prompt": False},
+                              {"bos_token": "x"}, {"eos_token": "x"}, {"tools": []}, {"documents": []},
+                              {"chat_template": "x"}, {"tokenize": False}, {"continue_final_message": True}]),
     ("response_format", ["json", 1, [], {"type": "poem"}]),
 ]
 TEXT_FIELDS = COMMON_FIELDS + [

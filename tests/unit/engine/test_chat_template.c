@@ -287,6 +287,24 @@ static void test_kwargs_win_over_given_variables(void **state)
     json_decref(request);
 }
 
+/* What rendering gives a value is what a template sees with no variables at all. */
+static void test_names_that_rendering_sets(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "messages",  "tools",     "documents", "add_generation_prompt",
+                                         "bos_token", "eos_token", "zz",        "enable_thinking" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char source[64];
+        struct error err;
+        json_t *request = json_pack("{s:[], s:s, s:s}", "messages", "bos_token", "<s>", "eos_token", "</s>");
+        int len = snprintf(source, sizeof source, "{{ %s is defined }}", names[i]);
+        char *text = render(source, (size_t)len, request, &err);
+        assert_string_equal(text, chat_template_sets(names[i]) ? "True" : "False");
+        free(text);
+        json_decref(request);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -300,6 +318,7 @@ int main(void)
         cmocka_unit_test(test_long_exception),
         cmocka_unit_test(test_token_that_is_no_text),
         cmocka_unit_test(test_kwargs_win_over_given_variables),
+        cmocka_unit_test(test_names_that_rendering_sets),
     };
     setenv("TZ", "UTC", 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
