@@ -143,20 +143,25 @@ void json_write_uint(struct json_writer *w, uint64_t v)
     text_buffer_printf(w->out, "%" PRIu64, v);
 }
 
+const char *json_real_text(double v, char out[JSON_REAL_BYTES])
+{
+    for (int precision = 15; precision <= 17; precision++) {
+        snprintf(out, JSON_REAL_BYTES, "%.*g", precision, v);
+        if (strtod(out, NULL) == v)
+            break;
+    }
+    return out;
+}
+
 void json_write_real(struct json_writer *w, double v)
 {
-    char text[40];
+    char text[JSON_REAL_BYTES];
     if (!isfinite(v)) {
         json_write_null(w);
         return;
     }
-    for (int precision = 15; precision <= 17; precision++) {
-        snprintf(text, sizeof text, "%.*g", precision, v);
-        if (strtod(text, NULL) == v)
-            break;
-    }
     before_value(w);
-    text_buffer_add(w->out, text);
+    text_buffer_add(w->out, json_real_text(v, text));
 }
 
 void json_write_float(struct json_writer *w, float v)

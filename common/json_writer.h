@@ -12,6 +12,7 @@
 #include "common/text_buffer.h"
 
 #define JSON_WRITER_MAX_DEPTH 64
+#define JSON_REAL_BYTES       40
 
 struct json_writer {
     struct text_buffer *out; /* borrowed */
@@ -48,6 +49,8 @@ void json_field_uint(struct json_writer *w, const char *key, uint64_t v);
 void json_field_real(struct json_writer *w, const char *key, double v);
 void json_field_bool(struct json_writer *w, const char *key, bool v);
 
+/* The shortest text that reads back as v, which is finite. Returns out. */
+const char *json_real_text(double v, char out[JSON_REAL_BYTES]);
 /* Only the escaped inside of a string, without quotes: for writers with a shape of their own. */
 void json_escape(struct text_buffer *out, const char *text, size_t len);
 

@@ -6,7 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/json_writer.h"
 #include "router/request_prompt.h"
+
+#define SHOWN_BYTES      64 /* of a text that an error repeats */
+#define SHOWN_NAME_BYTES 200
 
 static status missing(struct api_error *err, const char *name)
 {
@@ -23,6 +27,7 @@ static status refuse(struct api_error *err, const char *name, const char *why)
 static status read_model(struct request *r, const struct request_rules *rules, const struct request_values *v,
                          struct api_error *err)
 {
+    char shown[SHOWN_NAME_BYTES];
     bool may_miss = r->kind == REQUEST_TOKENS || r->kind == REQUEST_IDS;
     if (!v->model && may_miss) {
         r->model = models_at(rules->models, 0);
@@ -35,14 +40,14 @@ static status read_model(struct request *r, const struct request_rules *rules, c
     r->model = models_find(rules->models, json_string_value(v->model), json_string_length(v->model));
     if (r->model)
         return ST_OK;
-    return api_error_set(err, API_NO_MODEL, "model",
-                         "The model '%.200s' does not exist; GET /v1/models lists the models.",
-                         json_string_value(v->model));
+    return api_error_set(err, API_NO_MODEL, "model", "The model '%s' does not exist; GET /v1/models lists the models.",
+                         request_show(v->model, shown, sizeof shown));
 }
 
 static bool is_word(const json_t *value, const char *word)
 {
-    return json_is_string(value) && !strcmp(json_string_value(value), word);
+    return json_is_string(value) && json_string_length(value) == strlen(word) &&
+           !memcmp(json_string_value(value), word, strlen(word));
 }
 
 /* tools with tool_choice, functions with function_call: none of it may change the answer. */
@@ -66,6 +71,7 @@ static status check_response_format(struct request_values *v, struct api_error *
 {
     static const char *const known[] = { "type", NULL };
     const json_t *format = v->response_format;
+    char shown[SHOWN_BYTES];
     const json_t *type = format ? json_object_get(format, "type") : NULL;
     if (!format)
         return ST_OK;
@@ -80,9 +86,9 @@ static status check_response_format(struct request_values *v, struct api_error *
     if (is_word(type, "json_object") || is_word(type, "json_schema"))
         return refuse(err, "response_format", "only {\"type\": \"text\"} is supported by this server");
     return api_error_set(err, API_WRONG_VALUE, "response_format.type",
-                         "Invalid value for 'response_format.type': '%.64s' is not one of 'text', 'json_object' and "
+                         "Invalid value for 'response_format.type': '%s' is not one of 'text', 'json_object' and "
                          "'json_schema'.",
-                         json_string_value(type));
+                         request_show(type, shown, sizeof shown));
 }
 
 static status check_unbuilt(const struct request *r, struct request_values *v, struct api_error *err)
@@ -135,7 +141,7 @@ static status read_logprobs(struct request *r, const struct request_values *v, s
 static status read_bias_entry(const struct request *r, const char *name, const json_t *value, struct logit_bias *out,
                               struct api_error *err)
 {
-    char path[API_ERROR_PARAM_BYTES], *end;
+    char path[API_ERROR_PARAM_BYTES], shown[JSON_REAL_BYTES], *end;
     snprintf(path, sizeof path, "logit_bias.%.64s", name);
     unsigned long long id = strtoull(name, &end, 10);
     if (name[0] < '0' || name[0] > '9' || *end || id >= r->model->n_vocab)
@@ -146,8 +152,8 @@ static status read_bias_entry(const struct request *r, const char *name, const j
         return request_wrong_type(err, path, "a number", value);
     double bias = json_number_value(value);
     if (!(bias >= -100.0 && bias <= 100.0))
-        return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': %.17g is not between -100 and 100.",
-                             path, bias);
+        return api_error_set(err, API_WRONG_VALUE, path, "Invalid value for '%s': %s is not between -100 and 100.",
+                             path, json_real_text(bias, shown));
     *out = (struct logit_bias){ (uint32_t)id, (float)bias };
     return ST_OK;
 }
@@ -247,12 +253,13 @@ static status read_max_tokens(struct request *r, const struct request_values *v,
     if (most == 0 && r->kind == REQUEST_CHAT)
         return api_error_set(err, API_WRONG_VALUE, "max_tokens", "Invalid value for 'max_tokens': 0 is below 1.");
     r->has_max_tokens = most >= 0;
+    r->max_tokens_name = v->max_tokens >= 0 ? "max_tokens" : "max_completion_tokens";
     r->sampling.max_tokens = most >= 0 ? (uint32_t)most : UINT32_MAX;
     r->sampling.min_tokens = (uint32_t)v->min_tokens;
     if (r->has_max_tokens && v->min_tokens > most)
         return api_error_set(err, API_WRONG_VALUE, "min_tokens",
-                             "Invalid value for 'min_tokens': %" PRId64 " is above max_tokens = %" PRId64 ".",
-                             v->min_tokens, most);
+                             "Invalid value for 'min_tokens': %" PRId64 " is above %s = %" PRId64 ".", v->min_tokens,
+                             r->max_tokens_name, most);
     return ST_OK;
 }
 
@@ -327,6 +334,7 @@ static status read_stream(struct request *r, struct request_values *v, struct ap
 
 static status read_route(struct request *r, const json_t *route, struct api_error *err)
 {
+    char shown[SHOWN_BYTES];
     if (!route || is_word(route, "auto"))
         r->route = BATON__ROUTE__ROUTE_AUTO;
     else if (is_word(route, "local"))
@@ -337,8 +345,8 @@ static status read_route(struct request *r, const json_t *route, struct api_erro
         return request_wrong_type(err, "baton.route", "a string", route);
     else
         return api_error_set(err, API_WRONG_VALUE, "baton.route",
-                             "Invalid value for 'baton.route': '%.64s' is not one of 'auto', 'local' and 'remote'.",
-                             json_string_value(route));
+                             "Invalid value for 'baton.route': '%s' is not one of 'auto', 'local' and 'remote'.",
+                             request_show(route, shown, sizeof shown));
     return ST_OK;
 }
 
@@ -365,24 +373,13 @@ static status read_baton(struct request *r, const struct request_rules *rules, s
     return st;
 }
 
-static status check_n(struct request *r, const struct request_rules *rules, const struct request_values *v,
-                      struct api_error *err)
-{
-    if (v->n > (int64_t)rules->max_choices)
-        return api_error_set(err, API_WRONG_VALUE, "n", "Invalid value for 'n': %" PRId64 " is not between 1 and %u.",
-                             v->n, rules->max_choices);
-    r->n = (uint32_t)v->n;
-    return ST_OK;
-}
-
 static status read_generation(struct request *r, const struct request_rules *rules, struct request_values *v,
                               struct api_error *err)
 {
     r->keep_special = !v->skip_special_tokens;
     r->echo = v->echo;
-    status st = check_n(r, rules, v, err);
-    if (st == ST_OK)
-        st = check_unbuilt(r, v, err);
+    r->n = (uint32_t)v->n;
+    status st = check_unbuilt(r, v, err);
     if (st == ST_OK)
         st = read_sampling(r, v, err);
     if (st == ST_OK)
@@ -439,9 +436,10 @@ static status build(struct request *r, const struct request_rules *rules, struct
 status request_read(const struct request_rules *rules, enum request_kind kind, const char *body, size_t len,
                     struct request **out, struct api_error *err)
 {
+    const struct request_scope scope = { kind, rules->max_choices };
     struct request_values values;
     json_t *object;
-    status st = request_json_parse(body, len, kind, &object, err);
+    status st = request_json_parse(body, len, &scope, &object, err);
     if (st != ST_OK)
         return st;
     struct arena *arena = arena_create(REQUEST_ARENA_BYTES);
@@ -453,7 +451,7 @@ status request_read(const struct request_rules *rules, enum request_kind kind, c
     }
     r->arena = arena;
     r->kind = kind;
-    st = request_values_read(object, kind, &values, err);
+    st = request_values_read(object, &scope, &values, err);
     if (st == ST_OK)
         st = build(r, rules, &values, err);
     json_decref(object);
@@ -477,17 +475,24 @@ void request_free(struct request **request)
     arena_destroy(&arena);
 }
 
+/* To blame is the number of tokens asked for, unless the prompt leaves no room for one. */
+static status too_long(const struct request *request, uint64_t n_prompt, uint64_t wanted, uint32_t max_model_len,
+                       struct api_error *err)
+{
+    const char *name = request->has_max_tokens ? request->max_tokens_name : "max_tokens";
+    const char *prompt = request->kind == REQUEST_CHAT ? "messages" : "prompt";
+    return api_error_set(err, API_TOO_LONG, n_prompt < max_model_len ? name : prompt,
+                         "This model's maximum context length is %u tokens, but the request needs %" PRIu64 ": %" PRIu64
+                         " in the prompt and %" PRIu64 " for the answer (%s).",
+                         max_model_len, n_prompt + wanted, n_prompt, wanted, name);
+}
+
 status request_fit(const struct request *request, const struct request_prompt *prompt, uint32_t max_model_len,
                    uint32_t default_tokens, uint32_t *max_tokens, struct api_error *err)
 {
-    const char *param = request->kind == REQUEST_CHAT ? "messages" : "prompt";
-    uint64_t n = prompt->tokens.n, wanted = request->has_max_tokens ? request->sampling.max_tokens : 0;
-    if (n + wanted > max_model_len || (n >= max_model_len && !request->has_max_tokens))
-        return api_error_set(err, API_TOO_LONG, param,
-                             "This model's maximum context length is %u tokens, but the request needs %" PRIu64
-                             ": %" PRIu64 " in the prompt and %" PRIu64 " for the answer (max_tokens).",
-                             max_model_len, n + (request->has_max_tokens ? wanted : 1), n,
-                             request->has_max_tokens ? wanted : 1);
+    uint64_t n = prompt->tokens.n, wanted = request->has_max_tokens ? request->sampling.max_tokens : 1;
+    if (n + wanted > max_model_len)
+        return too_long(request, n, wanted, max_model_len, err);
     uint64_t room = max_model_len - n, usual = default_tokens, most = request->model->defaults.max_tokens;
     if (usual == 0)
         usual = request->kind == REQUEST_TEXT ? REQUEST_DEFAULT_TOKENS : room;

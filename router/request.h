@@ -38,6 +38,7 @@ struct request {
     uint32_t n_prompts, n;    /* n answers for each */
     struct sampling sampling; /* choice, seed and max_tokens are set for each choice; bias, stop_ids: arena */
     bool has_seed, has_max_tokens;
+    const char *max_tokens_name; /* of the member that said it; with has_max_tokens */
     struct stop_set stops;
     bool stream, include_usage, continuous_usage, echo, keep_special;
     bool return_strings; /* /tokenize */

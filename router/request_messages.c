@@ -4,6 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#define SHOWN_BYTES 64 /* of a text that an error repeats */
+
 /* Templates of open models know no "developer"; OpenAI gives it a system message's place. */
 static const struct {
     const char *name, *rendered;
@@ -25,7 +27,7 @@ static status check_part(struct request_values *values, const json_t *part, cons
                          struct api_error *err)
 {
     static const char *const known[] = { "type", "text", NULL };
-    char field[API_ERROR_PARAM_BYTES];
+    char field[API_ERROR_PARAM_BYTES], shown[SHOWN_BYTES];
     if (!json_is_object(part))
         return request_wrong_type(err, path, "an object", part);
     const json_t *type = json_object_get(part, "type");
@@ -34,11 +36,10 @@ static status check_part(struct request_values *values, const json_t *part, cons
         return api_error_set(err, API_MISSING, field, "Missing required parameter: '%s'.", field);
     if (!json_is_string(type))
         return request_wrong_type(err, field, "a string", type);
-    if (strcmp(json_string_value(type), "text") != 0)
-        return api_error_set(
-            err, API_UNSUPPORTED, field,
-            "Unsupported value for '%s': content parts of type '%.64s' are not supported, only 'text'.", field,
-            json_string_value(type));
+    if (json_string_length(type) != strlen("text") || memcmp(json_string_value(type), "text", strlen("text")) != 0)
+        return api_error_set(err, API_UNSUPPORTED, field,
+                             "Unsupported value for '%s': content parts of type '%s' are not supported, only 'text'.",
+                             field, request_show(type, shown, sizeof shown));
     snprintf(field, sizeof field, "%.100s.text", path);
     *text = json_object_get(part, "text");
     if (!request_given(*text))
@@ -121,7 +122,7 @@ static status refuse_members(const json_t *message, size_t index, struct api_err
 
 static status read_role(const json_t *message, size_t index, const char **out, struct api_error *err)
 {
-    char path[API_ERROR_PARAM_BYTES];
+    char path[API_ERROR_PARAM_BYTES], shown[SHOWN_BYTES];
     const json_t *role = json_object_get(message, "role");
     snprintf(path, sizeof path, "messages[%zu].role", index);
     if (!request_given(role))
@@ -132,9 +133,9 @@ static status read_role(const json_t *message, size_t index, const char **out, s
     if (*out)
         return ST_OK;
     return api_error_set(err, API_WRONG_VALUE, path,
-                         "Invalid value for '%s': '%.64s' is not one of 'system', 'developer', 'user', 'assistant' and "
+                         "Invalid value for '%s': '%s' is not one of 'system', 'developer', 'user', 'assistant' and "
                          "'tool'.",
-                         path, json_string_value(role));
+                         path, request_show(role, shown, sizeof shown));
 }
 
 static status copy_further(const json_t *message, const char *path, json_t *copy, struct api_error *err)

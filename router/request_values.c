@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/json_writer.h"
+#include "common/utf8.h"
 #include "router/json_place.h"
 
 /* As tables of the .def see them. */
@@ -69,16 +71,21 @@ static size_t number_length(const char *body, size_t end)
     return n;
 }
 
+static double row_most(const struct row *row, const struct request_scope *scope)
+{
+    return isinf(row->most) ? (double)scope->max_choices : row->most;
+}
+
 /* What a number of this row may be, "" when only the type bounds it. */
-static void print_range(const struct row *row, char *out, size_t size)
+static void print_range(const struct row *row, const struct request_scope *scope, char *out, size_t size)
 {
     out[0] = '\0';
     if (row && row->least < row->most)
-        snprintf(out, size, row->type == ROW_INT ? "%.0f and %.0f" : "%g and %g", row->least, row->most);
+        snprintf(out, size, row->type == ROW_INT ? "%.0f and %.0f" : "%g and %g", row->least, row_most(row, scope));
 }
 
 /* The body is JSON as far as `end`, where a number ends that jansson cannot hold. */
-static status refuse_number(const char *body, size_t end, enum request_kind kind, struct api_error *err)
+static status refuse_number(const char *body, size_t end, const struct request_scope *scope, struct api_error *err)
 {
     char path[API_ERROR_PARAM_BYTES], range[64];
     size_t len = number_length(body, end);
@@ -88,7 +95,7 @@ static status refuse_number(const char *body, size_t end, enum request_kind kind
     if (path[0] == '[' || path[0] == '\0')
         return api_error_set(err, API_WRONG_TYPE, NULL, "The request body must be a JSON object, not %s.",
                              path[0] ? "an array" : "a number");
-    print_range(find_row(path, strcspn(path, ".["), kind), range, sizeof range);
+    print_range(find_row(path, strcspn(path, ".["), scope->kind), scope, range, sizeof range);
     if (!range[0] && whole)
         snprintf(range, sizeof range, "%" PRId64 " and %" PRId64, INT64_MIN, INT64_MAX);
     else if (!range[0])
@@ -100,14 +107,15 @@ static status refuse_number(const char *body, size_t end, enum request_kind kind
 
 /* ---- the text -------------------------------------------------------------------- */
 
-status request_json_parse(const char *body, size_t len, enum request_kind kind, json_t **out, struct api_error *err)
+status request_json_parse(const char *body, size_t len, const struct request_scope *scope, json_t **out,
+                          struct api_error *err)
 {
     json_error_t where;
     if (len == 0)
         return api_error_set(err, API_MALFORMED, NULL, "The request body is empty; a JSON object is expected.");
     *out = json_loadb(body, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
     if (!*out && json_error_code(&where) == json_error_numeric_overflow)
-        return refuse_number(body, (size_t)where.position, kind, err);
+        return refuse_number(body, (size_t)where.position, scope, err);
     if (!*out)
         return api_error_set(err, API_MALFORMED, NULL,
                              "The request body is not valid JSON: %s (line %d, column %d, byte %d).", where.text,
@@ -136,6 +144,31 @@ const char *request_json_type(const json_t *value)
     return names[json_typeof(value)];
 }
 
+const char *request_show(const json_t *text, char *out, size_t size)
+{
+    static const char more[] = "...";
+    const char *at = json_string_value(text), *end = at + json_string_length(text);
+    size_t used = 0;
+    while (at < end) {
+        char piece[8];
+        size_t n = utf8_sequence(at, (size_t)(end - at)), len = n;
+        ASSERT(n > 0); /* jansson takes nothing else */
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            len = (size_t)snprintf(piece, sizeof piece, "\\u%04x", (unsigned)*at);
+        else
+            memcpy(piece, at, n);
+        if (used + len + sizeof more > size) {
+            memcpy(out + used, more, sizeof more);
+            return out;
+        }
+        memcpy(out + used, piece, len);
+        used += len;
+        at += n;
+    }
+    out[used] = '\0';
+    return out;
+}
+
 status request_wrong_type(struct api_error *err, const char *path, const char *wanted, const json_t *got)
 {
     return api_error_set(err, API_WRONG_TYPE, path, "Invalid type for '%s': expected %s, got %s.", path, wanted,
@@ -149,22 +182,24 @@ static status read_real(const struct row *row, const json_t *value, void *member
     if (!json_is_number(value))
         return request_wrong_type(err, row->name, "a number", value);
     double v = json_number_value(value);
-    if (!isfinite(v) || v < row->least || v > row->most)
-        return api_error_set(err, API_WRONG_VALUE, row->name, "Invalid value for '%s': %.17g is not between %g and %g.",
-                             row->name, v, row->least, row->most);
+    char shown[JSON_REAL_BYTES];
+    if (v < row->least || v > row->most)
+        return api_error_set(err, API_WRONG_VALUE, row->name, "Invalid value for '%s': %s is not between %g and %g.",
+                             row->name, json_real_text(v, shown), row->least, row->most);
     memcpy(member, &v, sizeof v);
     return ST_OK;
 }
 
-static status read_int(const struct row *row, const json_t *value, void *member, struct api_error *err)
+static status read_int(const struct row *row, const struct request_scope *scope, const json_t *value, void *member,
+                       struct api_error *err)
 {
     if (!json_is_integer(value))
         return request_wrong_type(err, row->name, "an integer", value);
     int64_t v = json_integer_value(value);
-    if ((double)v < row->least || (double)v > row->most)
+    if ((double)v < row->least || (double)v > row_most(row, scope))
         return api_error_set(err, API_WRONG_VALUE, row->name,
                              "Invalid value for '%s': %lld is not between %.0f and %.0f.", row->name, (long long)v,
-                             row->least, row->most);
+                             row->least, row_most(row, scope));
     memcpy(member, &v, sizeof v);
     return ST_OK;
 }
@@ -205,7 +240,8 @@ static status check_ignored(const struct row *row, const json_t *value, struct a
                               value);
 }
 
-static status read_row(const struct row *row, const json_t *value, struct request_values *out, struct api_error *err)
+static status read_row(const struct row *row, const struct request_scope *scope, const json_t *value,
+                       struct request_values *out, struct api_error *err)
 {
     void *member = (char *)out + row->offset;
     if (json_is_null(value))
@@ -214,7 +250,7 @@ static status read_row(const struct row *row, const json_t *value, struct reques
     case ROW_REAL:
         return read_real(row, value, member, err);
     case ROW_INT:
-        return read_int(row, value, member, err);
+        return read_int(row, scope, value, member, err);
     case ROW_BOOL:
         return read_bool(row, value, member, err);
     case ROW_MEMBERS:
@@ -273,7 +309,7 @@ void request_ignore_others(struct request_values *values, const char *path, cons
     }
 }
 
-status request_values_read(const json_t *object, enum request_kind kind, struct request_values *out,
+status request_values_read(const json_t *object, const struct request_scope *scope, struct request_values *out,
                            struct api_error *err)
 {
     const char *name;
@@ -282,10 +318,10 @@ status request_values_read(const json_t *object, enum request_kind kind, struct 
     json_object_foreach((json_t *)(uintptr_t)object, name, value)
     {
         size_t len = strlen(name);
-        const struct row *row = find_row(name, len, kind);
+        const struct row *row = find_row(name, len, scope->kind);
         status st = ST_OK;
         if (row)
-            st = read_row(row, value, out, err);
+            st = read_row(row, scope, value, out, err);
         else
             request_ignore(out, name, len);
         if (st != ST_OK)

@@ -22,6 +22,9 @@ enum request_kind { REQUEST_CHAT = 1, REQUEST_TEXT = 2, REQUEST_TOKENS = 4, REQU
 #define REQUEST_OF_MODEL     ((double)NAN)
 #define REQUEST_OF_MODEL_INT INT64_MIN
 
+/* A largest value that stands for what the server was told. */
+#define REQUEST_MAX_OF_SERVER ((double)INFINITY)
+
 struct request_values {
 #define VALUE_REAL(name)              double name;
 #define VALUE_INT(name)               int64_t name;
@@ -38,17 +41,25 @@ struct request_values {
     char ignored[REQUEST_IGNORED_BYTES]; /* "a, b", printable ASCII; ends with ", ..." when cut */
 };
 
+/* Which members there are, and how much is allowed. */
+struct request_scope {
+    enum request_kind kind;
+    uint32_t max_choices;
+};
+
 /* Parses body: one JSON object, strictly (UTF-8, no duplicate members). The error names line, column and
  * byte; of a number beyond 64 bits or the range of a double it names the member. *out is the caller's to json_decref.
  */
-MUST_CHECK status request_json_parse(const char *body, size_t len, enum request_kind kind, json_t **out,
+MUST_CHECK status request_json_parse(const char *body, size_t len, const struct request_scope *scope, json_t **out,
                                      struct api_error *err);
 /* Values point into object. Errors name the member; the first one found is told. */
-MUST_CHECK status request_values_read(const json_t *object, enum request_kind kind, struct request_values *out,
-                                      struct api_error *err);
+MUST_CHECK status request_values_read(const json_t *object, const struct request_scope *scope,
+                                      struct request_values *out, struct api_error *err);
 
 /* "an object", "a string" ... */
 const char *request_json_type(const json_t *value);
+/* The start of a text as an error may repeat it: control characters stand as \\u0000. Returns out. */
+const char *request_show(const json_t *text, char *out, size_t size);
 /* Tells that the value at path should be `wanted`. Returns ST_INVALID. */
 status request_wrong_type(struct api_error *err, const char *path, const char *wanted, const json_t *got);
 /* Adds a member to the list of what was ignored; name of len bytes. */

@@ -264,7 +264,7 @@ def what_is_not_built_is_refused(env):
 
 @check
 def too_long_is_told_with_numbers(env):
-    e = expect(openai.BadRequestError, lambda: env.chat(max_tokens=10_000_000), "messages", "context_length_exceeded")
+    e = expect(openai.BadRequestError, lambda: env.chat(max_tokens=10_000_000), "max_tokens", "context_length_exceeded")
     assert "10000000" in e.body["message"]
 
 

@@ -530,7 +530,10 @@ def field_cases(model):
     for path, base in ((CHAT, chat), (TEXT, text)):
         yield Case("fields", f"{path} unknown model", request("POST", path, {**base, "model": "no-such"}), 404)
     long = "many words " * 200_000
-    yield Case("fields", "too long a prompt", request("POST", TEXT, text_body(model, prompt=long)), 400)
+    yield Case("fields", "too long a prompt", request("POST", TEXT, text_body(model, prompt=long)), 400, param="prompt")
+    for field in ("max_tokens", "max_completion_tokens"):
+        body = {**{key: value for key, value in chat.items() if key != "max_tokens"}, field: 2**31 - 1}
+        yield Case("fields", f"too large {field}", request("POST", CHAT, body), 400, param=field)
 
 
 def all_cases(model, max_body):

@@ -79,7 +79,10 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, "{\"model\":null}", API_MISSING, "model", "model" },
     { REQUEST_CHAT, "{\"model\":1}", API_WRONG_TYPE, "model", "expected a string, got an integer" },
     { REQUEST_CHAT, "{\"model\":\"gpt-9\",\"messages\":[]}", API_NO_MODEL, "model", "gpt-9" },
-    { REQUEST_CHAT, "{\"model\":\"baton-tiny\\u0000\",\"messages\":[]}", API_NO_MODEL, "model", "" },
+    { REQUEST_CHAT, "{\"model\":\"baton-tiny\\u0000\",\"messages\":[]}", API_NO_MODEL, "model",
+      "'baton-tiny\\u0000' does not exist" },
+    { REQUEST_CHAT, "{\"model\":\"m\\u00e8\\n\\u007f\",\"messages\":[]}", API_NO_MODEL, "model",
+      "'m\xc3\xa8\\u000a\\u007f' does not exist" },
     { REQUEST_CHAT, "{" M "\"n\":1}", API_MISSING, "messages", "" },
     { REQUEST_CHAT, "{" M "\"messages\":null}", API_MISSING, "messages", "" },
     { REQUEST_CHAT, "{" M "\"messages\":{}}", API_WRONG_TYPE, "messages", "an array" },
@@ -102,6 +105,8 @@ static const struct refusal refusals[] = {
       "messages[0].content[0].type", "image_url" },
     { REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":3}]}]}",
       API_WRONG_TYPE, "messages[0].content[0].text", "" },
+    { REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\\u0000\",\"text\":\"\"}]}]}",
+      API_UNSUPPORTED, "messages[0].content[0].type", "'text\\u0000'" },
     { REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{}]}]}", API_UNSUPPORTED,
       "messages[0].tool_calls", "" },
     { REQUEST_CHAT, "{" M "\"messages\":[{\"role\":\"assistant\",\"refusal\":\"no\"}]}", API_UNSUPPORTED,
@@ -114,6 +119,7 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, CHAT_BODY(",\"top_k\":1.5"), API_WRONG_TYPE, "top_k", "an integer" },
     { REQUEST_CHAT, CHAT_BODY(",\"top_k\":-2"), API_WRONG_VALUE, "top_k", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"min_p\":2"), API_WRONG_VALUE, "min_p", "" },
+    { REQUEST_CHAT, CHAT_BODY(",\"min_p\":-0.1"), API_WRONG_VALUE, "min_p", ": -0.1 is not between 0 and 1." },
     { REQUEST_CHAT, CHAT_BODY(",\"repetition_penalty\":0"), API_WRONG_VALUE, "repetition_penalty", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"presence_penalty\":3"), API_WRONG_VALUE, "presence_penalty", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"frequency_penalty\":-3"), API_WRONG_VALUE, "frequency_penalty", "" },
@@ -121,6 +127,8 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, CHAT_BODY(",\"logit_bias\":{\"x\":1}"), API_WRONG_VALUE, "logit_bias.x", "no token id" },
     { REQUEST_CHAT, CHAT_BODY(",\"logit_bias\":{\"1024\":1}"), API_WRONG_VALUE, "logit_bias.1024", "1023" },
     { REQUEST_CHAT, CHAT_BODY(",\"logit_bias\":{\"5\":101}"), API_WRONG_VALUE, "logit_bias.5", "-100 and 100" },
+    { REQUEST_CHAT, CHAT_BODY(",\"logit_bias\":{\"5\":-100.1}"), API_WRONG_VALUE, "logit_bias.5",
+      ": -100.1 is not between -100 and 100." },
     { REQUEST_CHAT, CHAT_BODY(",\"seed\":1.5"), API_WRONG_TYPE, "seed", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"max_tokens\":0"), API_WRONG_VALUE, "max_tokens", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"max_tokens\":-1"), API_WRONG_VALUE, "max_tokens", "" },
@@ -130,8 +138,10 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, CHAT_BODY(",\"stop\":[\"a\",7]"), API_WRONG_TYPE, "stop[1]", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"stop\":\"\""), API_WRONG_VALUE, "stop", "not 0" },
     { REQUEST_CHAT, CHAT_BODY(",\"stop_token_ids\":[5000]"), API_WRONG_VALUE, "stop_token_ids[0]", "" },
-    { REQUEST_CHAT, CHAT_BODY(",\"n\":0"), API_WRONG_VALUE, "n", "" },
-    { REQUEST_CHAT, CHAT_BODY(",\"n\":17"), API_WRONG_VALUE, "n", "16" },
+    { REQUEST_CHAT, CHAT_BODY(",\"n\":0"), API_WRONG_VALUE, "n", "0 is not between 1 and 16." },
+    { REQUEST_CHAT, CHAT_BODY(",\"n\":17"), API_WRONG_VALUE, "n", "17 is not between 1 and 16." },
+    { REQUEST_CHAT, CHAT_BODY(",\"n\":99999999999999999999"), API_WRONG_VALUE, "n", "is not between 1 and 16." },
+    { REQUEST_TEXT, TEXT_BODY(",\"best_of\":17"), API_WRONG_VALUE, "best_of", "17 is not between 1 and 16." },
     { REQUEST_CHAT, CHAT_BODY(",\"logprobs\":5"), API_WRONG_TYPE, "logprobs", "a boolean" },
     { REQUEST_CHAT, CHAT_BODY(",\"top_logprobs\":2"), API_WRONG_VALUE, "top_logprobs", "logprobs" },
     { REQUEST_CHAT, CHAT_BODY(",\"logprobs\":true,\"top_logprobs\":21"), API_WRONG_VALUE, "top_logprobs", "20" },
@@ -147,6 +157,8 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{\"type\":\"xml\"}"), API_WRONG_VALUE, "response_format.type",
       "xml" },
     { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{}"), API_MISSING, "response_format.type", "" },
+    { REQUEST_CHAT, CHAT_BODY(",\"response_format\":{\"type\":\"text\\u0000\"}"), API_WRONG_VALUE,
+      "response_format.type", "'text\\u0000'" },
     { REQUEST_CHAT, CHAT_BODY(",\"audio\":{}"), API_UNSUPPORTED, "audio", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"modalities\":[\"audio\"]"), API_UNSUPPORTED, "modalities", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"prediction\":{}"), API_UNSUPPORTED, "prediction", "" },
@@ -310,6 +322,22 @@ static void test_members_of_messages(void **state)
     request_free(&b);
 }
 
+static void test_long_names_are_cut(void **state)
+{
+    (void)state;
+    char body[2048] = "{\"model\":\"", wanted[512] = "The model '";
+    struct api_error err;
+    struct request *r = NULL;
+    for (int i = 0; i < 500; i++)
+        strcat(body, i % 2 ? "\xc3\xa8" : "m");
+    for (int i = 0; i < 130; i++)
+        strcat(wanted, i % 2 ? "\xc3\xa8" : "m");
+    strcat(body, "\"}");
+    strcat(wanted, "m...' does not exist; GET /v1/models lists the models.");
+    assert_int_equal(request_read(&rules, REQUEST_CHAT, body, strlen(body), &r, &err), ST_INVALID);
+    assert_string_equal(err.text, wanted);
+}
+
 static void test_seed_is_exact(void **state)
 {
     (void)state;
@@ -463,7 +491,17 @@ static void test_fit(void **state)
     assert_int_equal(most, 6);
     assert_int_equal(request_fit(r, &r->prompts[0], 9, 0, &most, &err), ST_INVALID);
     assert_int_equal(err.kind, API_TOO_LONG);
+    assert_string_equal(err.param, "max_tokens");
     assert_non_null(strstr(err.text, "9 tokens, but the request needs 10: 4 in the prompt and 6 "));
+    assert_int_equal(request_fit(r, &r->prompts[0], 4, 0, &most, &err), ST_INVALID);
+    assert_string_equal(err.param, "prompt");
+    request_free(&r);
+    r = read_good(REQUEST_CHAT, CHAT_BODY(",\"max_completion_tokens\":5000"));
+    assert_int_equal(request_fit(r, &r->prompts[0], 4096, 0, &most, &err), ST_INVALID);
+    assert_string_equal(err.param, "max_completion_tokens");
+    assert_non_null(strstr(err.text, "(max_completion_tokens)"));
+    assert_int_equal(request_fit(r, &r->prompts[0], 3, 0, &most, &err), ST_INVALID);
+    assert_string_equal(err.param, "messages");
     request_free(&r);
     r = read_good(REQUEST_TEXT, "{" M "\"prompt\":[1,2,3,4]}");
     assert_int_equal(request_fit(r, &r->prompts[0], 100, 0, &most, &err), ST_OK);
@@ -471,6 +509,7 @@ static void test_fit(void **state)
     assert_int_equal(request_fit(r, &r->prompts[0], 10, 0, &most, &err), ST_OK);
     assert_int_equal(most, 6);
     assert_int_equal(request_fit(r, &r->prompts[0], 4, 0, &most, &err), ST_INVALID);
+    assert_string_equal(err.param, "prompt");
     request_free(&r);
     r = read_good(REQUEST_CHAT, CHAT_BODY(""));
     uint32_t n = (uint32_t)r->prompts[0].tokens.n;
@@ -489,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_defaults_of_the_model),
         cmocka_unit_test(test_max_new_tokens_of_the_model),
         cmocka_unit_test(test_all_members),
+        cmocka_unit_test(test_long_names_are_cut),
         cmocka_unit_test(test_seed_is_exact),
         cmocka_unit_test(test_inner_members_are_listed),
         cmocka_unit_test(test_members_of_messages),
