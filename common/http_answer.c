@@ -5,7 +5,7 @@
 
 #include "common/http_exchange.h"
 
-#define HEAD_BYTES             512 /* status line and the fields that the server writes itself */
+#define HEAD_BYTES             640 /* status line and the fields that the server writes itself */
 #define MAX_CONTENT_TYPE_BYTES 256
 #define FAULT_BODY_BYTES       2048
 #define MAX_FAULT_FIELD_BYTES  64
@@ -296,6 +296,11 @@ void http_exchange_fault(struct http_connection *c, const struct http_fault *fau
     HEAD_LITERAL(&h, "Content-Length: ");
     head_number(&h, len);
     HEAD_LITERAL(&h, "\r\nConnection: close\r\n");
+    if (fault->status == 503 && c->server->options.retry_after_s) {
+        HEAD_LITERAL(&h, "Retry-After: ");
+        head_number(&h, c->server->options.retry_after_s);
+        HEAD_LITERAL(&h, "\r\n");
+    }
     fault_field(&h, &c->server->options, fault);
     HEAD_LITERAL(&h, "\r\n");
     struct iovec parts[] = { part(h.text, h.len), part(body, len) };

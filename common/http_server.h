@@ -42,6 +42,7 @@ struct http_server_options {
     /* A further header of those errors, its value (no control characters) into buf; NULL: none. */
     const char *error_field;
     void (*error_field_value)(void *ctx, int status, char *buf, size_t size);
+    uint32_t retry_after_s; /* Retry-After of those that are 503; 0: none */
     void *ctx;
 };
 

@@ -358,7 +358,7 @@ static void on_error(void *arg, enum flow_error error, const char *text)
         (void)api_error_set(&err, API_NO_WORKER, NULL, "The model '%s' cannot be served now: %s.",
                             c->request->model->name, text);
     else
-        (void)api_error_set(&err, kinds[error], NULL, "%s", text);
+        (void)api_error_sentence(&err, kinds[error], text);
     fail(c->answer, &err);
 }
 
@@ -416,7 +416,7 @@ static status start_choices(struct answer *a, struct api_error *err)
         struct sampling checked = r->sampling;
         checked.max_tokens = max_tokens;
         if (sampling_check(&checked, r->model->n_vocab, &why) != ST_OK)
-            return api_error_set(err, API_WRONG_VALUE, NULL, "%s.", why.text);
+            return api_error_set(err, API_WRONG_VALUE, NULL, "Invalid value: %s.", why.text);
         a->n_initialised = i + 1;
         status st = choice_init(c, a, r, i);
         if (st == ST_OK && max_tokens > 0)

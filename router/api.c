@@ -86,11 +86,10 @@ static size_t server_error_body(void *ctx, int code, const char *reason, char *b
     const struct api *api = ctx;
     struct api_error err;
     struct text_buffer body;
+    (void)api_error_sentence(&err, api_error_of_status(code), reason);
     if (code == 413)
-        (void)api_error_set(&err, API_BODY_TOO_LARGE, NULL, "%s: the limit is %llu bytes", reason,
+        (void)api_error_set(&err, API_BODY_TOO_LARGE, NULL, "The request body is too large: the limit is %llu bytes.",
                             (unsigned long long)api->options.config->max_body);
-    else
-        (void)api_error_set(&err, api_error_of_status(code), NULL, "%s", reason);
     text_buffer_init(&body, size);
     api_error_write(&err, &body);
     size_t len = body.state == ST_OK ? body.len : 0;
@@ -362,6 +361,7 @@ static status open_server(struct api *api, struct error *err)
         .error_body = server_error_body,
         .error_field = "x-request-id",
         .error_field_value = server_error_name,
+        .retry_after_s = API_RETRY_AFTER_S,
         .ctx = api,
     };
     return http_server_create(&http, &api->server, err);

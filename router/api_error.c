@@ -1,7 +1,10 @@
 #include "router/api_error.h"
 
+#include <ctype.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "common/json_writer.h"
 
@@ -23,6 +26,13 @@ status api_error_set(struct api_error *err, enum api_error_kind kind, const char
     vsnprintf(err->text, sizeof err->text, fmt, args);
     va_end(args);
     return ST_INVALID;
+}
+
+status api_error_sentence(struct api_error *err, enum api_error_kind kind, const char *reason)
+{
+    const char *text = *reason ? reason : "no reason was given";
+    bool ended = strchr(".!?", text[strlen(text) - 1]) != NULL;
+    return api_error_set(err, kind, NULL, "%c%s%s", toupper((unsigned char)text[0]), text + 1, ended ? "" : ".");
 }
 
 status api_error_memory(struct api_error *err)

@@ -52,6 +52,8 @@ struct api_error {
 /* Returns ST_INVALID, so that `return api_error_set(...)` reads well. param may be NULL. */
 status api_error_set(struct api_error *err, enum api_error_kind kind, const char *param, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
+/* The same for a reason that is no sentence yet: it gets a capital and a full stop. */
+status api_error_sentence(struct api_error *err, enum api_error_kind kind, const char *reason);
 /* There is none left for this request. Returns ST_INVALID. */
 status api_error_memory(struct api_error *err);
 int api_error_status(const struct api_error *err);
@@ -59,7 +61,8 @@ int api_error_status(const struct api_error *err);
 void api_error_write(const struct api_error *err, struct text_buffer *out);
 /* The kind for a status that the HTTP server found itself. */
 enum api_error_kind api_error_of_status(int status);
-/* "1" for what is worth another try soon, NULL otherwise. */
+#define API_RETRY_AFTER_S 1
+/* API_RETRY_AFTER_S as text for what is worth another try soon, NULL otherwise. */
 const char *api_error_retry_after(const struct api_error *err);
 
 #endif

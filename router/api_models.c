@@ -12,7 +12,7 @@ static void write_model(const struct api *api, const struct served_model *m, str
     json_write_object(w);
     json_field_string(w, "id", m->name);
     json_field_string(w, "object", "model");
-    json_field_int(w, "created", 0);
+    json_field_int(w, "created", m->opened_s);
     json_field_string(w, "owned_by", "baton");
     json_field_uint(w, "max_model_len", most ? most : m->max_positions);
     json_write_end(w);

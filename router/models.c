@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/log.h"
 
@@ -71,6 +72,7 @@ static status open_one(struct models *models, unsigned flags, const char *item, 
     m->chat_template = model_chat_template(m->model);
     m->n_vocab = model_config(m->model)->n_vocab;
     m->max_positions = model_config(m->model)->max_positions;
+    m->opened_s = (int64_t)time(NULL);
     m->defaults = *model_defaults(m->model);
     models->n++;
     log_served(m);

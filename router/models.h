@@ -22,6 +22,7 @@ struct served_model {
     const struct chat_template *chat_template; /* NULL: it has none */
     uint32_t n_vocab;
     uint32_t max_positions;
+    int64_t opened_s;               /* seconds since 1970 */
     struct model_defaults defaults; /* of requests */
 };
 

@@ -555,6 +555,8 @@ def check_error(answer, param):
     missing = {"message", "type", "param", "code"} - set(error)
     if missing or not error["message"]:
         return f"the error lacks {sorted(missing) or 'a message'}"
+    if not error["message"][0].isupper():
+        return f"the message is no sentence: {error['message']}"
     named = error["param"] or ""
     if param and not (named == param or named.startswith((param + ".", param + "["))):
         return f"param is {named!r}, not {param!r}: {error['message']}"

@@ -13,13 +13,16 @@ static void connections_are_limited(void **state)
     (void)state;
     struct http_server_options o = usual;
     o.max_connections = 2;
+    o.retry_after_s = 7;
     start(o);
     int a = dial(), b = dial();
     put(a, "GET /a HTTP/1.1\r\n" HOST "\r\n");
     get(a, "|1", PATIENCE_MS);
     put(b, "GET /b HTTP/1.1\r\n" HOST "\r\n");
     get(b, "|1", PATIENCE_MS);
-    assert_true(strncmp(ask("GET /c HTTP/1.1\r\n" HOST "\r\n"), "HTTP/1.1 503 ", 13) == 0);
+    const char *refusal = ask("GET /c HTTP/1.1\r\n" HOST "\r\n");
+    assert_true(strncmp(refusal, "HTTP/1.1 503 ", 13) == 0);
+    assert_non_null(strstr(refusal, "\r\nRetry-After: 7\r\n"));
     assert_int_equal(stats().refused, 1);
     close(a);
     assert_true(has_open(1));

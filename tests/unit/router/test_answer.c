@@ -344,9 +344,9 @@ static void test_worker_refuses(void **state)
     (void)state;
     struct client *c = ask("/v1/chat/completions", "{" HI ",\"n\":3}");
     const struct fake_sent *g = expect_sent(FRAME_GENERATE, 2);
-    fake_failure(rig.flows, g, BATON__FAILURE_CODE__FAILURE_LIMIT, false, "5000 tokens, at most 4000 fit");
+    fake_failure(rig.flows, g, BATON__FAILURE_CODE__FAILURE_LIMIT, false, "only 4000 tokens fit");
     json_t *json = expect_json(c, 400);
-    json_says(json, "error.message", "5000 tokens, at most 4000 fit");
+    json_says(json, "error.message", "Only 4000 tokens fit.");
     assert_int_equal(fake_count(&rig.fake, FRAME_CANCEL), 3); /* nothing goes on for nobody */
     json_decref(json);
     client_free(c);
@@ -360,7 +360,7 @@ static void test_failure_in_a_stream(void **state)
     fake_tokens(rig.flows, g, g->n_tokens, (uint32_t[]){ 908 }, 1, 0, NULL);
     expect_text(c, "content");
     fake_failure(rig.flows, g, BATON__FAILURE_CODE__FAILURE_INTERNAL, false, "it broke");
-    expect_text(c, "data: {\"error\":{\"message\":\"it broke\"");
+    expect_text(c, "data: {\"error\":{\"message\":\"It broke.\"");
     quiet_turns(c);
     assert_true(c->closed);
     assert_null(strstr(c->text, "[DONE]"));

@@ -36,7 +36,9 @@ static void test_heads(void **state)
           "2\r\n\r\n{}",
           400, "missing_required_parameter" },
         { "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}", 200, "\"count\":1" },
-        { "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", 413, "8388608 bytes" },
+        { "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", 413,
+          "\"The request body is too large: the limit is 8388608 bytes.\"" },
+        { "GET /v1/models HTTP/1.1\r\n\r\n", 400, "\"Exactly one Host field is required.\"" },
         { "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 400, "malformed_json" },
     };
     (void)state;
@@ -100,6 +102,38 @@ static void test_queue_is_bounded(void **state)
     client_free(b);
     client_free(c);
     (void)expect_sent(FRAME_CANCEL, 2);
+}
+
+static void test_connections_are_bounded(void **state)
+{
+    (void)state;
+    set("max_connections", "1");
+    reopen_api();
+    struct client *a = ask("/v1/completions", "{" ONCE "}");
+    (void)expect_sent(FRAME_GENERATE, 0);
+    struct client *b = connect_client(0);
+    json_t *json = expect_json(b, 503);
+    assert_non_null(strstr(b->text, "\r\nRetry-After: 1\r\n"));
+    assert_non_null(strstr(b->text, "\r\nx-request-id: req-"));
+    json_says(json, "error.code", "overloaded");
+    json_says(json, "error.message", "Too many connections.");
+    json_decref(json);
+    client_free(b);
+    client_free(a);
+    (void)expect_sent(FRAME_CANCEL, 0);
+}
+
+static void test_models_say_when_they_were_opened(void **state)
+{
+    (void)state;
+    struct client *c = connect_client(0);
+    static const char head[] = "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n";
+    send_all(c, head, sizeof head - 1);
+    json_t *json = expect_json(c, 200);
+    json_int_t created = json_integer_value(at(json, "data.0.created")), now = (json_int_t)time(NULL);
+    assert_true(created <= now && created > now - 3600);
+    json_decref(json);
+    client_free(c);
 }
 
 static void test_bytes_are_bounded(void **state)
@@ -219,6 +253,8 @@ int main(void)
         TEST(test_heads),
         TEST(test_tokenize),
         TEST(test_queue_is_bounded),
+        TEST(test_connections_are_bounded),
+        TEST(test_models_say_when_they_were_opened),
         TEST(test_bytes_are_bounded),
         TEST(test_body_that_never_comes),
         TEST(test_draining),
