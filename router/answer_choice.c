@@ -97,12 +97,7 @@ status choice_take(struct choice *c, const struct token_view *token, struct text
 
 void choice_end(struct choice *c, enum choice_finish finish, struct text_buffer *out)
 {
-    char text[DETOKENIZER_MAX_BYTES(0)];
-    size_t before;
-    give_out(c, text, detokenizer_finish(&c->detokenizer, text), out);
-    if (c->finish != CHOICE_GOES_ON)
-        return;
-    before = out->len;
+    size_t before = out->len;
     stop_match_finish(&c->stops, out);
     c->shown += out->len - before;
     c->finish = finish;

@@ -47,7 +47,8 @@ MUST_CHECK status choice_init(struct choice *c, struct answer *answer, const str
 void choice_free(struct choice *c);
 /* Appends to out the text that can be given out now; sets finish when a stop string is complete. */
 MUST_CHECK status choice_take(struct choice *c, const struct token_view *token, struct text_buffer *out);
-/* The flow has ended: what was withheld is given out, finish is set. */
+/* The flow has ended: what stop strings withheld is given out, finish is set. A character of which the answer has
+ * only the first bytes gives no text, as in vLLM: it is cut off, not broken. */
 void choice_end(struct choice *c, enum choice_finish finish, struct text_buffer *out);
 /* How many of `scored` belong to text that is given out. */
 uint32_t choice_scored_ready(const struct choice *c);

@@ -246,9 +246,30 @@ static void test_half_characters_wait(void **state)
     fake_tokens(rig.flows, g, g->n_tokens + n - 1, &ids[n - 1], 1, 0, NULL);
     expect_text(c, "\"text\":\"\xe4\xb8\xad\"");
     fake_tokens(rig.flows, g, g->n_tokens + n, ids, 1, BATON__FINISH__FINISH_LENGTH, NULL);
-    expect_text(c, "\"text\":\"\xef\xbf\xbd\""); /* cut off by the limit */
     expect_text(c, "[DONE]");
+    assert_non_null(strstr(c->text, "\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\""));
+    assert_null(strstr(c->text, "\xef\xbf\xbd")); /* cut off by the limit */
     client_free(c);
+}
+
+/* Half a character at the end is dropped, in the middle it is U+FFFD. */
+static void test_half_characters_at_the_end(void **state)
+{
+    (void)state;
+    uint32_t ids[16], n = ids_of("\xe4\xb8\xad", ids), hello[] = { ids[0], 908, ids[0] };
+    assert_true(n > 1);
+    for (int logprobs = 0; logprobs < 2; logprobs++) {
+        struct client *c = ask("/v1/completions", logprobs ? "{" ONCE ",\"logprobs\":0}" : "{" ONCE "}");
+        const struct fake_sent *g = expect_sent(FRAME_GENERATE, (uint32_t)logprobs);
+        fake_tokens(rig.flows, g, g->n_tokens, hello, 3, BATON__FINISH__FINISH_LENGTH, NULL);
+        json_t *json = expect_json(c, 200);
+        json_says(json, "choices.0.text", "\xef\xbf\xbdHello");
+        json_says(json, "choices.0.finish_reason", "length");
+        if (logprobs)
+            assert_int_equal(json_array_size(at(json, "choices.0.logprobs.tokens")), 3);
+        json_decref(json);
+        client_free(c);
+    }
 }
 
 static void test_client_gone(void **state)
@@ -391,6 +412,7 @@ int main(void)
         TEST(test_echo_without_tokens),
         TEST(test_stream),
         TEST(test_half_characters_wait),
+        TEST(test_half_characters_at_the_end),
         TEST(test_client_gone),
         TEST(test_slow_client),
         TEST(test_stop_text_of_a_slow_client),
