@@ -18,7 +18,8 @@ struct model_defaults {
 #define MODEL_DEFAULTS_NEUTRAL ((struct model_defaults){ 1.0f, 1.0f, 0.0f, 1.0f, -1, 0 })
 
 /* Neutral where the folder has no such file or the file no such field; null is the same as absent. As in
- * vLLM do_sample is not looked at. A value that the sampler would not take is ST_INVALID naming file and field. */
+ * vLLM do_sample is not looked at. A value that the sampler would not take from a request is ST_INVALID naming file and
+ * field. */
 MUST_CHECK status model_defaults_read(const char *dir, struct model_defaults *out, struct error *err);
 
 #endif

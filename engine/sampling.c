@@ -9,10 +9,8 @@
 #include "engine/philox.h"
 #include "engine/sampling_filter.h"
 
-#define MAX_TEMPERATURE 100.0f
-#define MAX_PENALTY     10.0f
-#define MAX_BIAS        1e9f
-#define ARGMAX_LANES    32u
+#define MAX_BIAS     1e9f
+#define ARGMAX_LANES 32u
 
 /* Marks of a token in the penalty scratch: seen at all, and how often in the answer. */
 #define MARK_SEEN   1u
@@ -213,22 +211,19 @@ static status check_numbers(const struct sampling *s, struct error *err)
         const char *field;
         float value, least, most;
     } rows[] = {
-        { "temperature", s->temperature, 0.0f, MAX_TEMPERATURE },
+        { "temperature", s->temperature, 0.0f, (float)SAMPLING_MAX_TEMPERATURE },
         { "min_p", s->min_p, 0.0f, 1.0f },
         { "top_p", s->top_p, 0.0f, 1.0f },
-        { "repetition_penalty", s->repetition_penalty, 0.0f, MAX_PENALTY },
-        { "presence_penalty", s->presence_penalty, -MAX_PENALTY, MAX_PENALTY },
-        { "frequency_penalty", s->frequency_penalty, -MAX_PENALTY, MAX_PENALTY },
+        { "repetition_penalty", s->repetition_penalty, (float)SAMPLING_MIN_REPETITION, (float)SAMPLING_MAX_REPETITION },
+        { "presence_penalty", s->presence_penalty, -(float)SAMPLING_MAX_PRESENCE, (float)SAMPLING_MAX_PRESENCE },
+        { "frequency_penalty", s->frequency_penalty, -(float)SAMPLING_MAX_PRESENCE, (float)SAMPLING_MAX_PRESENCE },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         status st = check_range(rows[i].field, rows[i].value, rows[i].least, rows[i].most, err);
         if (st != ST_OK)
             return st;
     }
-    if (s->top_p == 0.0f || s->repetition_penalty == 0.0f)
-        return error_set(err, ST_INVALID, "%s must be greater than 0",
-                         s->top_p == 0.0f ? "top_p" : "repetition_penalty");
-    return ST_OK;
+    return s->top_p == 0.0f ? error_set(err, ST_INVALID, "top_p must be greater than 0") : ST_OK;
 }
 
 static status check_ids(const struct sampling *s, uint32_t n_vocab, struct error *err)

@@ -14,6 +14,12 @@
 #define SAMPLING_MAX_STOP_IDS     64
 #define SAMPLING_MAX_TOP_LOGPROBS 20
 
+/* The ranges of OpenAI's API, and of vLLM's for what that one does not have. */
+#define SAMPLING_MAX_TEMPERATURE 2.0
+#define SAMPLING_MIN_REPETITION  0.01
+#define SAMPLING_MAX_REPETITION  10.0
+#define SAMPLING_MAX_PRESENCE    2.0 /* penalties of presence and frequency, both ways */
+
 struct logit_bias {
     uint32_t id;
     float bias;

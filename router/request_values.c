@@ -7,6 +7,7 @@
 
 #include "common/json_writer.h"
 #include "common/utf8.h"
+#include "engine/sampling.h"
 #include "router/json_place.h"
 
 /* As tables of the .def see them. */

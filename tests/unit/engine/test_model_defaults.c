@@ -54,7 +54,9 @@ static void test_what_is_not_said_is_neutral(void **state)
         struct model_defaults d = read_good(texts[i]);
         check_neutral(&d);
     }
-    struct model_defaults d = read_good("{\"temperature\": 1, \"top_k\": 0}"); /* whole numbers are numbers too */
+    struct model_defaults d = read_good("{\"temperature\": 2, \"repetition_penalty\": 0.01}"); /* the ends of ranges */
+    assert_true(d.temperature == 2 && d.repetition_penalty == 0.01f);
+    d = read_good("{\"temperature\": 1, \"top_k\": 0}"); /* whole numbers are numbers too */
     assert_true(d.temperature == 1);
     assert_int_equal(d.top_k, 0);
 }
@@ -76,7 +78,9 @@ static void test_refusals(void **state)
     } cases[] = {
         { "{\"temperature\": \"0.7\"}", "temperature: not a number" },
         { "{\"temperature\": -0.1}", "temperature must be between 0 and" },
-        { "{\"temperature\": 1e39}", "temperature must be between 0 and" },
+        { "{\"temperature\": 1e39}", "temperature must be between 0 and 2" },
+        { "{\"temperature\": 9}", "temperature must be between 0 and 2" },
+        { "{\"temperature\": 2.001}", "temperature must be between 0 and 2" },
         { "{\"top_p\": [0.9]}", "top_p: not a number" },
         { "{\"top_p\": 1.1}", "top_p must be between 0 and 1" },
         { "{\"top_p\": 0}", "top_p must be greater than 0" },
@@ -86,8 +90,8 @@ static void test_refusals(void **state)
         { "{\"min_p\": true}", "min_p: not a number" },
         { "{\"min_p\": 2}", "min_p must be between 0 and 1" },
         { "{\"repetition_penalty\": {}}", "repetition_penalty: not a number" },
-        { "{\"repetition_penalty\": 0}", "repetition_penalty must be greater than 0" },
-        { "{\"repetition_penalty\": 11}", "repetition_penalty must be between 0 and 10" },
+        { "{\"repetition_penalty\": 0}", "repetition_penalty must be between 0.01 and 10" },
+        { "{\"repetition_penalty\": 11}", "repetition_penalty must be between 0.01 and 10" },
         { "{\"max_new_tokens\": 0}", "max_new_tokens must be 1 or more" },
         { "{\"max_new_tokens\": -1}", "max_new_tokens: not a count" },
         { "{\"max_new_tokens\": 4294967296}", "max_new_tokens: not a count" },

@@ -363,14 +363,15 @@ static void test_check(void **state)
         const char *field;
     } rows[] = {
         { offsetof(struct sampling, temperature), -0.1f, "temperature" },
+        { offsetof(struct sampling, temperature), 2.1f, "temperature" },
         { offsetof(struct sampling, temperature), NAN, "temperature" },
         { offsetof(struct sampling, temperature), INFINITY, "temperature" },
         { offsetof(struct sampling, top_p), 0.0f, "top_p" },
         { offsetof(struct sampling, top_p), 1.1f, "top_p" },
         { offsetof(struct sampling, min_p), 1.1f, "min_p" },
         { offsetof(struct sampling, repetition_penalty), 0.0f, "repetition_penalty" },
-        { offsetof(struct sampling, presence_penalty), 11.0f, "presence_penalty" },
-        { offsetof(struct sampling, frequency_penalty), -11.0f, "frequency_penalty" },
+        { offsetof(struct sampling, presence_penalty), 2.1f, "presence_penalty" },
+        { offsetof(struct sampling, frequency_penalty), -2.1f, "frequency_penalty" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct sampling bad = good;
