@@ -42,7 +42,7 @@ struct figures {
 static void usage(FILE *to, const char *name)
 {
     (void)fprintf(to,
-                  "Usage: %s [--seconds S] [--requests N] [--connections N] [--workers N] [--tokens N]\n"
+                  "usage: %s [--seconds S] [--requests N] [--connections N] [--workers N] [--tokens N]\n"
                   "          [--router PROGRAM] [--model FOLDER] [--json]\n"
                   "Measures baton-router alone on one processor, with mock workers and a load client on another.\n"
                   "  --seconds S      length of each timed phase (4)\n"
@@ -424,6 +424,8 @@ static void print_people(const struct bench *b)
 
 int bench_router(int argc, char **argv)
 {
+    static char name[] = "baton bench router"; /* for messages, those of getopt too */
+    argv[0] = name;
     struct bench b = { 0 };
     struct error err = { "" };
     int code = read_settings(&b.settings, argc, argv);

@@ -4,7 +4,7 @@
 #ifndef BATON_BENCH_BENCH_ROUTER_H
 #define BATON_BENCH_BENCH_ROUTER_H
 
-/* argv[0] is the benchmark's name; --help lists the options. Exit code. */
+/* --help lists the options. argv[0] becomes "baton bench router". Exit code. */
 int bench_router(int argc, char **argv);
 
 #endif
