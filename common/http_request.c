@@ -278,7 +278,7 @@ static enum http_step check_meaning(struct http_request *r, struct http_fault *f
         return http_faulty(fault, 400, "the Host field is malformed");
     if (seen.expect && !r->http_1_0) {
         if (strcasecmp(seen.expect, "100-continue") != 0)
-            return http_faulty(fault, 417, "100-continue is the only expectation understood here");
+            return http_faulty(fault, 417, "the only expectation understood here is 100-continue");
         r->expects_continue = !r->complete;
     }
     const char *target = http_target_parse(r->url, r->parser.method == HTTP_OPTIONS, &r->target);

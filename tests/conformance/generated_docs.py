@@ -1,9 +1,10 @@
-"""docs/CONFIG.md and docs/METRICS.md say what the programs say of themselves.
+"""docs/CONFIG.md and docs/METRICS.md say what the programs say of themselves, docs/API.md names each member of a request.
 
     generated_docs.py           compares, and prints what differs
     generated_docs.py --write   writes them anew
 """
 import os
+import re
 import subprocess
 import sys
 
@@ -34,6 +35,15 @@ PAGES = {
 }
 
 
+def unnamed_members():
+    """Members that the router reads and docs/API.md has not in backquotes."""
+    with open(os.path.join(ROOT, "router/request_fields.def")) as f:
+        members = re.findall(r"^(?:FIELD|IGNORED|REFUSED)\((\w+),", f.read(), re.MULTILINE)
+    with open(os.path.join(ROOT, "docs/API.md")) as f:
+        named = set(re.findall(r"`(\w+)`", f.read()))
+    return [member for member in members if member not in named]
+
+
 def main():
     passed = failed = 0
     for path, make in PAGES.items():
@@ -46,6 +56,10 @@ def main():
         passed, failed = passed + same, failed + (not same)
         if not same:
             print(f"{path} is out of date: run tests/conformance/generated_docs.py --write")
+    unnamed = unnamed_members()
+    passed, failed = passed + (not unnamed), failed + bool(unnamed)
+    if unnamed:
+        print(f"docs/API.md does not name {', '.join(unnamed)}")
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

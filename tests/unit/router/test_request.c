@@ -430,6 +430,18 @@ static void test_developer_is_system(void **state)
     request_free(&b);
 }
 
+static void test_parts_are_lines(void **state)
+{
+    (void)state;
+    struct request *a =
+        read_good(REQUEST_TOKENS, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"Hel\"},"
+                                  "{\"type\":\"text\",\"text\":\"lo\"}]}]}");
+    struct request *b = read_good(REQUEST_TOKENS, "{\"messages\":[{\"role\":\"user\",\"content\":\"Hel\\nlo\"}]}");
+    assert_ids(&a->prompts[0], b->prompts[0].tokens.ids, b->prompts[0].tokens.n);
+    request_free(&a);
+    request_free(&b);
+}
+
 static void test_prompts(void **state)
 {
     (void)state;
@@ -534,6 +546,7 @@ int main(void)
         cmocka_unit_test(test_members_of_messages),
         cmocka_unit_test(test_chat_is_rendered),
         cmocka_unit_test(test_developer_is_system),
+        cmocka_unit_test(test_parts_are_lines),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_baton_needs_its_option),
         cmocka_unit_test(test_ignored_is_bounded),
