@@ -92,10 +92,11 @@ static status refuse_number(const char *body, size_t end, const struct request_s
     size_t len = number_length(body, end);
     const char *number = body + end - len;
     bool whole = !memchr(number, '.', len) && !memchr(number, 'e', len) && !memchr(number, 'E', len);
-    json_place_find(body, end, path, sizeof path);
-    if (path[0] == '[' || path[0] == '\0')
+    char first = body[strspn(body, " \t\r\n")];
+    if (first != '{')
         return api_error_set(err, API_WRONG_TYPE, NULL, "The request body must be a JSON object, not %s.",
-                             path[0] ? "an array" : "a number");
+                             first == '[' ? "an array" : "a number");
+    json_place_find(body, end, path, sizeof path);
     print_range(find_row(path, strcspn(path, ".["), scope->kind), scope, range, sizeof range);
     if (!range[0] && whole)
         snprintf(range, sizeof range, "%" PRId64 " and %" PRId64, INT64_MIN, INT64_MAX);

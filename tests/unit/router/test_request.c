@@ -63,6 +63,8 @@ static const struct refusal refusals[] = {
     { REQUEST_CHAT, "{\"a\":1e999}", API_WRONG_VALUE, "a", "1e999 is not between -1.797e308 and 1.797e308" },
     { REQUEST_CHAT, "{\"a\":[{\"b\":[1,99999999999999999999", API_WRONG_VALUE, "a[0].b[1]",
       "99999999999999999999 is not between -9223372036854775808 and 9223372036854775807" },
+    { REQUEST_CHAT, " {\"[\":1e999}", API_WRONG_VALUE, "[", "1e999" },
+    { REQUEST_CHAT, "{\"\":1e999}", API_WRONG_VALUE, "", "1e999" },
     { REQUEST_CHAT, "[1e999]", API_WRONG_TYPE, "", "an array" },
     { REQUEST_CHAT, "1e999", API_WRONG_TYPE, "", "a number" },
     { REQUEST_CHAT, CHAT_BODY(",\"seed\":9223372036854775808"), API_WRONG_VALUE, "seed",
