@@ -186,9 +186,10 @@ static void check_limits(struct examination *e)
 static void check_models(struct examination *e)
 {
     const struct known_model *model = &known_models[0];
-    bool here = known_model_is_present(model);
-    say(e, here ? FINE : NOTE, "model", here ? NULL : "run: baton model fetch smollm2", "%s is %s", model->name,
-        here ? "here" : "not fetched yet");
+    enum model_condition condition = known_model_condition(model);
+    bool whole = condition == MODEL_WHOLE;
+    say(e, whole ? FINE : NOTE, "model", whole ? NULL : "run: baton model fetch smollm2", "%s is %s", model->name,
+        model_condition_name(condition));
 }
 
 static int run(const struct command *self, int argc, char **argv)

@@ -24,17 +24,18 @@ static int print_page(struct text_buffer *page)
 static void list_one(const struct known_model *model, struct json_writer *w, struct text_buffer *page)
 {
     char path[PATH_MAX];
-    bool present = known_model_is_present(model);
+    enum model_condition condition = known_model_condition(model);
     if (known_model_path(model, path, sizeof path, NULL) != ST_OK)
         path[0] = '\0';
     if (!w) {
-        text_buffer_printf(page, "%-12s %-8s %s\n%21s %s\n", model->name, present ? "here" : "absent", model->about, "",
-                           path);
+        text_buffer_printf(page, "%-12s %-8s %s\n%21s %s\n", model->name, model_condition_name(condition), model->about,
+                           "", path);
         return;
     }
     json_write_object(w);
     json_field_string(w, "name", model->name);
-    json_field_bool(w, "present", present);
+    json_field_bool(w, "present", condition == MODEL_WHOLE);
+    json_field_string(w, "condition", model_condition_name(condition));
     json_field_bool(w, "built_in", model->folder != NULL);
     json_field_string(w, "path", path);
     json_field_string(w, "about", model->about);

