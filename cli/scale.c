@@ -60,7 +60,17 @@ static int wait_until_settled(const struct command *self, const struct state_dir
 struct target {
     char role[16];
     long n;
+    unsigned before; /* processes of the role, of all models, when scale began */
 };
+
+static unsigned count_role(const json_t *state, const char *role)
+{
+    size_t i;
+    unsigned count = 0;
+    json_t *member;
+    json_array_foreach(json_object_get(state, "workers"), i, member) count += !strcmp(json_text(member, "role"), role);
+    return count;
+}
 
 static bool read_target(const char *role, int role_len, const char *number, struct target *out)
 {
@@ -92,9 +102,33 @@ static size_t read_targets(const struct arguments *a, struct target targets[ROLE
 static status ask_for(const struct state_dir *dir, const struct target *target, int64_t timeout_s, struct error *err)
 {
     char request[160];
-    snprintf(request, sizeof request, "{\"op\":\"scale\",\"role\":\"%s\",\"n\":%ld,\"timeout_s\":%d}", target->role,
+    snprintf(request, sizeof request, "{\"op\":\"scale\",\"role\":\"%.15s\",\"n\":%ld,\"timeout_s\":%d}", target->role,
              target->n, (int)timeout_s);
     return control_call(dir, request, NULL, err);
+}
+
+static status count_before(const struct state_dir *dir, struct target *targets, size_t n, struct error *err)
+{
+    json_t *state;
+    status st = place_status(dir, &state, err);
+    if (st != ST_OK)
+        return st;
+    for (size_t i = 0; i < n; i++)
+        targets[i].before = count_role(state, targets[i].role);
+    json_decref(state);
+    return ST_OK;
+}
+
+static int say_counts(const struct command *self, const struct state_dir *dir, const struct target *targets, size_t n)
+{
+    struct error err;
+    json_t *state;
+    if (place_status(dir, &state, &err) != ST_OK)
+        return command_failed(self, "%s", err.text);
+    for (size_t i = 0; i < n; i++)
+        printf("%s: %u running (before: %u)\n", targets[i].role, count_role(state, targets[i].role), targets[i].before);
+    json_decref(state);
+    return EXIT_DONE;
 }
 
 static int run_scale(const struct command *self, int argc, char **argv)
@@ -118,13 +152,15 @@ static int run_scale(const struct command *self, int argc, char **argv)
                                     "model");
     if (place_find(&place, &dir, &err) != ST_OK)
         return command_misuse(self, "%s", err.text);
+    if (count_before(&dir, targets, n_targets, &err) != ST_OK)
+        return command_failed(self, "%s", err.text);
     for (size_t i = 0; i < n_targets; i++)
         if (ask_for(&dir, &targets[i], timeout, &err) != ST_OK)
             return command_failed(self, "%s=%ld: %s", targets[i].role, targets[i].n, err.text);
     for (size_t i = 0; i < n_targets; i++)
         if ((code = wait_until_settled(self, &dir, targets[i].role, NULL, timeout)) != EXIT_DONE)
             return code;
-    return EXIT_DONE;
+    return say_counts(self, &dir, targets, n_targets);
 }
 
 static bool is_id(const char *text)
@@ -156,7 +192,10 @@ static int run_drain(const struct command *self, int argc, char **argv)
              (int)timeout);
     if (control_call(&dir, request, NULL, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
-    return wait_until_settled(self, &dir, NULL, arguments.items[0], timeout);
+    code = wait_until_settled(self, &dir, NULL, arguments.items[0], timeout);
+    if (code == EXIT_DONE)
+        printf("%s has ended\n", arguments.items[0]);
+    return code;
 }
 
 const struct command command_scale = { "scale", "ROLE=N...", "Run N processes of a role (of each model)", run_scale };
