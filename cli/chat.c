@@ -215,25 +215,75 @@ static char *read_line(bool prompting)
     return line;
 }
 
+/* ---- what is not for the model ----------------------------------------------------------- */
+
+enum chat_action { ACTION_ASK, ACTION_HELP, ACTION_CLEAR, ACTION_QUIT, ACTION_UNKNOWN };
+
+static const struct chat_word {
+    const char *word, *about;
+    enum chat_action action;
+} chat_words[] = {
+    { "/help", "shows this", ACTION_HELP },
+    { "/clear", "forgets the conversation and starts over", ACTION_CLEAR },
+    { "/quit", "ends; so does Ctrl-D", ACTION_QUIT },
+};
+
+static void print_words(void)
+{
+    for (size_t i = 0; i < COUNT_OF(chat_words); i++)
+        fprintf(stderr, "  %-8s %s\n", chat_words[i].word, chat_words[i].about);
+    fputs("  Ctrl-C   stops an answer\nA line that begins with a space goes to the model, whatever follows.\n", stderr);
+}
+
+/* One slash and letters to the end or a space: a path has more slashes. */
+static enum chat_action action_of(const char *line)
+{
+    size_t len = strcspn(line, " \t");
+    if (line[0] != '/' || strspn(line + 1, "abcdefghijklmnopqrstuvwxyz") != len - 1 || len == 1)
+        return ACTION_ASK;
+    for (size_t i = 0; i < COUNT_OF(chat_words); i++)
+        if (!strcmp(line, chat_words[i].word))
+            return chat_words[i].action;
+    return ACTION_UNKNOWN;
+}
+
+/* ---- conversation, line by line -------------------------------------------------------- */
+
+/* False: it was the last line. */
+static bool take_line(struct chat *chat, const char *line, int *code)
+{
+    switch (action_of(line)) {
+    case ACTION_HELP:
+        print_words();
+        break;
+    case ACTION_CLEAR:
+        start_over(chat);
+        break;
+    case ACTION_QUIT:
+        return false;
+    case ACTION_UNKNOWN:
+        *code = command_failed(chat->self, "there is no %.40s; /help lists what there is", line);
+        break;
+    case ACTION_ASK:
+        if (line[strspn(line, " \t")] && say(chat, line) == ST_IO)
+            *code = command_failed(chat->self, "%s", chat->failure);
+    }
+    return true;
+}
+
 static int converse(struct chat *chat)
 {
-    bool prompting = isatty(STDIN_FILENO);
+    bool prompting = isatty(STDIN_FILENO), more = true;
     char *line;
     int code = EXIT_DONE;
     if (prompting)
-        fprintf(stderr, "%s at %s. /reset starts over, Ctrl-C stops an answer, Ctrl-D ends.\n", chat->model, chat->url);
-    while ((line = read_line(prompting))) {
-        if (!strcmp(line, "/reset")) {
-            start_over(chat);
-        } else if (!strcmp(line, "/exit") || !strcmp(line, "/quit")) {
-            free(line);
-            return code;
-        } else if (line[strspn(line, " \t")] && say(chat, line) == ST_IO) {
-            code = command_failed(chat->self, "%s", chat->failure);
-        }
+        fprintf(stderr, "%s at %s. /help tells what else can be typed, Ctrl-C stops an answer, Ctrl-D ends.\n",
+                chat->model, chat->url);
+    while (more && (line = read_line(prompting))) {
+        more = take_line(chat, line, &code);
         free(line);
     }
-    if (prompting)
+    if (prompting && more)
         fputc('\n', stderr);
     return code;
 }

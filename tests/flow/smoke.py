@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 
-from cluster import BIN, QUESTIONS, ROOT, STORY, Cluster, Suite, in_parallel, wait_for
+from cluster import BIN, QUESTIONS, ROOT, SLOW, STORY, Cluster, Suite, in_parallel, wait_for
 
 
 def answers_golden(c):
@@ -74,12 +74,22 @@ def cancelled_requests_free_everything(c):
     c.wait_nothing_left(10)
 
 
+def talk(c, lines):
+    return subprocess.run([os.path.join(BIN, "baton"), "chat", "--max-tokens", "20", "--state-dir", c.dir], input=lines,
+                          capture_output=True, text=True, timeout=90 * SLOW)
+
+
 def commands(c):
     status = c.status()
     roles = sorted(w["role"] for w in status["workers"])
     assert {"router", "prefill", "decode"} <= set(roles), roles
     chat = c.baton("chat", "Hello!")
     assert chat.returncode == 0 and chat.stdout.strip(), (chat.stdout, chat.stderr)
+    own = talk(c, "/help\n/nonsense\n/clear\n/quit\nHello!\n")
+    assert own.returncode == 1 and not own.stdout, own
+    assert "/clear" in own.stderr and "there is no /nonsense" in own.stderr, own.stderr
+    path = talk(c, "/etc/passwd is what?\n")
+    assert path.returncode == 0 and path.stdout.strip(), path
     logs = c.baton("logs", "decode", "-n", "5")
     assert logs.returncode == 0 and "msg=" in logs.stdout
     bad = subprocess.run([os.path.join(BIN, "baton-decode"), "--kv-dtype", "bf17"], capture_output=True, text=True)
@@ -87,11 +97,13 @@ def commands(c):
 
 
 def scale_and_drain(c):
-    assert c.baton("scale", "prefill=2").returncode == 0
+    scaled = c.baton("scale", "prefill=2")
+    assert scaled.returncode == 0 and scaled.stdout == "prefill: 2 running (before: 1)\n", scaled
     wait_for("a second prefill worker", lambda: len(c.workers("prefill")) == 2, 30)
     c.wait_workers(2, 1)
-    assert c.baton("scale", "prefill=1").returncode == 0
-    wait_for("one prefill worker", lambda: len(c.workers("prefill")) == 1, 30)
+    drained = c.baton("drain", "prefill-1")
+    assert drained.returncode == 0 and drained.stdout == "prefill-1 has ended\n", drained
+    assert len(c.workers("prefill")) == 1, c.workers("prefill")
     assert not c.ask(STORY, route="remote", max_tokens=5).error
 
 
