@@ -1,7 +1,7 @@
 """Writes GGUF files with random weights, for benchmarks and tests. Their answers are noise; their shapes are real.
 
-    pip install gguf numpy
-    python3 models/make_synthetic.py OUT.gguf --geometry 1b --type Q8_0 [--seed 0] [--embedding-type Q8_0]
+    deploy/setup.sh --tests        # makes build/venv, which has gguf and numpy
+    build/venv/bin/python3 models/make_synthetic.py OUT.gguf --geometry 1b --type Q8_0 [--seed 0] [--embedding-type Q8_0]
 
 Q4_K_M is the mix that llama.cpp makes under this name: Q4_K, and Q6_K for the head and half of the layers' V and down matrices.
 
@@ -13,9 +13,13 @@ import argparse
 import dataclasses
 import itertools
 import string
+import sys
 
-import gguf
-import numpy as np
+try:
+    import gguf
+    import numpy as np
+except ModuleNotFoundError as missing:
+    sys.exit(f"make_synthetic.py: {sys.executable} has no {missing.name}; build/venv/bin/python3 has it, after deploy/setup.sh --tests")
 
 SPREAD = 0.02
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
