@@ -6,6 +6,8 @@
 # when Debian packages are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. deploy/step.sh
+trap 'echo "setup: interrupted; run it again to go on" >&2; exit 130' INT
 
 packages=(
     gcc libc6-dev cmake ninja-build pkg-config
@@ -49,13 +51,17 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     echo "setup: installing ${#missing[@]} Debian packages: ${missing[*]}"
     log=$(mktemp)
-    # Daemons that packages bring are not started: a cluster starts its own etcd.
-    install() { "${run[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends "${missing[@]}"; }
-    if ! install >"$log" 2>&1; then
-        echo "setup: refreshing the package lists"
-        if ! { "${run[@]}" apt-get update && install; } >"$log" 2>&1; then
-            tail -5 "$log" >&2
-            echo "setup.sh: apt-get could not install the packages above; its log is $log" >&2
+    as_root() { "${run[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 "$@"; } # daemons that packages bring are not started
+    install() { as_root apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}"; }
+    finish_interrupted() { as_root dpkg --configure -a; }
+    refresh() { as_root apt-get update; }
+    if ! step "setup: installing packages" "$log" install; then
+        step "setup: finishing what was interrupted" "$log" finish_interrupted || true
+        step "setup: refreshing the package lists" "$log" refresh || true
+        if ! step "setup: installing packages" "$log" install; then
+            grep '^[EW]:' "$log" | tail -5 >&2
+            echo "setup.sh: apt-get could not install: ${missing[*]}" >&2
+            echo "    its log is $log; see that the package sources are reached (sudo apt-get update)" >&2
             exit 1
         fi
     fi
@@ -68,10 +74,13 @@ if [ "$tests" = 1 ]; then
         echo "setup: making the Python environment of the tests in build/venv"
         rm -rf build/venv
         mkdir -p build
-        /usr/bin/python3 -m venv build/venv
-        if ! build/venv/bin/pip install -q --disable-pip-version-check -r tests/requirements.txt >build/venv/pip.log 2>&1; then
-            tail -3 build/venv/pip.log >&2
-            echo "setup.sh: pip could not install tests/requirements.txt; tests with real clients will be skipped" >&2
+        log=build/pip.log
+        if ! step "setup: making build/venv" "$log" /usr/bin/python3 -m venv build/venv ||
+            ! step "setup: installing Python packages" "$log" \
+                build/venv/bin/pip install --disable-pip-version-check -r tests/requirements.txt; then
+            grep '^ERROR' "$log" | tail -1 >&2 || true
+            echo "setup.sh: the Python packages of tests/requirements.txt could not be installed (log: $log);" >&2
+            echo "    tests with real clients will be skipped" >&2
         else
             cp tests/requirements.txt "$stamp"
         fi

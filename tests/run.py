@@ -164,6 +164,7 @@ SCRIPTS = [
     ("conformance/templates", ["tests/conformance/template_render.py"], 300, {"venv"}),
     ("conformance/openai_client", [CLUSTER, "tests/conformance/openai_client.py", "{url}"], 200, {"venv"}),
     ("flow/smoke", ["tests/flow/smoke.py"], 120, {"asan"}),
+    ("flow/quickstart", ["tests/flow/quickstart.py"], 900, set()),
     ("flow/model_fetch", ["tests/flow/model_fetch.py"], 120, set()),
     ("flow/hostile_http", [CLUSTER, "--set", "router.request_timeout=3s", "tests/flow/hostile_http.py",
                            "--request-timeout", "3", "{host}", "{port}"], 200, {"asan"}),
