@@ -77,7 +77,7 @@ if [ "$tests" = 1 ]; then
         log=build/pip.log
         if ! step "setup: making build/venv" "$log" /usr/bin/python3 -m venv build/venv ||
             ! step "setup: installing Python packages" "$log" \
-                build/venv/bin/pip install --disable-pip-version-check -r tests/requirements.txt; then
+                build/venv/bin/pip install --progress-bar off --disable-pip-version-check -r tests/requirements.txt; then
             grep '^ERROR' "$log" | tail -1 >&2 || true
             echo "setup.sh: the Python packages of tests/requirements.txt could not be installed (log: $log);" >&2
             echo "    tests with real clients will be skipped" >&2

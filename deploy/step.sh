@@ -5,14 +5,14 @@
 # The command stays in the foreground, so that Ctrl-C reaches it as if nobody stood between.
 
 last_words() {
-    tail -c 1000 "$1" 2>/dev/null | tr '\r' '\n' | grep -v '^[[:space:]]*$' | tail -1 | cut -c 1-80 || true
+    tail -c 1000 "$1" 2>/dev/null | tr '\r' '\n' | grep -av '^[[:space:]]*$' | tail -1 | cut -c 1-80 | sed 's/^[[:space:]]*/: /' || true
 }
 
 report_progress() { # WHAT LOG
     local seconds=0
     while sleep 1 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
         seconds=$((seconds + 1))
-        [ $((seconds % 5)) != 2 ] || echo "$1 ($seconds s): $(last_words "$2")"
+        [ $((seconds % 5)) != 2 ] || echo "$1 ($seconds s)$(last_words "$2")"
     done
 }
 
