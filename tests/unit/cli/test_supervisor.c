@@ -72,7 +72,8 @@ static int daemon_main(int argc, char **argv)
 static char top[] = "/tmp/baton-super-XXXXXX", bin_dir[64], model_path[64];
 static struct state_dir dir;
 static struct cluster_options cluster;
-static pid_t supervisor;
+static pid_t supervisor, other_supervisor; /* 0: none */
+static struct state_dir other_dir;         /* of the other one */
 static int report_fd, lock_fd;
 static struct error err;
 
@@ -246,16 +247,22 @@ static int end_code(void)
     return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -WTERMSIG(wait_status);
 }
 
+static void end_one(pid_t *pid, const struct state_dir *of)
+{
+    if (*pid > 0) {
+        kill(*pid, SIGKILL);
+        waitpid(*pid, NULL, 0);
+        leftovers_end(of, 1000);
+    }
+    *pid = 0;
+}
+
 /* After a test that failed half-way. */
 static int end_all(void **state)
 {
     (void)state;
-    if (supervisor > 0) {
-        kill(supervisor, SIGKILL);
-        waitpid(supervisor, NULL, 0);
-        leftovers_end(&dir, 1000);
-        supervisor = 0;
-    }
+    end_one(&supervisor, &dir);
+    end_one(&other_supervisor, &other_dir);
     return 0;
 }
 
@@ -396,12 +403,12 @@ static void a_name_in_use_is_refused(void **state)
     json_t *now = look();
     snprintf(etcd, sizeof etcd, "%s", json_text(now, "etcd_url"));
     json_decref(now);
-    struct state_dir first_dir = dir;
-    pid_t first = supervisor;
+    other_dir = dir;
+    other_supervisor = supervisor;
     start_in("other/state", etcd, "", 20000000); /* its name is the folder's last part as well */
     const char *why = wait_for(REPORT_FAILED);
     assert_non_null(strstr(why, "the cluster name \"state\" is taken"));
-    assert_non_null(strstr(why, first_dir.path));
+    assert_non_null(strstr(why, other_dir.path));
     assert_non_null(strstr(why, "--name"));
     assert_int_equal(end_code(), 1);
     nothing_is_left(NULL, 0);
@@ -410,8 +417,9 @@ static void a_name_in_use_is_refused(void **state)
     get_ready();
     assert_int_equal(call("{\"op\":\"down\",\"timeout_s\":10}"), ST_OK);
     assert_int_equal(end_code(), 0);
-    dir = first_dir;
-    supervisor = first;
+    dir = other_dir;
+    supervisor = other_supervisor;
+    other_supervisor = 0;
     wait_until("decode-0", "ready", 3);
     assert_int_equal(call("{\"op\":\"down\",\"timeout_s\":10}"), ST_OK);
     assert_int_equal(end_code(), 0);
