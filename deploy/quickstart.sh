@@ -23,7 +23,7 @@ misuse() { echo "quickstart: $1 (see deploy/quickstart.sh --help)" >&2; exit 2; 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 doing="preparing"
-trap 'echo "quickstart: interrupted while $doing; run it again to go on" >&2; exit 130' INT
+trap 'printf "\nquickstart: interrupted while %s; run it again to go on\n" "$doing" >&2; exit 130' INT
 
 question=
 port=8000 place=() up_options=() own_model=0
