@@ -27,8 +27,7 @@ def ask(c):
 
 def deleted_records_come_back(c, etcd):
     for role in "decode", "prefill", "router":
-        before = records(c, etcd, role)
-        assert len(before) == 1, before
+        before = wait_for(f"the record of {role}-0", lambda r=role: records(c, etcd, r), 20)
         assert etcd.delete(f"/baton/v1/{name_of(c)}/instances/{role}/") == 1
         wait_for(f"the record of {role}-0 to be back", lambda r=role, b=before: records(c, etcd, r) == b, 20)
     c.wait_workers(1, 1)
@@ -84,7 +83,7 @@ def second_of_a_name_is_refused(c, etcd):
         assert etcd.values("/baton/v1/") == before
         done = up(folder, etcd, "--name", "another")
         assert done.returncode == 0, done.stderr
-        assert len(etcd.values("/baton/v1/another/instances/")) == 3
+        wait_for("all three to be registered", lambda: len(etcd.keys("/baton/v1/another/instances/")) == 3, 20)
         down(folder)
         ask(c)
     finally:
