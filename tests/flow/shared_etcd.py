@@ -72,6 +72,14 @@ def down(folder):
     assert done.returncode == 0, done.stderr
 
 
+def clear(top):
+    """Ends what a failed test left running below a folder."""
+    for path, _, files in os.walk(top):
+        if "state.json" in files:
+            down(path)
+    shutil.rmtree(top, ignore_errors=True)
+
+
 def second_of_a_name_is_refused(c, etcd):
     top = tempfile.mkdtemp(prefix="baton-flow-")
     folder = os.path.join(top, name_of(c))
@@ -87,7 +95,7 @@ def second_of_a_name_is_refused(c, etcd):
         down(folder)
         ask(c)
     finally:
-        shutil.rmtree(top, ignore_errors=True)
+        clear(top)
 
 
 def worker_of_a_name_in_use_ends(c, etcd):
@@ -116,7 +124,7 @@ def name_of_a_killed_cluster_is_free(etcd):
         assert done.returncode == 0, done.stderr
         down(second)
     finally:
-        shutil.rmtree(top, ignore_errors=True)
+        clear(top)
 
 
 def cluster_that_starts_is_named(unused):
