@@ -8,6 +8,7 @@
 #include "cli/model_store.h"
 #include "common/json_writer.h"
 #include "engine/model.h"
+#include "engine/model_config.h"
 #include "engine/tokenizer.h"
 
 #define OUTPUT_MAX_BYTES ((size_t)16 << 20)
@@ -73,15 +74,10 @@ const struct command command_model_list = { "model list", "", "The models known 
 
 /* ---- inspect ------------------------------------------------------------------------ */
 
-static const char *arch_name(enum model_arch arch)
-{
-    return arch == ARCH_LLAMA ? "llama" : "qwen3";
-}
-
 static void write_numbers(const struct model *m, struct json_writer *w)
 {
     const struct model_config *c = model_config(m);
-    json_field_string(w, "arch", arch_name(c->arch));
+    json_field_string(w, "arch", model_arch_name(c->arch));
     json_field_uint(w, "layers", c->n_layers);
     json_field_uint(w, "width", c->n_embd);
     json_field_uint(w, "heads", c->n_heads);
@@ -90,7 +86,7 @@ static void write_numbers(const struct model *m, struct json_writer *w)
     json_field_uint(w, "ffn", c->n_ffn);
     json_field_uint(w, "vocab", c->n_vocab);
     json_field_uint(w, "max_positions", c->max_positions);
-    json_field_real(w, "rope_theta", (double)c->rope_theta);
+    json_field_real(w, "rope_theta", (double)c->rope.theta);
     json_field_real(w, "rms_eps", (double)c->rms_eps);
     json_field_bool(w, "qk_norm", c->qk_norm);
     json_field_bool(w, "tied_embeddings", c->tied_embeddings);
@@ -152,7 +148,8 @@ static void write_page(const struct model *m, const char *path, uint64_t paramet
     text_buffer_printf(page, "%s\n  file        %s\n  fingerprint %016" PRIx64 "\n", model_name(m), path,
                        model_fingerprint(m));
     text_buffer_printf(page, "  network     %s, %u layers, %u wide, %u heads (%u KV) of %u, FFN %u\n",
-                       arch_name(c->arch), c->n_layers, c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim, c->n_ffn);
+                       model_arch_name(c->arch), c->n_layers, c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim,
+                       c->n_ffn);
     text_buffer_printf(page, "  parameters  %.1f M in %.1f MB, embeddings %s\n", (double)parameters / 1e6,
                        (double)bytes / 1e6, c->tied_embeddings ? "tied" : "not tied");
     text_buffer_printf(page, "  context     %u tokens\n  vocabulary  %u tokens\n  template    %s\n\n", c->max_positions,

@@ -192,7 +192,7 @@ struct group {
 /* The four low bits of slice s. */
 ALWAYS_INLINE void load_low(const enum dtype type, const struct group *g, const uint32_t s, __m256i *out)
 {
-    if (quant_form(type).bits == 8)
+    if (quant_bits(type) == 8)
         load_bits(g->low + (size_t)s * SLICE_BYTES, 0, 15, out);
     else
         load_bits(g->low + (size_t)s % 4 * SLICE_BYTES, s / 4 * 4, 15, out);
@@ -201,7 +201,7 @@ ALWAYS_INLINE void load_low(const enum dtype type, const struct group *g, const 
 /* What slice s has above them. */
 ALWAYS_INLINE void load_high(const enum dtype type, const struct group *g, const uint32_t s, __m256i *out)
 {
-    const uint32_t upper = quant_form(type).bits - 4;
+    const uint32_t upper = quant_bits(type) - 4;
     if (upper == 4)
         load_bits(g->low + (size_t)s * SLICE_BYTES, 4, 15, out);
     else
@@ -235,9 +235,8 @@ ALWAYS_INLINE void multiply_slices(const enum dtype type, const uint32_t R, cons
 ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const struct group *g, const uint32_t h,
                                  const int8_t *q, size_t q_step, __m256i *dot)
 {
-    const struct quant_form form = quant_form(type);
-    const uint32_t n = SLICES / form.halves;
-    if (form.bits > 4)
+    const uint32_t n = SLICES / quant_halves(type);
+    if (quant_bits(type) > 4)
         multiply_slices(type, R, load_high, g, h * n, n, q, q_step, 16, dot);
     multiply_slices(type, R, load_low, g, h * n, n, q, q_step, 1, dot);
 }
@@ -245,7 +244,7 @@ ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const 
 /* What the offset of the format takes off every output of a row: bias is that of the row. */
 ALWAYS_INLINE int32_t offset_dot(const enum dtype type, const int32_t *bias, uint32_t tile_rows, const uint32_t h)
 {
-    switch (quant_form(type).offset) {
+    switch (quant_offset(type)) {
     case 8:
         return bias[0];
     case 16:
@@ -274,7 +273,7 @@ ALWAYS_INLINE void dot_half(const enum dtype type, const bool wide, const uint32
             dot[i] = _mm256_slli_epi32(dot[i], 8);
         multiply_half(type, R, group, h, t->q_low + g * SLICES * q_step, q_step, dot);
     }
-    if (quant_form(type).offset == 0)
+    if (quant_offset(type) == 0)
         return;
     const int32_t *bias = t->bias + g * ACT_BIASES * t->tile_rows;
     UNROLL
@@ -297,18 +296,18 @@ ALWAYS_INLINE __m256 load_factors(const uint8_t *src, const bool is_signed)
 ALWAYS_INLINE __m256 load_scales(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g,
                                  const uint32_t h, const uint32_t v)
 {
-    const struct quant_form form = quant_form(type);
-    const size_t block = form.super ? g / QUANT_SUPER_GROUPS : g;
+    const size_t block = quant_is_super(type) ? g / QUANT_SUPER_GROUPS : g;
     __m256 d = load_halves(panel + at->d + (block * PANEL + v * (size_t)8) * sizeof(uint16_t));
-    if (!form.super)
+    if (!quant_is_super(type))
         return d;
-    return _mm256_mul_ps(d, load_factors(panel + at->d_factors + (g * form.halves + h) * PANEL + v * (size_t)8, true));
+    return _mm256_mul_ps(
+        d, load_factors(panel + at->d_factors + (g * quant_halves(type) + h) * PANEL + v * (size_t)8, true));
 }
 
 ALWAYS_INLINE __m256 load_minima(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g,
                                  const uint32_t v)
 {
-    const bool super = quant_form(type).super;
+    const bool super = quant_is_super(type);
     const size_t block = super ? g / QUANT_SUPER_GROUPS : g;
     __m256 m = load_halves(panel + at->m + (block * PANEL + v * (size_t)8) * sizeof(uint16_t));
     if (!super)
@@ -360,7 +359,6 @@ static void store_outputs(const __m256 *acc, uint32_t n_outputs, float *out)
 
 ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const struct tile *t)
 {
-    const struct quant_form form = quant_form(type);
     const struct pack_places at = pack_places(type, t->groups);
     __m256 acc[MOST_ROWS * VECTORS];
     UNROLL
@@ -371,12 +369,12 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
         for (size_t line = 0; R == 1 && line < at.low_bytes; line += 64)
             _mm_prefetch((const char *)group.low + PREFETCH_BYTES + line, _MM_HINT_T0);
         UNROLL
-        for (uint32_t h = 0; h < form.halves; h++) {
+        for (uint32_t h = 0; h < quant_halves(type); h++) {
             __m256i dot[MOST_ROWS * VECTORS];
             dot_half(type, wide, R, t, &group, g, h, dot);
             add_half(type, R, t, &at, g, h, dot, acc);
         }
-        if (form.minimum)
+        if (quant_has_minimum(type))
             add_minima(type, R, t, &at, g, acc);
     }
     UNROLL

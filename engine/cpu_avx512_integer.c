@@ -133,7 +133,7 @@ ALWAYS_INLINE void multiply_slice(const uint32_t R, const uint32_t P, const int8
 /* Slice s of a group as unsigned bytes: u of quantised.h. low and high are the group's in the panel. */
 ALWAYS_INLINE __m512i load_slice(const enum dtype type, const uint8_t *low, const uint8_t *high, const uint32_t s)
 {
-    const uint32_t bits = quant_form(type).bits;
+    const uint32_t bits = quant_bits(type);
     if (bits == 8) {
         _mm_prefetch((const char *)low + s * 64 + PREFETCH_BYTES, _MM_HINT_T0);
         return _mm512_loadu_si512(low + (size_t)s * 64);
@@ -159,11 +159,10 @@ ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const 
                                  const struct pack_places *at, size_t g, const uint32_t h, const int8_t *q,
                                  __m512i *dot)
 {
-    const struct quant_form form = quant_form(type);
     UNROLL
-    for (uint32_t i = 0; i < SLICES / form.halves; i++) {
+    for (uint32_t i = 0; i < SLICES / quant_halves(type); i++) {
         /* Both nibbles of a byte one after the other. */
-        const uint32_t s = form.halves == 2 ? h * 4 + i : form.bits == 8 ? i : i / 2 + i % 2 * 4;
+        const uint32_t s = quant_halves(type) == 2 ? h * 4 + i : quant_bits(type) == 8 ? i : i / 2 + i % 2 * 4;
         __m512i w[4];
         UNROLL
         for (uint32_t p = 0; p < P; p++) {
@@ -178,7 +177,7 @@ ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const 
 ALWAYS_INLINE __m512i offset_dot(const enum dtype type, const uint32_t R, const int32_t *bias, const uint32_t h,
                                  const uint32_t r)
 {
-    switch (quant_form(type).offset) {
+    switch (quant_offset(type)) {
     case 8:
         return _mm512_set1_epi32(bias[r]);
     case 16:
@@ -224,16 +223,15 @@ ALWAYS_INLINE __m512 load_factors(const uint8_t *src, const bool is_signed)
 ALWAYS_INLINE __m512 load_scales(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g,
                                  const uint32_t h)
 {
-    const struct quant_form form = quant_form(type);
-    if (!form.super)
+    if (!quant_is_super(type))
         return load_halves(panel + at->d + g * PANEL * sizeof(uint16_t));
     return _mm512_mul_ps(load_halves(panel + at->d + g / QUANT_SUPER_GROUPS * PANEL * sizeof(uint16_t)),
-                         load_factors(panel + at->d_factors + (g * form.halves + h) * PANEL, true));
+                         load_factors(panel + at->d_factors + (g * quant_halves(type) + h) * PANEL, true));
 }
 
 ALWAYS_INLINE __m512 load_minima(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g)
 {
-    if (!quant_form(type).super)
+    if (!quant_is_super(type))
         return load_halves(panel + at->m + g * PANEL * sizeof(uint16_t));
     __m512 m = _mm512_mul_ps(load_halves(panel + at->m + g / QUANT_SUPER_GROUPS * PANEL * sizeof(uint16_t)),
                              load_factors(panel + at->m_factors + g * PANEL, false));
@@ -243,7 +241,6 @@ ALWAYS_INLINE __m512 load_minima(const enum dtype type, const uint8_t *panel, co
 ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const uint32_t P,
                             const struct tile *t)
 {
-    const struct quant_form form = quant_form(type);
     const struct pack_places at = pack_places(type, t->groups);
     __m512 acc[12];
     UNROLL
@@ -252,7 +249,7 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
     for (size_t g = 0; g < t->groups; g++) {
         const float *scale = t->scale + g * 2 * R;
         UNROLL
-        for (uint32_t h = 0; h < form.halves; h++) {
+        for (uint32_t h = 0; h < quant_halves(type); h++) {
             __m512i dot[12];
             dot_half(type, wide, R, P, t, &at, g, h, dot);
             UNROLL
@@ -264,7 +261,7 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
                                                      _mm512_mul_ps(d, _mm512_set1_ps(scale[r])), acc[r * P + p]);
             }
         }
-        if (!form.minimum)
+        if (!quant_has_minimum(type))
             continue;
         UNROLL
         for (uint32_t p = 0; p < P; p++) {

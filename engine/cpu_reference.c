@@ -125,10 +125,9 @@ struct group_terms {
 
 static struct group_terms terms_of(enum dtype type, const struct quant_group *group)
 {
-    const struct quant_form form = quant_form(type);
     return (struct group_terms){
-        .halves = form.halves,
-        .has_minimum = form.minimum,
+        .halves = quant_halves(type),
+        .has_minimum = quant_has_minimum(type),
         .scale = { quant_scale(group, 0), quant_scale(group, 1) },
         .minimum = quant_minimum(type, group),
     };
@@ -156,7 +155,7 @@ static void product_int(const struct matrix *m, const struct activations *a, uin
                         float acc[ROW_STEP])
 {
     const size_t groups = m->n_in / CONTRACT_GROUP;
-    const int32_t offset = (int32_t)quant_form(m->type).offset;
+    const int32_t offset = (int32_t)quant_offset(m->type);
     const uint8_t *weights = m->data + o * dtype_row_bytes(m->type, m->n_in);
     memset(acc, 0, ROW_STEP * sizeof *acc);
     for (size_t g = 0; g < groups; g++) {

@@ -28,7 +28,8 @@ struct forward {
     struct step *step;
     struct rows rows;
     struct attention_item *items;
-    double *inv_freq;       /* [head_dim / 2] */
+    double *inv_freq; /* [head_dim / 2] */
+    double rope_magnitude;
     float *x, *y;           /* [row][n_embd]: the residual stream, and what is added to it */
     float *cosines, *sines; /* [row][head_dim] */
     float *q, *attended;    /* [row][n_heads][head_dim] */
@@ -81,6 +82,8 @@ static void fill_angles(const struct forward *f, uint32_t row)
         double s;
         double c;
         math_sincos(pos * f->inv_freq[p], &s, &c);
+        s *= f->rope_magnitude;
+        c *= f->rope_magnitude;
         uint32_t i = interleaved ? 2 * p : p;
         cosines[i] = cosines[i + partner] = (float)c;
         sines[i] = (float)-s;
@@ -151,6 +154,15 @@ static void rotate_head(const struct forward *f, float *head, const float *norm,
                      f->config->rope_interleaved);
 }
 
+static void add_biases(const struct forward *f, const struct layer_weights *w, uint32_t row)
+{
+    uint32_t n_q = f->config->n_heads * f->config->head_dim;
+    uint32_t n_kv = f->config->n_kv_heads * f->config->head_dim;
+    f->backend->add(f->q + (size_t)row * n_q, w->bq, n_q);
+    f->backend->add(f->k + (size_t)row * n_kv, w->bk, n_kv);
+    f->backend->add(f->v + (size_t)row * n_kv, w->bv, n_kv);
+}
+
 /* Norms and rotates q and k, and puts k and v into the cache. */
 static void position_rows(void *ctx, uint32_t item, uint32_t thread)
 {
@@ -164,6 +176,8 @@ static void position_rows(void *ctx, uint32_t item, uint32_t thread)
     float q_scale = 1.0f / sqrtf((float)dim);
     for (uint32_t r = item * ACT_TILE; r < end; r++) {
         float *q = f->q + (size_t)r * n_heads * dim;
+        if (job->layer->bq != NULL)
+            add_biases(f, job->layer, r);
         for (uint32_t h = 0; h < n_heads; h++)
             rotate_head(f, q + (size_t)h * dim, job->layer->q_norm, r);
         f->backend->scale(q, q_scale, n_heads * dim);
@@ -445,7 +459,8 @@ status forward_create(const struct model_config *config, const struct weights *w
         goto fail;
     carver.used = 0;
     carve_scratch(f, &carver, options->max_rows, options->max_seqs);
-    math_rope_frequencies(config->rope_theta, config->head_dim, f->inv_freq);
+    rope_frequencies(&config->rope, config->head_dim, weights->rope_factors, f->inv_freq);
+    f->rope_magnitude = rope_magnitude(&config->rope);
     *out = f;
     return ST_OK;
 fail:

@@ -85,10 +85,3 @@ void math_sincos(double x, double *sin_out, double *cos_out)
         break;
     }
 }
-
-void math_rope_frequencies(float theta, uint32_t dim, double *inv_freq)
-{
-    double log_theta = math_log((double)theta);
-    for (uint32_t i = 0; i < dim / 2; i++)
-        inv_freq[i] = math_exp64(-(2.0 * i / dim) * log_theta);
-}

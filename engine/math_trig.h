@@ -11,7 +11,4 @@ double math_exp64(double x); /* |x| <= 700 */
 /* |x| <= 2^26. */
 void math_sincos(double x, double *sin_out, double *cos_out);
 
-/* inv_freq[i] = theta^(-2i/dim), i < dim / 2. */
-void math_rope_frequencies(float theta, uint32_t dim, double *inv_freq);
-
 #endif

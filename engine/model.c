@@ -191,10 +191,13 @@ const struct tensor *model_tensor_at(const struct model *model, uint64_t i)
 static void hash_config(XXH3_state_t *state, const struct model_config *c)
 {
     char text[512];
+    const struct rope_config *r = &c->rope;
     int n =
-        snprintf(text, sizeof text, "%s %u %u %u %u %u %u %u %u %a %a %d %d %d", model_arch_name(c->arch), c->n_layers,
-                 c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim, c->n_ffn, c->n_vocab, c->max_positions,
-                 (double)c->rms_eps, (double)c->rope_theta, c->rope_interleaved, c->qk_norm, c->tied_embeddings);
+        snprintf(text, sizeof text, "%s %u %u %u %u %u %u %u %u %a %a %d %d %d %d rope %d %a %a %a %a %a %d",
+                 model_arch_name(c->arch), c->n_layers, c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim, c->n_ffn,
+                 c->n_vocab, c->max_positions, (double)c->rms_eps, (double)r->theta, c->rope_interleaved, c->qk_norm,
+                 c->qkv_bias, c->tied_embeddings, (int)r->scaling, (double)r->factor, (double)r->original_positions,
+                 (double)r->low, (double)r->high, (double)r->magnitude, r->exact_range);
     ASSERT(n > 0 && (size_t)n < sizeof text);
     XXH3_64bits_update(state, text, (size_t)n);
 }

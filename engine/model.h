@@ -9,6 +9,7 @@
 #include "common/status.h"
 #include "engine/kv_layout.h"
 #include "engine/model_defaults.h"
+#include "engine/rope.h"
 #include "engine/tensor.h"
 
 struct tokenizer;
@@ -16,7 +17,7 @@ struct chat_template;
 
 #define MODEL_MAX_LAYERS 256
 
-enum model_arch { ARCH_LLAMA, ARCH_QWEN3 };
+enum model_arch { ARCH_LLAMA, ARCH_QWEN2, ARCH_QWEN3 };
 
 /* The shape and constants of the network; all counts are plain numbers. */
 struct model_config {
@@ -24,20 +25,23 @@ struct model_config {
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ffn, n_vocab;
     uint32_t max_positions;
     float rms_eps;
-    float rope_theta;
+    struct rope_config rope;
     bool rope_interleaved; /* GGUF's llama pairs (2i, 2i+1); Hugging Face pairs (i, i + d/2) */
     bool qk_norm;          /* Qwen3 */
+    bool qkv_bias;         /* Qwen2 */
     bool tied_embeddings;
 };
 
 struct model_layer {
-    const struct tensor *attn_norm, *wq, *wk, *wv, *wo, *q_norm, *k_norm; /* q/k_norm NULL without */
+    const struct tensor *attn_norm, *wq, *wk, *wv, *wo;
+    const struct tensor *q_norm, *k_norm, *bq, *bk, *bv; /* NULL without */
     const struct tensor *ffn_norm, *gate, *up, *down;
 };
 
 /* What the forward pass needs, by role; every shape was checked at load. */
 struct model_weights {
     const struct tensor *embed, *final_norm, *head; /* head == embed when tied */
+    const struct tensor *rope_factors;              /* F32 [head_dim / 2], NULL without */
     struct model_layer layers[MODEL_MAX_LAYERS];
 };
 

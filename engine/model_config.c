@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const arch_names[] = { [ARCH_LLAMA] = "llama", [ARCH_QWEN3] = "qwen3" };
+static const char *const arch_names[] = { [ARCH_LLAMA] = "llama", [ARCH_QWEN2] = "qwen2", [ARCH_QWEN3] = "qwen3" };
 
 #define ARCH_COUNT (sizeof arch_names / sizeof *arch_names)
 
@@ -53,8 +53,6 @@ status model_config_check(const struct model_config *c, const char *file, struct
         return error_set(err, ST_INVALID, "%s: head size %u is odd, so it has no rotary pairs", file, c->head_dim);
     if (!(c->rms_eps > 0 && c->rms_eps <= 1))
         return error_set(err, ST_INVALID, "%s: RMS norm epsilon %g is not in (0, 1]", file, (double)c->rms_eps);
-    if (!(c->rope_theta >= 1 && isfinite(c->rope_theta)))
-        return error_set(err, ST_INVALID, "%s: rotary base %g is not a number of at least 1", file,
-                         (double)c->rope_theta);
-    return ST_OK;
+    const char *why = rope_check(&c->rope);
+    return why == NULL ? ST_OK : error_set(err, ST_INVALID, "%s: %s", file, why);
 }

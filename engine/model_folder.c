@@ -21,18 +21,35 @@ static bool is_text(const json_t *value, const char *text)
     return json_is_string(value) && strcmp(json_string_value(value), text) == 0;
 }
 
-static status read_arch(const json_t *json, const char *file, enum model_arch *out, struct error *err)
+/* What a model_type means, with the defaults of its config class in transformers. */
+static const struct family {
+    const char *type, *class;
+    enum model_arch arch;
+    uint32_t n_kv_heads, head_dim; /* 0: n_heads, n_embd / n_heads */
+    bool has_window;               /* a sliding window, unless the file says null */
+} families[] = {
+    { "llama", "LlamaForCausalLM", ARCH_LLAMA, 0, 0, false },
+    { "mistral", "MistralForCausalLM", ARCH_LLAMA, 8, 0, true },
+    { "qwen2", "Qwen2ForCausalLM", ARCH_QWEN2, 32, 0, false },
+    { "qwen3", "Qwen3ForCausalLM", ARCH_QWEN3, 32, 128, false },
+};
+
+static status read_family(const json_t *json, const char *file, const struct family **out, struct error *err)
 {
     const json_t *type = json_object_get(json, "model_type"), *classes = json_object_get(json, "architectures");
     if (!json_is_string(type))
         return error_set(err, ST_INVALID, "%s: model_type is missing or no string", file);
-    if (!model_arch_find(json_string_value(type), json_string_length(type), out))
-        return error_set(err, ST_UNSUPPORTED, "%s: model_type %.64s is not supported, only llama and qwen3", file,
-                         json_string_value(type));
-    const char *wanted = *out == ARCH_LLAMA ? "LlamaForCausalLM" : "Qwen3ForCausalLM";
-    if (classes && (json_array_size(classes) != 1 || !is_text(json_array_get(classes, 0), wanted)))
-        return error_set(err, ST_UNSUPPORTED, "%s: architectures: only [\"%s\"] is supported", file, wanted);
-    return ST_OK;
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        if (!is_text(type, families[i].type))
+            continue;
+        if (classes && (json_array_size(classes) != 1 || !is_text(json_array_get(classes, 0), families[i].class)))
+            return error_set(err, ST_UNSUPPORTED, "%s: architectures: only [\"%s\"] is supported", file,
+                             families[i].class);
+        *out = &families[i];
+        return ST_OK;
+    }
+    return error_set(err, ST_UNSUPPORTED, "%s: model_type %.64s is not supported, only llama, mistral, qwen2 and qwen3",
+                     file, json_string_value(type));
 }
 
 /* Fields that must be absent or null: what they ask for is not built. */
@@ -48,7 +65,7 @@ static status check_absent(const json_t *json, const char *file, struct error *e
     return ST_OK;
 }
 
-static status check_switches(const json_t *json, const char *file, struct error *err)
+static status check_switches(const json_t *json, const char *file, const struct family *family, struct error *err)
 {
     static const char *const fields[] = { "attention_bias", "mlp_bias", "use_sliding_window", "rope_interleaved" };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
@@ -58,7 +75,8 @@ static status check_switches(const json_t *json, const char *file, struct error 
             return st != ST_OK ? st : unsupported(file, fields[i], "false", err);
     }
     const json_t *window = json_object_get(json, "sliding_window");
-    if (window && !json_is_null(window) && !json_object_get(json, "use_sliding_window"))
+    bool off = window ? json_is_null(window) : !family->has_window;
+    if (!off && !json_object_get(json, "use_sliding_window"))
         return unsupported(file, "sliding_window", "null", err);
     return ST_OK;
 }
@@ -76,7 +94,7 @@ static status check_layer_types(const json_t *json, const char *file, struct err
     return ST_OK;
 }
 
-static status check_off(const json_t *json, const char *file, struct error *err)
+static status check_off(const json_t *json, const char *file, const struct family *family, struct error *err)
 {
     float rotated = 1.0f;
     const json_t *act = json_object_get(json, "hidden_act");
@@ -88,39 +106,121 @@ static status check_off(const json_t *json, const char *file, struct error *err)
     if (st == ST_OK)
         st = check_absent(json, file, err);
     if (st == ST_OK)
-        st = check_switches(json, file, err);
+        st = check_switches(json, file, family, err);
     return st == ST_OK ? check_layer_types(json, file, err) : st;
 }
 
-/* rope_scaling, or rope_parameters as transformers 5 writes it: {"rope_type" or
- * "type": "default", "rope_theta"}. */
-static status read_rope_object(const json_t *json, const char *file, const char *field, float *theta, struct error *err)
+/* The numbers of a rope_scaling, by name. */
+struct rope_fields {
+    float factor, original, low, high, slow, fast, magnitude, mscale, mscale_all;
+    bool truncate;
+};
+
+static status read_rope_type(const json_t *rope, const char *file, const char *field, enum rope_scaling *out,
+                             struct error *err)
 {
-    const json_t *rope = json_object_get(json, field), *value;
+    static const char *const words[] = {
+#define X(name, text) text,
+        ROPE_SCALINGS(X)
+#undef X
+    };
+    const json_t *type = json_object_get(rope, "rope_type");
+    if (!type)
+        type = json_object_get(rope, "type");
+    for (size_t i = 0; type && i < sizeof words / sizeof *words; i++)
+        if (is_text(type, words[i])) {
+            *out = (enum rope_scaling)i;
+            return ST_OK;
+        }
+    return type ? unsupported(file, field, "null or of type \"default\", \"linear\", \"llama3\" or \"yarn\"", err)
+                : ST_OK;
+}
+
+/* Which fields each kind of scaling reads; others change what is computed, and are refused. */
+static status read_rope_fields(const json_t *rope, const char *file, const char *field, enum rope_scaling scaling,
+                               struct rope_fields *f, struct error *err)
+{
+    const struct {
+        const char *name;
+        float *out;
+        unsigned kinds;
+    } numbers[] = {
+        { "factor", &f->factor, 1u << ROPE_LINEAR | 1u << ROPE_LLAMA3 | 1u << ROPE_YARN },
+        { "original_max_position_embeddings", &f->original, 1u << ROPE_LLAMA3 | 1u << ROPE_YARN },
+        { "low_freq_factor", &f->low, 1u << ROPE_LLAMA3 },
+        { "high_freq_factor", &f->high, 1u << ROPE_LLAMA3 },
+        { "beta_slow", &f->slow, 1u << ROPE_YARN },
+        { "beta_fast", &f->fast, 1u << ROPE_YARN },
+        { "attention_factor", &f->magnitude, 1u << ROPE_YARN },
+        { "mscale", &f->mscale, 1u << ROPE_YARN },
+        { "mscale_all_dim", &f->mscale_all, 1u << ROPE_YARN },
+    };
+    const json_t *value;
     const char *name;
+    json_object_foreach((json_t *)(uintptr_t)rope, name, value)
+    {
+        size_t i = 0;
+        while (i < sizeof numbers / sizeof *numbers &&
+               (strcmp(name, numbers[i].name) != 0 || !(numbers[i].kinds >> scaling & 1)))
+            i++;
+        bool known = !strcmp(name, "rope_type") || !strcmp(name, "type") || !strcmp(name, "rope_theta") ||
+                     (!strcmp(name, "truncate") && scaling == ROPE_YARN);
+        if (!known && i == sizeof numbers / sizeof *numbers)
+            return error_set(err, ST_UNSUPPORTED, "%s: %s: %.64s is not understood", file, field, name);
+        status st = known ? ST_OK : model_json_float(rope, file, name, numbers[i].out, err);
+        if (st != ST_OK)
+            return st;
+    }
+    return model_json_bool(rope, file, "truncate", &f->truncate, err);
+}
+
+/* rope_scaling, or rope_parameters as transformers 5 writes it, which also holds rope_theta. */
+static status read_rope_object(const json_t *json, const char *file, const char *field, const struct model_config *c,
+                               struct rope_config *out, struct error *err)
+{
+    const json_t *rope = json_object_get(json, field);
+    struct rope_fields f = {
+        .original = (float)c->max_positions,
+        .low = ROPE_LLAMA3_LOW,
+        .high = ROPE_LLAMA3_HIGH,
+        .slow = ROPE_YARN_LOW,
+        .fast = ROPE_YARN_HIGH,
+        .truncate = true,
+    };
     if (!rope || json_is_null(rope))
         return ST_OK;
     if (!json_is_object(rope))
         return error_set(err, ST_INVALID, "%s: %s is not an object", file, field);
-    json_object_foreach((json_t *)(uintptr_t)rope, name, value)
-    {
-        bool is_type = strcmp(name, "rope_type") == 0 || strcmp(name, "type") == 0;
-        if (is_type ? !is_text(value, "default") : strcmp(name, "rope_theta") != 0)
-            return unsupported(file, field, "null or of type \"default\"", err);
-    }
-    return model_json_float(rope, file, "rope_theta", theta, err);
+    status st = read_rope_type(rope, file, field, &out->scaling, err);
+    if (st == ST_OK)
+        st = read_rope_fields(rope, file, field, out->scaling, &f, err);
+    if (st == ST_OK)
+        st = model_json_float(rope, file, "rope_theta", &out->theta, err);
+    if (st != ST_OK || out->scaling == ROPE_PLAIN)
+        return st;
+    bool is_yarn = out->scaling == ROPE_YARN;
+    out->factor = f.factor;
+    out->original_positions = f.original;
+    out->low = is_yarn ? f.slow : f.low;
+    out->high = is_yarn ? f.fast : f.high;
+    out->exact_range = !f.truncate;
+    out->magnitude = f.magnitude;
+    if (is_yarn && f.magnitude == 0 && f.mscale > 0 && f.mscale_all > 0)
+        out->magnitude = (float)(rope_yarn_magnitude(f.factor, f.mscale) / rope_yarn_magnitude(f.factor, f.mscale_all));
+    return ST_OK;
 }
 
 static status read_rope(const json_t *json, const char *file, struct model_config *c, struct error *err)
 {
-    c->rope_theta = 10000.0f; /* the default of both config classes */
-    status st = model_json_float(json, file, "rope_theta", &c->rope_theta, err);
+    c->rope.theta = 10000.0f; /* the default of all config classes */
+    status st = model_json_float(json, file, "rope_theta", &c->rope.theta, err);
     if (st == ST_OK)
-        st = read_rope_object(json, file, "rope_scaling", &c->rope_theta, err);
-    return st == ST_OK ? read_rope_object(json, file, "rope_parameters", &c->rope_theta, err) : st;
+        st = read_rope_object(json, file, "rope_scaling", c, &c->rope, err);
+    return st == ST_OK ? read_rope_object(json, file, "rope_parameters", c, &c->rope, err) : st;
 }
 
-static status read_shape(const json_t *json, const char *file, struct model_config *c, struct error *err)
+static status read_shape(const json_t *json, const char *file, const struct family *family, struct model_config *c,
+                         struct error *err)
 {
     const struct {
         const char *field;
@@ -136,8 +236,8 @@ static status read_shape(const json_t *json, const char *file, struct model_conf
             return st;
     }
     c->rms_eps = 1e-6f; /* these are the defaults of the config classes */
-    c->n_kv_heads = c->arch == ARCH_LLAMA ? c->n_heads : 32;
-    c->head_dim = c->arch == ARCH_QWEN3 ? 128 : c->n_heads ? c->n_embd / c->n_heads : 0;
+    c->n_kv_heads = family->n_kv_heads ? family->n_kv_heads : c->n_heads;
+    c->head_dim = family->head_dim ? family->head_dim : c->n_heads ? c->n_embd / c->n_heads : 0;
     status st;
     if ((st = model_json_count(json, file, "num_key_value_heads", false, &c->n_kv_heads, err)) != ST_OK ||
         (st = model_json_count(json, file, "head_dim", false, &c->head_dim, err)) != ST_OK ||
@@ -149,13 +249,17 @@ static status read_shape(const json_t *json, const char *file, struct model_conf
 
 static status read_config(const json_t *json, const char *file, struct model_config *c, struct error *err)
 {
-    status st = read_arch(json, file, &c->arch, err);
+    const struct family *family = NULL;
+    status st = read_family(json, file, &family, err);
     if (st != ST_OK)
         return st;
+    ASSERT(family);
+    c->arch = family->arch;
     c->qk_norm = c->arch == ARCH_QWEN3;
-    st = check_off(json, file, err);
+    c->qkv_bias = c->arch == ARCH_QWEN2;
+    st = check_off(json, file, family, err);
     if (st == ST_OK)
-        st = read_shape(json, file, c, err);
+        st = read_shape(json, file, family, c, err);
     return st == ST_OK ? model_config_check(c, file, err) : st;
 }
 

@@ -62,6 +62,7 @@ static const char *const understood[] = {
     "rope.dimension_count",
     "rope.freq_base",
     "rope.scaling.type",
+    "rope.scaling.factor",
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
     "tensor_data_layout",
@@ -72,8 +73,8 @@ static const struct {
     const char *key;
     double off;
 } switched_off[] = {
-    { "expert_count", 0 },        { "expert_used_count", 0 }, { "attention.sliding_window", 0 },
-    { "rope.scaling.factor", 1 }, { "rope.scale_linear", 1 }, { "attention.causal", 1 },
+    { "expert_count", 0 },      { "expert_used_count", 0 }, { "attention.sliding_window", 0 },
+    { "rope.scale_linear", 1 }, { "attention.causal", 1 },  { "rope.scaling.attn_factor", 1 },
 };
 
 static bool has_value(const struct gguf *file, const char *name, double value)
@@ -130,7 +131,6 @@ static status check_kind(const struct reader *r, struct error *err)
 {
     struct gguf_string text;
     uint64_t count;
-    char name[KEY_BYTES];
     status st = gguf_get_string(r->file, "general.type", &text);
     if (st == ST_INVALID || (st == ST_OK && !is_text(&text, "model")))
         return error_set(err, ST_UNSUPPORTED, "%s: key general.type: only \"model\" is supported", r->path);
@@ -138,10 +138,34 @@ static status check_kind(const struct reader *r, struct error *err)
     if (st == ST_INVALID || (st == ST_OK && count > 1))
         return error_set(err, ST_UNSUPPORTED, "%s: key split.count: models in several files are not supported",
                          r->path);
-    st = gguf_get_string(r->file, full_key(r, "rope.scaling.type", name), &text);
-    if (st == ST_INVALID || (st == ST_OK && !is_text(&text, "none")))
-        return error_set(err, ST_UNSUPPORTED, "%s: key %s: only \"none\" is supported", r->path, name);
     return ST_OK;
+}
+
+static status read_rope(const struct reader *r, struct model_config *c, struct error *err)
+{
+    struct gguf_string text = { "linear", 6 }; /* as llama.cpp takes a factor without a type */
+    char name[KEY_BYTES];
+    struct rope_config *rope = &c->rope;
+    status st = read_float(r, "rope.freq_base", 10000.0f, &rope->theta, err);
+    if (st == ST_OK)
+        st = read_float(r, "rope.scaling.factor", 1, &rope->factor, err);
+    if (st != ST_OK)
+        return st;
+    st = gguf_get_string(r->file, full_key(r, "rope.scaling.type", name), &text);
+    bool is_linear = is_text(&text, "linear") && rope->factor != 1;
+    bool is_yarn = is_text(&text, "yarn");
+    if (st == ST_INVALID || !(is_text(&text, "linear") || is_yarn || is_text(&text, "none")))
+        return error_set(err, ST_UNSUPPORTED, "%s: key %s: only \"none\", \"linear\" and \"yarn\" are supported",
+                         r->path, name);
+    if (!is_linear && !is_yarn)
+        return ST_OK;
+    uint32_t original = 0;
+    rope->scaling = is_yarn ? ROPE_YARN : ROPE_LINEAR;
+    rope->low = ROPE_YARN_LOW;
+    rope->high = ROPE_YARN_HIGH;
+    st = read_count(r, "rope.scaling.original_context_length", c->max_positions, &original, err);
+    rope->original_positions = (float)original;
+    return st;
 }
 
 static status read_arch(const struct gguf *file, const char *path, enum model_arch *out, struct error *err)
@@ -151,8 +175,8 @@ static status read_arch(const struct gguf *file, const char *path, enum model_ar
     if (st != ST_OK)
         return error_set(err, ST_INVALID, "%s: key general.architecture is missing or no string", path);
     if (!model_arch_find(text.data, text.len, out))
-        return error_set(err, ST_UNSUPPORTED, "%s: architecture %.*s is not supported, only llama and qwen3", path,
-                         text.len > 64 ? 64 : (int)text.len, text.data);
+        return error_set(err, ST_UNSUPPORTED, "%s: architecture %.*s is not supported, only llama, qwen2 and qwen3",
+                         path, text.len > 64 ? 64 : (int)text.len, text.data);
     return ST_OK;
 }
 
@@ -201,8 +225,7 @@ static status read_shape(const struct reader *r, struct model_config *c, struct 
         (st = read_count(r, "feed_forward_length", 0, &c->n_ffn, err)) != ST_OK ||
         (st = read_count(r, "context_length", 0, &c->max_positions, err)) != ST_OK ||
         (st = read_float(r, "attention.layer_norm_rms_epsilon", 0, &c->rms_eps, err)) != ST_OK ||
-        (st = read_float(r, "rope.freq_base", 10000.0f, &c->rope_theta, err)) != ST_OK ||
-        (st = read_vocab(r, &c->n_vocab, err)) != ST_OK)
+        (st = read_rope(r, c, err)) != ST_OK || (st = read_vocab(r, &c->n_vocab, err)) != ST_OK)
         return st;
     return read_attention(r, c, err);
 }
@@ -216,6 +239,7 @@ status model_gguf_config(const struct gguf *file, const char *path, struct model
     struct reader r = { file, path, model_arch_name(c.arch) };
     c.rope_interleaved = c.arch == ARCH_LLAMA; /* ggml's converter reorders the rows of wq and wk so */
     c.qk_norm = c.arch == ARCH_QWEN3;
+    c.qkv_bias = c.arch == ARCH_QWEN2;
     c.tied_embeddings = !gguf_tensor(file, "output.weight");
     if ((st = check_kind(&r, err)) != ST_OK || (st = check_keys(&r, err)) != ST_OK ||
         (st = read_shape(&r, &c, err)) != ST_OK || (st = model_config_check(&c, path, err)) != ST_OK)

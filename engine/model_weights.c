@@ -1,7 +1,10 @@
 #include "engine/model_weights.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "engine/model_config.h"
 
 #define NAME_BYTES 96
 
@@ -18,27 +21,30 @@ struct layer_role {
     size_t place; /* in struct model_layer */
     const char *gguf, *folder;
     uint32_t rows, cols;
-    bool of_qk_norm;
+    bool there; /* this model has it */
 };
 
-#define LAYER_ROLES  11
+#define LAYER_ROLES  14
 #define PLACE(field) offsetof(struct model_layer, field)
 
 static void list_layer_roles(const struct model_config *c, struct layer_role out[LAYER_ROLES])
 {
     const uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     const struct layer_role roles[LAYER_ROLES] = {
-        { PLACE(attn_norm), "attn_norm", "input_layernorm", 0, c->n_embd, false },
-        { PLACE(wq), "attn_q", "self_attn.q_proj", q, c->n_embd, false },
-        { PLACE(wk), "attn_k", "self_attn.k_proj", kv, c->n_embd, false },
-        { PLACE(wv), "attn_v", "self_attn.v_proj", kv, c->n_embd, false },
-        { PLACE(wo), "attn_output", "self_attn.o_proj", c->n_embd, q, false },
-        { PLACE(q_norm), "attn_q_norm", "self_attn.q_norm", 0, c->head_dim, true },
-        { PLACE(k_norm), "attn_k_norm", "self_attn.k_norm", 0, c->head_dim, true },
-        { PLACE(ffn_norm), "ffn_norm", "post_attention_layernorm", 0, c->n_embd, false },
-        { PLACE(gate), "ffn_gate", "mlp.gate_proj", c->n_ffn, c->n_embd, false },
-        { PLACE(up), "ffn_up", "mlp.up_proj", c->n_ffn, c->n_embd, false },
-        { PLACE(down), "ffn_down", "mlp.down_proj", c->n_embd, c->n_ffn, false },
+        { PLACE(attn_norm), "attn_norm.weight", "input_layernorm.weight", 0, c->n_embd, true },
+        { PLACE(wq), "attn_q.weight", "self_attn.q_proj.weight", q, c->n_embd, true },
+        { PLACE(wk), "attn_k.weight", "self_attn.k_proj.weight", kv, c->n_embd, true },
+        { PLACE(wv), "attn_v.weight", "self_attn.v_proj.weight", kv, c->n_embd, true },
+        { PLACE(wo), "attn_output.weight", "self_attn.o_proj.weight", c->n_embd, q, true },
+        { PLACE(bq), "attn_q.bias", "self_attn.q_proj.bias", 0, q, c->qkv_bias },
+        { PLACE(bk), "attn_k.bias", "self_attn.k_proj.bias", 0, kv, c->qkv_bias },
+        { PLACE(bv), "attn_v.bias", "self_attn.v_proj.bias", 0, kv, c->qkv_bias },
+        { PLACE(q_norm), "attn_q_norm.weight", "self_attn.q_norm.weight", 0, c->head_dim, c->qk_norm },
+        { PLACE(k_norm), "attn_k_norm.weight", "self_attn.k_norm.weight", 0, c->head_dim, c->qk_norm },
+        { PLACE(ffn_norm), "ffn_norm.weight", "post_attention_layernorm.weight", 0, c->n_embd, true },
+        { PLACE(gate), "ffn_gate.weight", "mlp.gate_proj.weight", c->n_ffn, c->n_embd, true },
+        { PLACE(up), "ffn_up.weight", "mlp.up_proj.weight", c->n_ffn, c->n_embd, true },
+        { PLACE(down), "ffn_down.weight", "mlp.down_proj.weight", c->n_embd, c->n_ffn, true },
     };
     memcpy(out, roles, sizeof roles);
 }
@@ -65,7 +71,7 @@ static status check_shape(const struct binder *b, const struct tensor *t, uint32
     if (fits && (rows || is_plain(t->type)))
         return ST_OK;
     if (fits)
-        return error_set(err, ST_UNSUPPORTED, "%s: tensor %s: a norm in number format %s is not supported", b->file,
+        return error_set(err, ST_UNSUPPORTED, "%s: tensor %s: a vector in number format %s is not supported", b->file,
                          t->name, dtype_name(t->type));
     describe_shape(t, found, sizeof found);
     if (rows)
@@ -95,12 +101,12 @@ static status bind_layer(struct binder *b, uint32_t n, struct model_layer *layer
     char name[NAME_BYTES];
     list_layer_roles(b->config, roles);
     for (size_t i = 0; i < LAYER_ROLES; i++) {
-        if (roles[i].of_qk_norm && !b->config->qk_norm)
+        if (!roles[i].there)
             continue;
         if (b->is_gguf)
-            snprintf(name, sizeof name, "blk.%u.%s.weight", n, roles[i].gguf);
+            snprintf(name, sizeof name, "blk.%u.%s", n, roles[i].gguf);
         else
-            snprintf(name, sizeof name, "model.layers.%u.%s.weight", n, roles[i].folder);
+            snprintf(name, sizeof name, "model.layers.%u.%s", n, roles[i].folder);
         const struct tensor **place = (const struct tensor **)(void *)((char *)layer + roles[i].place);
         status st = bind(b, name, roles[i].rows, roles[i].cols, place, err);
         if (st != ST_OK)
@@ -151,8 +157,8 @@ static status bind_ends(struct binder *b, bool compare_tied, struct model_weight
     return check_second_head(b, w->embed, compare_tied, err);
 }
 
-/* Llama 3.1's frequency factors are not built; factors of one change nothing. */
-static status check_rope_freqs(struct binder *b, struct error *err)
+/* Llama 3.1's files hold what its frequencies are divided by. */
+static status bind_rope_factors(struct binder *b, struct model_weights *w, struct error *err)
 {
     const struct tensor *t = b->is_gguf ? model_index_find(b->index, "rope_freqs.weight") : NULL;
     if (!t)
@@ -162,9 +168,10 @@ static status check_rope_freqs(struct binder *b, struct error *err)
                          b->config->head_dim / 2);
     const float *factors = t->data;
     for (uint64_t i = 0; i < t->shape[0]; i++)
-        if (factors[i] != 1.0f)
-            return error_set(err, ST_UNSUPPORTED,
-                             "%s: tensor rope_freqs.weight: scaled rotary frequencies are not supported", b->file);
+        if (!(isfinite(factors[i]) && factors[i] > 0))
+            return error_set(err, ST_INVALID, "%s: tensor rope_freqs.weight: %g is no factor of a frequency", b->file,
+                             (double)factors[i]);
+    w->rope_factors = t;
     b->n_known++;
     return ST_OK;
 }
@@ -184,9 +191,9 @@ static bool is_ignored(const struct binder *b, const struct tensor *t)
 
 static bool is_bound(const struct binder *b, const struct model_weights *w, const struct tensor *t)
 {
-    if (t == w->embed || t == w->final_norm || t == w->head)
+    if (t == w->embed || t == w->final_norm || t == w->head || t == w->rope_factors)
         return true;
-    if (strcmp(t->name, b->is_gguf ? "rope_freqs.weight" : "lm_head.weight") == 0)
+    if (!b->is_gguf && strcmp(t->name, "lm_head.weight") == 0)
         return true;
     struct layer_role roles[LAYER_ROLES];
     list_layer_roles(b->config, roles);
@@ -208,7 +215,7 @@ static status check_all_known(const struct binder *b, const struct model_weights
         const struct tensor *t = b->index->by_name[i];
         if (!is_ignored(b, t) && !is_bound(b, w, t))
             return error_set(err, ST_UNSUPPORTED, "%s: tensor %s is not part of a supported %s network", b->file,
-                             t->name, b->config->arch == ARCH_LLAMA ? "Llama" : "Qwen3");
+                             t->name, model_arch_name(b->config->arch));
     }
     ASSERT(b->n_known + n_ignored == b->index->n);
     return ST_OK;
@@ -223,6 +230,6 @@ status model_weights_bind(const struct model_config *config, const struct model_
     for (uint32_t n = 0; n < config->n_layers && st == ST_OK; n++)
         st = bind_layer(&b, n, &out->layers[n], err);
     if (st == ST_OK)
-        st = check_rope_freqs(&b, err);
+        st = bind_rope_factors(&b, out, err);
     return st == ST_OK ? check_all_known(&b, out, err) : st;
 }

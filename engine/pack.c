@@ -40,14 +40,14 @@ size_t pack_bytes(const struct tensor *t, bool f32_math)
 }
 
 /* The values of one output in one group; low and high are its slice 0 in the panel. */
-static void pack_values(const struct quant_form *form, const uint8_t *u, uint8_t *low, uint8_t *high)
+static void pack_values(uint32_t bits, const uint8_t *u, uint8_t *low, uint8_t *high)
 {
-    if (form->bits == 8) {
+    if (bits == 8) {
         for (uint32_t j = 0; j < SLICES; j++)
             memcpy(low + (size_t)j * SLICE_BYTES, u + (size_t)j * SLICE, SLICE);
         return;
     }
-    const uint32_t upper = form->bits - 4;
+    const uint32_t upper = bits - 4;
     for (uint32_t i = 0; i < CONTRACT_GROUP / 2; i++)
         low[i / SLICE * SLICE_BYTES + i % SLICE] = (uint8_t)((u[i] & 15) | (u[i + CONTRACT_GROUP / 2] & 15) << 4);
     for (uint32_t i = 0; upper > 0 && i < CONTRACT_GROUP; i++) {
@@ -61,20 +61,21 @@ static void pack_values(const struct quant_form *form, const uint8_t *u, uint8_t
 static void pack_quantised(const struct matrix *m, const uint8_t *src, uint32_t lane, uint8_t *panel)
 {
     const size_t groups = m->n_in / CONTRACT_GROUP;
-    const struct quant_form form = quant_form(m->type);
+    const bool minimum = quant_has_minimum(m->type), super = quant_is_super(m->type);
+    const uint32_t halves = quant_halves(m->type);
     const struct pack_places at = pack_places(m->type, groups);
     for (size_t g = 0; g < groups; g++) {
         struct quant_group group;
         quant_read(m->type, src, g, &group);
-        pack_values(&form, group.u, panel + g * at.low_bytes + (size_t)lane * SLICE,
+        pack_values(quant_bits(m->type), group.u, panel + g * at.low_bytes + (size_t)lane * SLICE,
                     panel + at.high + g * at.high_bytes + (size_t)lane * SLICE);
-        size_t block = (form.super ? g / QUANT_SUPER_GROUPS : g) * PANEL + lane;
+        size_t block = (super ? g / QUANT_SUPER_GROUPS : g) * PANEL + lane;
         memcpy(panel + at.d + block * sizeof(uint16_t), &group.d, sizeof group.d);
-        if (form.minimum)
+        if (minimum)
             memcpy(panel + at.m + block * sizeof(uint16_t), &group.m, sizeof group.m);
-        for (uint32_t h = 0; form.super && h < form.halves; h++)
-            panel[at.d_factors + (g * form.halves + h) * PANEL + lane] = (uint8_t)group.d_factor[h];
-        if (form.super && form.minimum)
+        for (uint32_t h = 0; super && h < halves; h++)
+            panel[at.d_factors + (g * halves + h) * PANEL + lane] = (uint8_t)group.d_factor[h];
+        if (super && minimum)
             panel[at.m_factors + g * PANEL + lane] = group.m_factor;
     }
 }

@@ -30,19 +30,18 @@ struct pack_places {
 
 static inline struct pack_places pack_places(enum dtype type, size_t groups)
 {
-    const struct quant_form form = quant_form(type);
-    const size_t blocks = form.super ? groups / QUANT_SUPER_GROUPS : groups;
+    const size_t blocks = quant_is_super(type) ? groups / QUANT_SUPER_GROUPS : groups;
     const size_t block_bytes = blocks * PANEL * sizeof(uint16_t);
     struct pack_places at = {
-        .low_bytes = CONTRACT_GROUP * PANEL * (form.bits == 8 ? 8 : 4) / 8,
-        .high_bytes = form.bits == 8 ? 0 : CONTRACT_GROUP * PANEL * (form.bits - 4) / 8,
+        .low_bytes = CONTRACT_GROUP * PANEL * (quant_bits(type) == 8 ? 8 : 4) / 8,
+        .high_bytes = quant_bits(type) == 8 ? 0 : CONTRACT_GROUP * PANEL * (quant_bits(type) - 4) / 8,
     };
     at.high = groups * at.low_bytes;
     at.d = at.high + groups * at.high_bytes;
     at.m = at.d + block_bytes;
-    at.d_factors = at.m + (form.minimum ? block_bytes : 0);
-    at.m_factors = at.d_factors + (form.super ? groups * form.halves * PANEL : 0);
-    at.end = at.m_factors + (form.super && form.minimum ? groups * PANEL : 0);
+    at.d_factors = at.m + (quant_has_minimum(type) ? block_bytes : 0);
+    at.m_factors = at.d_factors + (quant_is_super(type) ? groups * quant_halves(type) * PANEL : 0);
+    at.end = at.m_factors + (quant_is_super(type) && quant_has_minimum(type) ? groups * PANEL : 0);
     return at;
 }
 

@@ -88,11 +88,10 @@ static void read_q6_k(const uint8_t *block, uint32_t g, struct quant_group *out)
 
 void quant_read(enum dtype type, const uint8_t *row, size_t g, struct quant_group *out)
 {
-    struct quant_form form = quant_form(type);
-    const uint8_t *block = row + g / (form.super ? QUANT_SUPER_GROUPS : 1) * dtype_block_bytes(type);
+    const uint8_t *block = row + g / (quant_is_super(type) ? QUANT_SUPER_GROUPS : 1) * dtype_block_bytes(type);
     uint32_t in_block = (uint32_t)(g % QUANT_SUPER_GROUPS);
     out->d = load_u16(type == DTYPE_Q6_K ? block + 208 : block);
-    out->m = form.minimum ? load_u16(block + 2) : 0;
+    out->m = quant_has_minimum(type) ? load_u16(block + 2) : 0;
     out->d_factor[0] = out->d_factor[1] = 1;
     out->m_factor = 1;
     switch (type) {
@@ -121,7 +120,7 @@ void quant_read(enum dtype type, const uint8_t *row, size_t g, struct quant_grou
         read_q6_k(block, in_block, out);
         return;
     default:
-        ASSERT(form.bits != 0);
+        ASSERT(quant_bits(type) != 0);
     }
 }
 
@@ -133,5 +132,5 @@ float quant_scale(const struct quant_group *g, uint32_t half)
 float quant_minimum(enum dtype type, const struct quant_group *g)
 {
     float m = f16_to_f32(g->m) * (float)g->m_factor;
-    return quant_form(type).super ? -m : m;
+    return quant_is_super(type) ? -m : m;
 }

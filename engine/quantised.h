@@ -13,42 +13,60 @@
 
 #define QUANT_SUPER_GROUPS 8u /* groups of a super-block */
 
-/* What the values of a format are made of. */
-struct quant_form {
-    uint32_t bits; /* of u; 0: not a quantised format */
-    uint32_t offset;
-    uint32_t halves; /* parts of a group that have a scale of their own: 1 or 2 */
-    bool minimum;
-    bool super; /* scales and minima are integer factors of those of a super-block */
-};
+/* format; bits of u; offset; parts of a group that have a scale of their own; whether it has a minimum; whether scales
+ * and minima are integer factors of those of a super-block */
+#define QUANT_FORMATS(X)                                                                                               \
+    X(Q8_0, 8, 128, 1, false, false)                                                                                   \
+    X(Q4_0, 4, 8, 1, false, false)                                                                                     \
+    X(Q4_1, 4, 0, 1, true, false)                                                                                      \
+    X(Q5_0, 5, 16, 1, false, false)                                                                                    \
+    X(Q5_1, 5, 0, 1, true, false)                                                                                      \
+    X(Q4_K, 4, 0, 1, true, true)                                                                                       \
+    X(Q5_K, 5, 0, 1, true, true)                                                                                       \
+    X(Q6_K, 6, 32, 2, false, true)
 
-static inline struct quant_form quant_form(enum dtype type)
+/* clang-format off: a chain of conditions */
+/* Functions of one value each, so that kernels see constants in every build. */
+static inline uint32_t quant_bits(enum dtype type) /* 0: not a quantised format */
 {
-    switch (type) {
-    case DTYPE_Q8_0:
-        return (struct quant_form){ .bits = 8, .offset = 128, .halves = 1 };
-    case DTYPE_Q4_0:
-        return (struct quant_form){ .bits = 4, .offset = 8, .halves = 1 };
-    case DTYPE_Q4_1:
-        return (struct quant_form){ .bits = 4, .halves = 1, .minimum = true };
-    case DTYPE_Q5_0:
-        return (struct quant_form){ .bits = 5, .offset = 16, .halves = 1 };
-    case DTYPE_Q5_1:
-        return (struct quant_form){ .bits = 5, .halves = 1, .minimum = true };
-    case DTYPE_Q4_K:
-        return (struct quant_form){ .bits = 4, .halves = 1, .minimum = true, .super = true };
-    case DTYPE_Q5_K:
-        return (struct quant_form){ .bits = 5, .halves = 1, .minimum = true, .super = true };
-    case DTYPE_Q6_K:
-        return (struct quant_form){ .bits = 6, .offset = 32, .halves = 2, .super = true };
-    default:
-        return (struct quant_form){ .bits = 0 };
-    }
+#define X(name, bits, offset, halves, minimum, super) type == DTYPE_##name ? (uint32_t)(bits):
+    return QUANT_FORMATS(X) 0;
+#undef X
 }
+
+static inline uint32_t quant_offset(enum dtype type)
+{
+#define X(name, bits, offset, halves, minimum, super) type == DTYPE_##name ? (uint32_t)(offset):
+    return QUANT_FORMATS(X) 0;
+#undef X
+}
+
+static inline uint32_t quant_halves(enum dtype type)
+{
+#define X(name, bits, offset, halves, minimum, super) type == DTYPE_##name ? (uint32_t)(halves):
+    return QUANT_FORMATS(X) 1;
+#undef X
+}
+
+static inline bool quant_has_minimum(enum dtype type)
+{
+#define X(name, bits, offset, halves, minimum, super) type == DTYPE_##name ? (minimum):
+    return QUANT_FORMATS(X) false;
+#undef X
+}
+
+static inline bool quant_is_super(enum dtype type)
+{
+#define X(name, bits, offset, halves, minimum, super) type == DTYPE_##name ? (super):
+    return QUANT_FORMATS(X) false;
+#undef X
+}
+
+/* clang-format on */
 
 static inline bool dtype_is_quantised(enum dtype type)
 {
-    return quant_form(type).bits != 0;
+    return quant_bits(type) != 0;
 }
 
 struct quant_group {

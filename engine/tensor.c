@@ -114,14 +114,13 @@ static void widen_bf16(const uint8_t *src, float *dst, size_t n)
 
 static void widen_quantised(enum dtype type, const uint8_t *src, float *dst, size_t n)
 {
-    const struct quant_form form = quant_form(type);
     for (size_t g = 0; g < n / CONTRACT_GROUP; g++) {
         struct quant_group group;
         quant_read(type, src, g, &group);
         for (uint32_t i = 0; i < CONTRACT_GROUP; i++) {
-            uint32_t half = i / (CONTRACT_GROUP / form.halves);
-            float x = quant_scale(&group, half) * (float)((int32_t)group.u[i] - (int32_t)form.offset);
-            *dst++ = form.minimum ? x + quant_minimum(type, &group) : x;
+            uint32_t half = i / (CONTRACT_GROUP / quant_halves(type));
+            float x = quant_scale(&group, half) * (float)((int32_t)group.u[i] - (int32_t)quant_offset(type));
+            *dst++ = quant_has_minimum(type) ? x + quant_minimum(type, &group) : x;
         }
     }
 }

@@ -83,28 +83,58 @@ static status pack_all(struct weights *w, const struct model_weights *source, co
     return ST_OK;
 }
 
-static const float *widen_norm(const struct tensor *t, float **at)
+#define VECTORS_A_LAYER 7u
+
+/* The vectors of layer l, NULL where the model has none, and where they go. */
+static void list_vectors(const struct model_layer *in, struct layer_weights *out,
+                         const struct tensor *tensors[VECTORS_A_LAYER], const float **places[VECTORS_A_LAYER])
+{
+    const struct tensor *t[] = { in->attn_norm, in->ffn_norm, in->q_norm, in->k_norm, in->bq, in->bk, in->bv };
+    const float **p[] = { &out->attn_norm, &out->ffn_norm, &out->q_norm, &out->k_norm, &out->bq, &out->bk, &out->bv };
+    _Static_assert(sizeof t / sizeof *t == VECTORS_A_LAYER && sizeof p / sizeof *p == VECTORS_A_LAYER, "one for one");
+    for (uint32_t i = 0; i < VECTORS_A_LAYER; i++) {
+        tensors[i] = t[i];
+        places[i] = p[i];
+    }
+}
+
+/* Behind the *used values at base, which may be NULL: then they are counted only. */
+static const float *widen_vector(const struct tensor *t, float *base, size_t *used)
 {
     if (t == NULL)
         return NULL;
-    float *norm = *at;
-    dtype_to_f32(t->type, t->data, norm, t->shape[0]);
-    *at += t->shape[0];
-    return norm;
+    float *vector = base == NULL ? NULL : base + *used;
+    if (vector != NULL)
+        dtype_to_f32(t->type, t->data, vector, t->shape[0]);
+    *used += t->shape[0];
+    return vector;
 }
 
-static void widen_norms(struct weights *w, const struct model_weights *source)
+/* Values of all vectors; with base they are written there. */
+static size_t widen_vectors(struct weights *w, const struct model_weights *source, float *base)
 {
-    float *at = w->norms;
+    size_t used = 0;
     for (uint32_t l = 0; l < w->n_layers; l++) {
-        const struct model_layer *in = &source->layers[l];
-        struct layer_weights *out = &w->layers[l];
-        out->attn_norm = widen_norm(in->attn_norm, &at);
-        out->ffn_norm = widen_norm(in->ffn_norm, &at);
-        out->q_norm = widen_norm(in->q_norm, &at);
-        out->k_norm = widen_norm(in->k_norm, &at);
+        const struct tensor *t[VECTORS_A_LAYER];
+        const float **places[VECTORS_A_LAYER];
+        list_vectors(&source->layers[l], &w->layers[l], t, places);
+        for (uint32_t i = 0; i < VECTORS_A_LAYER; i++)
+            *places[i] = widen_vector(t[i], base, &used);
     }
-    w->final_norm = widen_norm(source->final_norm, &at);
+    w->final_norm = widen_vector(source->final_norm, base, &used);
+    w->rope_factors = widen_vector(source->rope_factors, base, &used);
+    return used;
+}
+
+static status take_vectors(struct weights *w, const struct model_weights *source)
+{
+    if (w->layers == NULL)
+        return ST_NO_MEMORY;
+    w->vectors = malloc(widen_vectors(w, source, NULL) * sizeof *w->vectors);
+    if (w->vectors == NULL)
+        return ST_NO_MEMORY;
+    (void)widen_vectors(w, source, w->vectors);
+    return ST_OK;
 }
 
 static status map_packed(struct weights *w)
@@ -126,22 +156,19 @@ status weights_create(const struct model_config *config, const struct model_weig
     struct weights *w = calloc(1, sizeof *w);
     if (w == NULL)
         return error_set(err, ST_NO_MEMORY, "out of memory for the weights");
-    size_t norm_values = config->n_layers * (2 * (size_t)config->n_embd + 2 * (size_t)config->head_dim);
     size_t n_q = (size_t)config->n_heads * config->head_dim;
     size_t n_in_max = config->n_embd > config->n_ffn ? config->n_embd : config->n_ffn;
     n_in_max = n_q > n_in_max ? n_q : n_in_max;
     w->embed = source->embed;
     w->n_layers = config->n_layers;
     w->layers = calloc(config->n_layers, sizeof *w->layers);
-    w->norms = malloc((norm_values + config->n_embd) * sizeof *w->norms);
     w->packed_bytes = measure(source, config->n_layers, backend, f32_math);
-    if (w->layers == NULL || w->norms == NULL || map_packed(w) != ST_OK ||
+    if (take_vectors(w, source) != ST_OK || map_packed(w) != ST_OK ||
         pack_all(w, source, backend, f32_math, n_in_max, team) != ST_OK) {
         size_t bytes = w->packed_bytes;
         weights_destroy(&w);
         return error_set(err, ST_NO_MEMORY, "out of memory for %zu bytes of packed weights", bytes);
     }
-    widen_norms(w, source);
     *out = w;
     return ST_OK;
 }
@@ -153,7 +180,7 @@ void weights_destroy(struct weights **weights)
         return;
     if (w->packed != NULL)
         munmap(w->packed, w->packed_bytes);
-    free(w->norms);
+    free(w->vectors);
     free(w->layers);
     free(w);
     *weights = NULL;

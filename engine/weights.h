@@ -10,18 +10,20 @@
 struct layer_weights {
     const float *attn_norm, *ffn_norm; /* [n_embd] */
     const float *q_norm, *k_norm;      /* [head_dim], NULL without */
+    const float *bq, *bk, *bv;         /* [heads * head_dim], NULL without */
     struct matrix wq, wk, wv, wo, gate, up, down;
 };
 
 struct weights {
     const struct tensor *embed; /* read where it lies, a row a token */
     const float *final_norm;
+    const float *rope_factors; /* [head_dim / 2], NULL without */
     struct matrix head;
     uint32_t n_layers;
     struct layer_weights *layers;
     uint8_t *packed; /* NULL when the backend packs nothing */
     size_t packed_bytes;
-    float *norms; /* all norm weights, widened */
+    float *vectors; /* all norms, biases and factors, widened */
 };
 
 MUST_CHECK status weights_create(const struct model_config *config, const struct model_weights *source,

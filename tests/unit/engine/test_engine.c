@@ -121,7 +121,7 @@ static const struct model_config llama_shape = {
     .n_vocab = 301,
     .max_positions = 512,
     .rms_eps = 1e-5f,
-    .rope_theta = 10000,
+    .rope = { .theta = 10000 },
     .rope_interleaved = true,
     .tied_embeddings = true,
 };
@@ -136,7 +136,7 @@ static const struct model_config qwen_shape = {
     .n_vocab = 515,
     .max_positions = 512,
     .rms_eps = 1e-6f,
-    .rope_theta = 1000000,
+    .rope = { .theta = 1000000 },
     .qk_norm = true,
     .tied_embeddings = true,
 };

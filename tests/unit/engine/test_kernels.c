@@ -108,7 +108,7 @@ static struct tensor random_tensor(enum dtype type, uint32_t n_out, uint32_t n_i
         if (type == DTYPE_F32)
             memcpy(data + at, &d, sizeof d);
         else
-            memcpy(data + at + d_at, half, quant_form(type).minimum ? 4 : 2);
+            memcpy(data + at + d_at, half, quant_has_minimum(type) ? 4 : 2);
     }
     t.data = data;
     return t;

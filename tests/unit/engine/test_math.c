@@ -99,23 +99,12 @@ static void test_sincos(void **state)
     }
 }
 
-static void test_rope_frequencies(void **state)
-{
-    (void)state;
-    double f[64];
-    math_rope_frequencies(500000.0f, 128, f);
-    for (int i = 0; i < 64; i++)
-        assert_near(f[i], pow(500000.0, -2.0 * i / 128), 1e-14, 0);
-    assert_true(f[0] == 1.0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),       cmocka_unit_test(test_exp_bits),
-        cmocka_unit_test(test_exp_array), cmocka_unit_test(test_silu),
-        cmocka_unit_test(test_round),     cmocka_unit_test(test_log_and_exp64),
-        cmocka_unit_test(test_sincos),    cmocka_unit_test(test_rope_frequencies),
+        cmocka_unit_test(test_exp),    cmocka_unit_test(test_exp_bits), cmocka_unit_test(test_exp_array),
+        cmocka_unit_test(test_silu),   cmocka_unit_test(test_round),    cmocka_unit_test(test_log_and_exp64),
+        cmocka_unit_test(test_sincos),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

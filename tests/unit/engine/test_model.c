@@ -103,7 +103,7 @@ static void test_builtin_config(void **state)
     assert_int_equal(c->n_vocab, 1024);
     assert_int_equal(c->max_positions, 4096);
     assert_true(c->rms_eps == 1e-6f);
-    assert_true(c->rope_theta == 100000.0f);
+    assert_true(c->rope.theta == 100000.0f);
     assert_false(c->rope_interleaved);
     assert_true(c->qk_norm);
     assert_true(c->tied_embeddings);
@@ -144,7 +144,7 @@ static void test_config_fields(void **state)
         status want;
         const char *words;
     } cases[] = {
-        { "\"qwen3\"", "\"mistral\"", ST_UNSUPPORTED, "model_type mistral is not supported" },
+        { "\"qwen3\"", "\"gemma\"", ST_UNSUPPORTED, "model_type gemma is not supported" },
         { "\"qwen3\"", "\"llama\"", ST_UNSUPPORTED, "architectures: only [\"LlamaForCausalLM\"]" },
         { "\"model_type\"", "\"model_kind\"", ST_INVALID, "model_type is missing" },
         { "\"Qwen3ForCausalLM\"", "\"Qwen3ForSequenceClassification\"", ST_UNSUPPORTED, "architectures: only" },
@@ -158,12 +158,18 @@ static void test_config_fields(void **state)
         { "\"use_cache\"", "\"partial_rotary_factor\": 0.5, \"use_cache\"", ST_UNSUPPORTED, "partial_rotary_factor" },
         { "\"use_cache\"", "\"quantization_config\": {}, \"use_cache\"", ST_UNSUPPORTED, "quantization_config" },
         { "\"use_cache\"", "\"auto_map\": {}, \"use_cache\"", ST_UNSUPPORTED, "auto_map" },
-        { "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}", ST_UNSUPPORTED,
+        { "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}", ST_UNSUPPORTED,
           "rope_scaling: only" },
         { "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"default\", \"factor\": 2}", ST_UNSUPPORTED,
-          "rope_scaling: only" },
+          "rope_scaling: factor is not understood" },
+        { "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"linear\", \"low_freq_factor\": 2}",
+          ST_UNSUPPORTED, "rope_scaling: low_freq_factor is not understood" },
+        { "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"linear\"}", ST_INVALID,
+          "rotary scaling factor is not" },
+        { "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": \"2\"}", ST_INVALID,
+          "factor: not a number" },
         { "\"rope_scaling\": null", "\"rope_scaling\": \"yarn\"", ST_INVALID, "rope_scaling is not an object" },
-        { "\"rope_scaling\": null", "\"rope_parameters\": {\"rope_type\": \"yarn\"}", ST_UNSUPPORTED,
+        { "\"rope_scaling\": null", "\"rope_parameters\": {\"rope_type\": \"longrope\"}", ST_UNSUPPORTED,
           "rope_parameters: only" },
         { "\"hidden_size\": 256", "\"hidden_size\": null", ST_INVALID, "hidden_size is missing" },
         { "\"hidden_size\": 256", "\"hidden_size\": \"256\"", ST_INVALID, "hidden_size: not a count" },
@@ -314,7 +320,7 @@ static void test_heads(void **state)
     put_small_folder(NULL, NULL, 0);
     struct model *m = open_good(scratch.dir, MODEL_WEIGHTS);
     assert_int_equal(model_config(m)->head_dim, 2); /* hidden_size / heads */
-    assert_true(model_config(m)->rope_theta == 10000.0f);
+    assert_true(model_config(m)->rope.theta == 10000.0f);
     assert_null(model_weights(m)->layers[0].q_norm);
     model_close(&m);
     put_small_folder("lm_head", "F32", 0);
@@ -326,7 +332,7 @@ static void test_heads(void **state)
     put_small_folder("lm_head", "BF16", 0);
     check_refused(scratch.dir, ST_INVALID, "lm_head.weight differs from the embeddings");
     put_small_folder("model.other", "F32", 0);
-    check_refused(scratch.dir, ST_UNSUPPORTED, "tensor model.other.weight is not part of a supported Llama network");
+    check_refused(scratch.dir, ST_UNSUPPORTED, "tensor model.other.weight is not part of a supported llama network");
     put_small_config(false);
     put_small_folder("lm_head", "F32", 1);
     m = open_good(scratch.dir, MODEL_WEIGHTS);
@@ -549,7 +555,7 @@ static void test_small_gguf(void **state)
     assert_int_equal(c->arch, ARCH_LLAMA);
     assert_int_equal(c->head_dim, 16);
     assert_int_equal(c->n_vocab, G_VOCAB);
-    assert_true(c->rope_theta == 10000.0f);
+    assert_true(c->rope.theta == 10000.0f);
     assert_true(c->rope_interleaved);
     assert_true(c->tied_embeddings);
     assert_false(c->qk_norm);
@@ -583,11 +589,11 @@ static void test_bad_gguf(void **state)
           ST_UNSUPPORTED,
           "key llama.attention.sliding_window" },
         { { .arch = "llama", .extra_key = "llama.rope.scaling.factor", .extra_value = 2 },
-          ST_UNSUPPORTED,
-          "key llama.rope.scaling.factor: only 1" },
+          ST_INVALID,
+          "key llama.rope.scaling.factor: not a floating-point number" },
         { { .arch = "llama", .extra_key = "llama.rope.scaling.type", .extra_value = 0 },
           ST_UNSUPPORTED,
-          "key llama.rope.scaling.type: only \"none\"" },
+          "key llama.rope.scaling.type: only \"none\", \"linear\"" },
         { { .arch = "llama", .extra_key = "llama.logit_scale", .extra_value = 1 },
           ST_UNSUPPORTED,
           "key llama.logit_scale is not understood" },
@@ -610,13 +616,13 @@ static void test_bad_gguf(void **state)
           "tensor blk.0.attn_q.weight: number format Q2_K is not supported" },
         { { .arch = "llama", .extra_tensor = "blk.0.attn_q.bias", .extra_inner = 32 },
           ST_UNSUPPORTED,
-          "tensor blk.0.attn_q.bias is not part of a supported Llama network" },
+          "tensor blk.0.attn_q.bias is not part of a supported llama network" },
         { { .arch = "llama", .extra_tensor = "output.weight", .extra_outer = 32, .extra_inner = 32 },
           ST_INVALID,
           "tensor output.weight: its shape is [32, 32], not [258, 32]" },
-        { { .arch = "llama", .extra_tensor = "rope_freqs.weight", .extra_inner = 8, .fill = 2 },
-          ST_UNSUPPORTED,
-          "rope_freqs.weight: scaled rotary frequencies" },
+        { { .arch = "llama", .extra_tensor = "rope_freqs.weight", .extra_inner = 8, .fill = -2 },
+          ST_INVALID,
+          "rope_freqs.weight: -2 is no factor" },
         { { .arch = "llama", .extra_tensor = "rope_freqs.weight", .extra_inner = 16, .fill = 1 },
           ST_INVALID,
           "rope_freqs.weight is not 8 values of F32" },
