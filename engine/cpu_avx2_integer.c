@@ -180,7 +180,9 @@ ALWAYS_INLINE void load_bits(const uint8_t *src, const uint32_t shift, const cha
     UNROLL
     for (uint32_t v = 0; v < VECTORS; v++) {
         __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)(src + (size_t)v * VECTOR_BYTES));
-        out[v] = _mm256_and_si256(shift > 0 ? _mm256_srli_epi16(bytes, (int)shift) : bytes, _mm256_set1_epi8(mask));
+        if (shift > 0) /* what comes from the next byte is masked off */
+            bytes = _mm256_srlv_epi32(bytes, _mm256_set1_epi32((int)shift));
+        out[v] = _mm256_and_si256(bytes, _mm256_set1_epi8(mask));
     }
 }
 

@@ -147,9 +147,9 @@ ALWAYS_INLINE __m512i load_slice(const enum dtype type, const uint8_t *low, cons
         return w;
     /* Its upper bits move to bit 4 from where they stand. */
     const uint32_t from = s * (bits - 4) % 8;
-    const uint8_t shift = (uint8_t)(from < 4 ? 4 - from : from - 4);
     __m512i upper = _mm512_loadu_si512(high + (size_t)(s * (bits - 4) / 8) * 64);
-    upper = from < 4 ? _mm512_slli_epi16(upper, shift) : _mm512_srli_epi16(upper, shift);
+    upper = from < 4 ? _mm512_sllv_epi16(upper, _mm512_set1_epi16((short)(4 - from)))
+                     : _mm512_srlv_epi16(upper, _mm512_set1_epi16((short)(from - 4)));
     upper = _mm512_and_si512(upper, _mm512_set1_epi8(bits == 5 ? 0x10 : 0x30));
     return _mm512_or_si512(w, upper);
 }
@@ -159,8 +159,9 @@ ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const 
                                  const struct pack_places *at, size_t g, const uint32_t h, const int8_t *q,
                                  __m512i *dot)
 {
+    const uint32_t n = quant_halves(type) == 2 ? SLICES / 2 : SLICES;
     UNROLL
-    for (uint32_t i = 0; i < SLICES / quant_halves(type); i++) {
+    for (uint32_t i = 0; i < n; i++) {
         /* Both nibbles of a byte one after the other. */
         const uint32_t s = quant_halves(type) == 2 ? h * 4 + i : quant_bits(type) == 8 ? i : i / 2 + i % 2 * 4;
         __m512i w[4];
