@@ -189,6 +189,8 @@ SCRIPTS = [
     ("flow/soak", ["tests/flow/soak.py", "--long"], 1500, {"long"}),
     ("flow/soak_tcp", ["tests/flow/soak.py", "--tcp"], 300, {"long", "release"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
+    ("golden/architectures", ["tests/golden/architectures.py"], 120, set()),
+    ("golden/architectures_anew", ["tests/golden/references.sh", "architectures.py", "--references"], 3600, {"long"}),
     ("golden/references", ["tests/golden/references.sh", "make_references.py", "--check"], 3600, {"long"}),
     ("golden/fresh_prompts", ["tests/golden/references.sh", "fresh_prompts.py"], 3600, {"long"}),
     ("emulated/kernels", ["tests/emulated/run.py", "build/release/bin/tests/unit_engine_kernels", "8", "*avx512"],
