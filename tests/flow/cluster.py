@@ -246,11 +246,13 @@ class Cluster:
         except AssertionError:
             raise AssertionError(f"descriptors left open (before, now): {grown()}") from None
 
-    def leftovers(self):
-        """What workers and router still hold."""
+    def leftovers(self, router=True):
+        """What workers, and the router, still hold."""
         held = {}
         for w in self.workers():
             m = self.metrics(w)
+            if w["role"] == "router" and not router:
+                continue
             if w["role"] == "router":
                 requests = m.get("baton_router_requests_held", 0)
                 choices = sum(v for k, v in m.items() if k.startswith("baton_router_choices{"))
