@@ -15,7 +15,8 @@ struct attention {
     const uint8_t *pool; /* [block][kv_block_bytes] */
     uint32_t layer;
     uint32_t n_heads;
-    const float *q; /* scaled and rotated */
+    uint32_t window; /* positions that a row sees, its own the last of them; 0: all up to its own */
+    const float *q;  /* scaled and rotated */
     float *out;
 };
 
@@ -25,6 +26,12 @@ struct attention_item {
     const uint32_t *blocks;
     uint32_t first_row, n_rows, first_pos, kv_head;
 };
+
+/* The first position that a row at pos sees. */
+static inline uint32_t attention_first_seen(const struct attention *a, uint32_t pos)
+{
+    return a->window != 0 && pos >= a->window ? pos - a->window + 1 : 0;
+}
 
 /* Where the slot of a position lies. */
 static inline const uint8_t *attention_slot(const struct attention *a, const uint32_t *blocks, enum kv_side side,

@@ -73,10 +73,12 @@ static void attend_one(const struct attention *a, const struct attention_item *i
     uint32_t dim = a->kv->head_dim;
     struct partial split = { .o = scratch + dim };
     struct partial all = { .o = scratch + 2 * (size_t)dim };
-    for (uint32_t first = 0; first <= pos; first += CONTRACT_SPLIT) {
-        uint32_t n = pos + 1 - first < CONTRACT_SPLIT ? pos + 1 - first : CONTRACT_SPLIT;
-        split_of(a, item, q, first, n, scratch, first == 0 ? &all : &split);
-        if (first > 0)
+    const uint32_t begin = attention_first_seen(a, pos);
+    for (uint32_t first = begin, end; first <= pos; first = end) {
+        end = (first / CONTRACT_SPLIT + 1) * CONTRACT_SPLIT;
+        uint32_t n = pos < end ? pos + 1 - first : end - first;
+        split_of(a, item, q, first, n, scratch, first == begin ? &all : &split);
+        if (first > begin)
             merge(&all, &split, dim);
     }
     float inv = 1.0f / all.sum;

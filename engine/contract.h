@@ -37,7 +37,8 @@
  *   Splits are merged ascending, the first one taken as it is:
  *   M' = max(M, m), a = exp(M - M'), b = exp(m - M'),
  *   L = fma(l, b, L * a), O = fma(o, b, O * a). The result is O * (1 / L).
- *   A masked position is skipped, not multiplied by zero.
+ *   A masked position is skipped, not multiplied by zero; a split without an unmasked one
+ *   is, too: the first split is the first that has one.
  * max(a, b) is a > b ? a : b, min(a, b) is a < b ? a : b (so b where one is a NaN).
  * exp is math_exp of math_f32.h; silu(x) = x / (1 + exp(-x)).
  * FFN: silu(gate) * up. Residuals: x + y. */

@@ -233,6 +233,7 @@ static void attend(struct forward *f, uint32_t layer)
                     .pool = f->pool,
                     .layer = layer,
                     .n_heads = f->config->n_heads,
+                    .window = f->config->windowed[layer] ? f->config->window : 0,
                     .q = f->q,
                     .out = f->attended },
     };

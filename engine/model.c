@@ -200,6 +200,11 @@ static void hash_config(XXH3_state_t *state, const struct model_config *c)
                  (double)r->low, (double)r->high, (double)r->magnitude, r->exact_range);
     ASSERT(n > 0 && (size_t)n < sizeof text);
     XXH3_64bits_update(state, text, (size_t)n);
+    for (uint32_t l = 0; c->window > 0 && l < c->n_layers; l++)
+        if (c->windowed[l]) {
+            const uint32_t row[] = { l, c->window };
+            XXH3_64bits_update(state, row, sizeof row);
+        }
 }
 
 static void hash_tensor(XXH3_state_t *state, const struct tensor *t)

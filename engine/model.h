@@ -29,6 +29,8 @@ struct model_config {
     bool rope_interleaved; /* GGUF's llama pairs (2i, 2i+1); Hugging Face pairs (i, i + d/2) */
     bool qk_norm;          /* Qwen3 */
     bool qkv_bias;         /* Qwen2 */
+    uint32_t window;       /* positions that a row of a windowed layer sees; 0: there is none */
+    bool windowed[MODEL_MAX_LAYERS];
     bool tied_embeddings;
 };
 

@@ -25,13 +25,13 @@ static bool is_text(const json_t *value, const char *text)
 static const struct family {
     const char *type, *class;
     enum model_arch arch;
-    uint32_t n_kv_heads, head_dim; /* 0: n_heads, n_embd / n_heads */
-    bool has_window;               /* a sliding window, unless the file says null */
+    uint32_t n_kv_heads, head_dim;                        /* 0: n_heads, n_embd / n_heads */
+    enum { NO_WINDOW, ALL_LAYERS, UPPER_LAYERS } windows; /* what sees a sliding window where layers are not named */
 } families[] = {
-    { "llama", "LlamaForCausalLM", ARCH_LLAMA, 0, 0, false },
-    { "mistral", "MistralForCausalLM", ARCH_LLAMA, 8, 0, true },
-    { "qwen2", "Qwen2ForCausalLM", ARCH_QWEN2, 32, 0, false },
-    { "qwen3", "Qwen3ForCausalLM", ARCH_QWEN3, 32, 128, false },
+    { "llama", "LlamaForCausalLM", ARCH_LLAMA, 0, 0, NO_WINDOW },
+    { "mistral", "MistralForCausalLM", ARCH_LLAMA, 8, 0, ALL_LAYERS },
+    { "qwen2", "Qwen2ForCausalLM", ARCH_QWEN2, 32, 0, UPPER_LAYERS },
+    { "qwen3", "Qwen3ForCausalLM", ARCH_QWEN3, 32, 128, UPPER_LAYERS },
 };
 
 static status read_family(const json_t *json, const char *file, const struct family **out, struct error *err)
@@ -65,36 +65,19 @@ static status check_absent(const json_t *json, const char *file, struct error *e
     return ST_OK;
 }
 
-static status check_switches(const json_t *json, const char *file, const struct family *family, struct error *err)
+static status check_switches(const json_t *json, const char *file, struct error *err)
 {
-    static const char *const fields[] = { "attention_bias", "mlp_bias", "use_sliding_window", "rope_interleaved" };
+    static const char *const fields[] = { "attention_bias", "mlp_bias", "rope_interleaved" };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         bool on = false;
         status st = model_json_bool(json, file, fields[i], &on, err);
         if (st != ST_OK || on)
             return st != ST_OK ? st : unsupported(file, fields[i], "false", err);
     }
-    const json_t *window = json_object_get(json, "sliding_window");
-    bool off = window ? json_is_null(window) : !family->has_window;
-    if (!off && !json_object_get(json, "use_sliding_window"))
-        return unsupported(file, "sliding_window", "null", err);
     return ST_OK;
 }
 
-static status check_layer_types(const json_t *json, const char *file, struct error *err)
-{
-    const json_t *types = json_object_get(json, "layer_types");
-    if (!types || json_is_null(types))
-        return ST_OK;
-    if (!json_is_array(types))
-        return error_set(err, ST_INVALID, "%s: layer_types is not an array", file);
-    for (size_t i = 0; i < json_array_size(types); i++)
-        if (!is_text(json_array_get(types, i), "full_attention"))
-            return unsupported(file, "layer_types", "\"full_attention\"", err);
-    return ST_OK;
-}
-
-static status check_off(const json_t *json, const char *file, const struct family *family, struct error *err)
+static status check_off(const json_t *json, const char *file, struct error *err)
 {
     float rotated = 1.0f;
     const json_t *act = json_object_get(json, "hidden_act");
@@ -106,8 +89,8 @@ static status check_off(const json_t *json, const char *file, const struct famil
     if (st == ST_OK)
         st = check_absent(json, file, err);
     if (st == ST_OK)
-        st = check_switches(json, file, family, err);
-    return st == ST_OK ? check_layer_types(json, file, err) : st;
+        st = check_switches(json, file, err);
+    return st;
 }
 
 /* The numbers of a rope_scaling, by name. */
@@ -247,6 +230,52 @@ static status read_shape(const json_t *json, const char *file, const struct fami
     return read_rope(json, file, c, err);
 }
 
+/* The layers that see a window, as layer_types names them. */
+static status read_layer_types(const json_t *types, const char *file, struct model_config *c, struct error *err)
+{
+    if (!json_is_array(types) || json_array_size(types) != c->n_layers)
+        return error_set(err, ST_INVALID, "%s: layer_types is not an array of one for each layer", file);
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const json_t *type = json_array_get(types, i);
+        c->windowed[i] = is_text(type, "sliding_attention");
+        if (!c->windowed[i] && !is_text(type, "full_attention"))
+            return unsupported(file, "layer_types", "\"full_attention\" or \"sliding_attention\"", err);
+    }
+    return ST_OK;
+}
+
+/* Sliding windows, by the defaults of the config classes. */
+static status read_windows(const json_t *json, const char *file, const struct family *family, struct model_config *c,
+                           struct error *err)
+{
+    const json_t *types = json_object_get(json, "layer_types");
+    const json_t *size = json_object_get(json, "sliding_window");
+    const bool sized = size && !json_is_null(size);
+    bool on = family->windows == ALL_LAYERS && (sized || !size);
+    uint32_t first = 28;
+    c->window = 4096;
+    status st = model_json_bool(json, file, "use_sliding_window", &on, err);
+    if (st == ST_OK)
+        st = model_json_count(json, file, "sliding_window", false, &c->window, err);
+    if (st == ST_OK)
+        st = model_json_count(json, file, "max_window_layers", false, &first, err);
+    if (st == ST_OK && family->windows == NO_WINDOW && (on || sized))
+        st = unsupported(file, "sliding_window", "null", err);
+    if (st == ST_OK && types && !json_is_null(types))
+        st = read_layer_types(types, file, c, err);
+    else
+        for (uint32_t i = 0; on && i < c->n_layers; i++)
+            c->windowed[i] = family->windows == ALL_LAYERS || i >= first;
+    bool any = false;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        any = any || c->windowed[i];
+    if (st == ST_OK && any && (c->window == 0 || (size && !sized)))
+        return error_set(err, ST_INVALID, "%s: sliding_window is no number of positions", file);
+    if (!any)
+        c->window = 0;
+    return st;
+}
+
 static status read_config(const json_t *json, const char *file, struct model_config *c, struct error *err)
 {
     const struct family *family = NULL;
@@ -257,10 +286,12 @@ static status read_config(const json_t *json, const char *file, struct model_con
     c->arch = family->arch;
     c->qk_norm = c->arch == ARCH_QWEN3;
     c->qkv_bias = c->arch == ARCH_QWEN2;
-    st = check_off(json, file, family, err);
+    st = check_off(json, file, err);
     if (st == ST_OK)
         st = read_shape(json, file, family, c, err);
-    return st == ST_OK ? model_config_check(c, file, err) : st;
+    if (st == ST_OK)
+        st = model_config_check(c, file, err); /* bounds the layers */
+    return st == ST_OK ? read_windows(json, file, family, c, err) : st;
 }
 
 status model_folder_config(const char *dir, struct model_config *out, struct error *err)

@@ -59,6 +59,7 @@ static const char *const understood[] = {
     "attention.key_length",
     "attention.value_length",
     "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
     "rope.dimension_count",
     "rope.freq_base",
     "rope.scaling.type",
@@ -73,8 +74,8 @@ static const struct {
     const char *key;
     double off;
 } switched_off[] = {
-    { "expert_count", 0 },      { "expert_used_count", 0 }, { "attention.sliding_window", 0 },
-    { "rope.scale_linear", 1 }, { "attention.causal", 1 },  { "rope.scaling.attn_factor", 1 },
+    { "expert_count", 0 },     { "expert_used_count", 0 },        { "rope.scale_linear", 1 },
+    { "attention.causal", 1 }, { "rope.scaling.attn_factor", 1 },
 };
 
 static bool has_value(const struct gguf *file, const char *name, double value)
@@ -201,6 +202,22 @@ static status read_attention(const struct reader *r, struct model_config *c, str
     return ST_OK;
 }
 
+/* Of all layers: which ones see a window, where only some do, is not said in the file. */
+static status read_window(const struct reader *r, struct model_config *c, struct error *err)
+{
+    char name[KEY_BYTES];
+    uint64_t window = 0;
+    status st = gguf_get_u64(r->file, full_key(r, "attention.sliding_window", name), &window);
+    if (st == ST_INVALID || window > UINT32_MAX)
+        return error_set(err, ST_INVALID, "%s: key %s: not one count", r->path, name);
+    if (window > 0 && c->arch != ARCH_LLAMA)
+        return error_set(err, ST_UNSUPPORTED, "%s: key %s: only 0 is supported", r->path, name);
+    c->window = (uint32_t)window;
+    for (uint32_t i = 0; window > 0 && i < c->n_layers && i < MODEL_MAX_LAYERS; i++)
+        c->windowed[i] = true;
+    return ST_OK;
+}
+
 /* The embedding tensor says how many tokens there are: not every file has vocab_size. */
 static status read_vocab(const struct reader *r, uint32_t *out, struct error *err)
 {
@@ -225,7 +242,8 @@ static status read_shape(const struct reader *r, struct model_config *c, struct 
         (st = read_count(r, "feed_forward_length", 0, &c->n_ffn, err)) != ST_OK ||
         (st = read_count(r, "context_length", 0, &c->max_positions, err)) != ST_OK ||
         (st = read_float(r, "attention.layer_norm_rms_epsilon", 0, &c->rms_eps, err)) != ST_OK ||
-        (st = read_rope(r, c, err)) != ST_OK || (st = read_vocab(r, &c->n_vocab, err)) != ST_OK)
+        (st = read_rope(r, c, err)) != ST_OK || (st = read_window(r, c, err)) != ST_OK ||
+        (st = read_vocab(r, &c->n_vocab, err)) != ST_OK)
         return st;
     return read_attention(r, c, err);
 }

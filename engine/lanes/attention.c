@@ -11,8 +11,9 @@
 struct lane_state {
     float max[LANES], sum[LANES];
     float split_max[LANES], split_sum[LANES]; /* of the current split */
-    int32_t seen[LANES];                      /* positions of it that each query sees */
-    uint32_t most;                            /* of seen */
+    int32_t from[LANES], end[LANES];          /* positions of it that each query sees; both 0: none */
+    int32_t begun[LANES];                     /* 1: it saw some of an earlier split */
+    uint32_t most;                            /* of end */
 };
 
 /* Everything one item works on; dim is padded to vectors. */
@@ -139,18 +140,23 @@ static void turn_queries(const struct attention *a, const struct attention_item 
     }
 }
 
-/* How many of the n positions from first on each query of the vector sees. */
-static void count_seen(const struct attention_item *item, const struct work *w, uint32_t vector, uint32_t first,
-                       uint32_t n)
+/* Which of the n positions from first on each query of the vector sees. */
+static void find_seen(const struct attention *a, const struct attention_item *item, const struct work *w,
+                      uint32_t vector, uint32_t first, uint32_t n)
 {
     struct lane_state *s = &w->states[vector];
     s->most = 0;
     for (uint32_t l = 0; l < LANES; l++) {
         uint32_t query = vector * LANES + l;
-        uint32_t end = item->first_pos + query / w->group + 1;
-        uint32_t seen = query >= w->n_queries || end <= first ? 0 : end - first < n ? end - first : n;
-        s->seen[l] = (int32_t)seen;
-        s->most = seen > s->most ? seen : s->most;
+        uint32_t pos = item->first_pos + query / w->group;
+        uint32_t begin = attention_first_seen(a, pos);
+        uint32_t from = begin > first ? begin - first : 0;
+        uint32_t end = query >= w->n_queries || pos < first ? 0 : pos + 1 - first < n ? pos + 1 - first : n;
+        if (from >= end)
+            from = end = 0;
+        s->from[l] = (int32_t)from;
+        s->end[l] = (int32_t)end;
+        s->most = end > s->most ? end : s->most;
     }
 }
 
@@ -206,14 +212,19 @@ static __attribute__((noinline)) void score_two(const struct work *w, uint32_t v
     score_vectors(2, 6, w, vector, n);
 }
 
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
 /* What a multiply-add takes is hidden by 8 chains at least. With 16 registers that is done best by 12 chains of
- * two vectors, which need less loads. A vector sees as many positions as the one before it or more. */
+ * two vectors, which need less loads. */
 static void score(const struct work *w, uint32_t vectors)
 {
     uint32_t vector = 0;
     if (LANES == 8)
         for (; vector + 2 <= vectors; vector += 2)
-            score_two(w, vector, w->states[vector + 1].most);
+            score_two(w, vector, larger(w->states[vector].most, w->states[vector + 1].most));
     for (; vector < vectors; vector++)
         score_one(w, vector, w->states[vector].most);
 }
@@ -221,17 +232,18 @@ static void score(const struct work *w, uint32_t vectors)
 /* Scores to weights, with each query's maximum and sum over what it sees; all: every query sees all n. */
 ALWAYS_INLINE void weigh_seen(const bool all, float *p, uint32_t n, struct lane_state *s)
 {
-    vec_i32 seen = vec_load_i32(s->seen);
+    vec_i32 from = vec_load_i32(s->from);
+    vec_i32 end = vec_load_i32(s->end);
     vec max = vec_set1(-INFINITY);
     for (uint32_t pos = 0; pos < n; pos++) {
         vec scores = vec_load(p + pos * LANES);
-        max = all ? vec_max(scores, max) : vec_max_where(vec_above_i32(seen, (int32_t)pos), scores, max);
+        max = all ? vec_max(scores, max) : vec_max_where(vec_between_i32(from, end, (int32_t)pos), scores, max);
     }
     vec sum = vec_zero();
     for (uint32_t pos = 0; pos < n; pos++) {
         vec weights = vec_exp(vec_sub(vec_load(p + pos * LANES), max));
         vec_store(p + pos * LANES, weights);
-        sum = all ? vec_add(sum, weights) : vec_add_where(vec_above_i32(seen, (int32_t)pos), sum, weights);
+        sum = all ? vec_add(sum, weights) : vec_add_where(vec_between_i32(from, end, (int32_t)pos), sum, weights);
     }
     vec_store(s->split_max, max);
     vec_store(s->split_sum, sum);
@@ -241,24 +253,30 @@ static void weigh(const struct work *w, uint32_t vector)
 {
     struct lane_state *s = &w->states[vector];
     float *p = w->p + vector * SCORE_ROWS * LANES;
-    uint32_t least = s->most;
+    bool all = true;
     for (uint32_t l = 0; l < LANES; l++)
-        least = (uint32_t)s->seen[l] < least ? (uint32_t)s->seen[l] : least;
-    if (least == s->most)
+        all = all && s->from[l] == 0 && (uint32_t)s->end[l] == s->most;
+    if (all)
         weigh_seen(true, p, s->most, s);
     else
         weigh_seen(false, p, s->most, s);
 }
 
-/* o[query][V vectors] = chains over positions [from, to) for Q neighbouring queries; from 0 they begin at zero. */
-ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const float *v, size_t stride, uint32_t from,
-                       uint32_t to, float *o)
+/* What is mixed at once: positions [from, to), by chains that begin there or go on. */
+struct range {
+    uint32_t from, to;
+    bool begins;
+};
+
+/* o[query][V vectors] = chains over the range for Q neighbouring queries. */
+ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const float *v, size_t stride,
+                       const struct range range, float *o)
 {
     vec acc[16];
     UNROLL
     for (uint32_t i = 0; i < Q * V; i++)
-        acc[i] = from == 0 ? vec_zero() : vec_load(o + i / V * stride + i % V * LANES);
-    for (uint32_t pos = from; pos < to; pos++) {
+        acc[i] = range.begins ? vec_zero() : vec_load(o + i / V * stride + i % V * LANES);
+    for (uint32_t pos = range.from; pos < range.to; pos++) {
         vec values[8];
         UNROLL
         for (uint32_t j = 0; j < V; j++)
@@ -278,49 +296,58 @@ ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const
 
 /* At most so many vectors of the dimension at a time as leave registers for V. */
 ALWAYS_INLINE void mix_vectors(const uint32_t Q, const uint32_t most, const struct work *w, const float *p,
-                               uint32_t from, uint32_t to, float *o)
+                               const struct range range, float *o)
 {
     uint32_t d = 0;
     if (most >= 8)
         for (; d + 8 * LANES <= w->padded; d += 8 * LANES)
-            mix(Q, 8, p, w->v + d, w->padded, from, to, o + d);
+            mix(Q, 8, p, w->v + d, w->padded, range, o + d);
     if (most >= 4)
         for (; d + 4 * LANES <= w->padded; d += 4 * LANES)
-            mix(Q, 4, p, w->v + d, w->padded, from, to, o + d);
+            mix(Q, 4, p, w->v + d, w->padded, range, o + d);
     for (; d + 2 * LANES <= w->padded; d += 2 * LANES)
-        mix(Q, 2, p, w->v + d, w->padded, from, to, o + d);
+        mix(Q, 2, p, w->v + d, w->padded, range, o + d);
     if (d < w->padded)
-        mix(Q, 1, p, w->v + d, w->padded, from, to, o + d);
+        mix(Q, 1, p, w->v + d, w->padded, range, o + d);
 }
 
-static void mix_four(const struct work *w, const float *p, uint32_t from, uint32_t to, float *o)
+static void mix_four(const struct work *w, const float *p, const struct range range, float *o)
 {
-    mix_vectors(4, LANES == 16 ? 4 : 2, w, p, from, to, o);
+    mix_vectors(4, LANES == 16 ? 4 : 2, w, p, range, o);
 }
 
-static void mix_one(const struct work *w, const float *p, uint32_t from, uint32_t to, float *o)
+static void mix_one(const struct work *w, const float *p, const struct range range, float *o)
 {
-    mix_vectors(1, LANES == 16 ? 4 : 8, w, p, from, to, o);
+    mix_vectors(1, LANES == 16 ? 4 : 8, w, p, range, o);
 }
 
-static uint32_t least_seen(const struct lane_state *s, uint32_t lane)
+/* What the four queries from lane on all see. */
+static struct range common_range(const struct lane_state *s, uint32_t lane)
 {
-    int32_t least = s->seen[lane];
-    for (uint32_t i = 1; i < 4; i++)
-        least = s->seen[lane + i] < least ? s->seen[lane + i] : least;
-    return (uint32_t)least;
+    struct range common = { (uint32_t)s->from[lane], (uint32_t)s->end[lane], true };
+    for (uint32_t l = lane + 1; l < lane + 4; l++) {
+        common.begins = common.begins && (uint32_t)s->from[l] == common.from;
+        common.from = (uint32_t)s->from[l] > common.from ? (uint32_t)s->from[l] : common.from;
+        common.to = (uint32_t)s->end[l] < common.to ? (uint32_t)s->end[l] : common.to;
+    }
+    return common;
 }
 
-/* Four queries go together as far as all of them see, then each goes on alone. */
+/* Four queries go together as far as all of them see; before and behind it each goes alone. */
 static void mix_lanes(const struct work *w, const struct lane_state *s, const float *p, float *o)
 {
     for (uint32_t lane = 0; lane < LANES; lane += 4) {
-        uint32_t common = least_seen(s, lane);
-        if (common > 0)
-            mix_four(w, p + lane, 0, common, o + lane * w->padded);
-        for (uint32_t l = lane; l < lane + 4; l++)
-            if ((uint32_t)s->seen[l] > common)
-                mix_one(w, p + l, common, (uint32_t)s->seen[l], o + l * w->padded);
+        const struct range common = common_range(s, lane);
+        const bool together = common.from < common.to;
+        for (uint32_t l = lane; together && !common.begins && l < lane + 4; l++)
+            mix_one(w, p + l, (struct range){ (uint32_t)s->from[l], common.from, true }, o + l * w->padded);
+        if (together)
+            mix_four(w, p + lane, common, o + lane * w->padded);
+        for (uint32_t l = lane; l < lane + 4; l++) {
+            const uint32_t from = together ? common.to : (uint32_t)s->from[l];
+            if ((uint32_t)s->end[l] > from)
+                mix_one(w, p + l, (struct range){ from, (uint32_t)s->end[l], !together }, o + l * w->padded);
+        }
     }
 }
 
@@ -334,10 +361,14 @@ static void merge_lane(const struct work *w, const float *split_o, float split_f
     }
 }
 
+/* For queries that have begun and see something of this split. */
 static void merge(const struct work *w, struct lane_state *s, float *o)
 {
+    int32_t merged[LANES];
+    for (uint32_t l = 0; l < LANES; l++)
+        merged[l] = s->begun[l] && s->end[l] > 0;
     vec max = vec_load(s->split_max);
-    vec_mask sees = vec_above_i32(vec_load_i32(s->seen), 0);
+    vec_mask sees = vec_above_i32(vec_load_i32(merged), 0);
     vec old_max = vec_load(s->max);
     vec new_max = vec_max(old_max, max);
     vec a = vec_exp(vec_sub(old_max, new_max));
@@ -349,23 +380,45 @@ static void merge(const struct work *w, struct lane_state *s, float *o)
     vec_store(factors[0], a);
     vec_store(factors[1], b);
     for (uint32_t l = 0; l < LANES; l++)
-        if (s->seen[l] > 0)
+        if (merged[l])
             merge_lane(w, w->split_o + l * w->padded, factors[1][l], factors[0][l], o + l * w->padded);
 }
 
-static void mix_split(const struct work *w, uint32_t vector, bool first)
+/* A query's first split is taken as it is. */
+static void begin_lane(const struct work *w, struct lane_state *s, uint32_t lane, float *o)
+{
+    memcpy(o + lane * w->padded, w->split_o + lane * w->padded, w->padded * sizeof *o);
+    s->max[lane] = s->split_max[lane];
+    s->sum[lane] = s->split_sum[lane];
+    s->begun[lane] = 1;
+}
+
+static bool none_begun(const struct lane_state *s)
+{
+    int32_t begun = 0;
+    for (uint32_t l = 0; l < LANES; l++)
+        begun |= s->begun[l];
+    return begun == 0;
+}
+
+static void mix_split(const struct work *w, uint32_t vector)
 {
     struct lane_state *s = &w->states[vector];
     const float *p = w->p + vector * SCORE_ROWS * LANES;
     float *o = w->o + (size_t)vector * LANES * w->padded;
-    if (!first) {
+    if (!none_begun(s)) {
         mix_lanes(w, s, p, w->split_o);
         merge(w, s, o);
+        for (uint32_t l = 0; l < LANES; l++)
+            if (s->end[l] > 0 && !s->begun[l])
+                begin_lane(w, s, l, o);
         return;
     }
     mix_lanes(w, s, p, o);
     memcpy(s->max, s->split_max, sizeof s->max);
     memcpy(s->sum, s->split_sum, sizeof s->sum);
+    for (uint32_t l = 0; l < LANES; l++)
+        s->begun[l] = s->end[l] > 0;
 }
 
 static void write_out(const struct attention *a, const struct attention_item *item, const struct work *w)
@@ -389,7 +442,7 @@ static void run_split(const struct attention *a, const struct attention_item *it
 {
     uint32_t vectors = (w->n_queries + LANES - 1) / LANES;
     for (uint32_t vector = 0; vector < vectors; vector++)
-        count_seen(item, w, vector, first, n);
+        find_seen(a, item, w, vector, first, n);
     widen_side(a, item, KV_K, first, n, end, w, w->k);
     score(w, vectors);
     for (uint32_t vector = 0; vector < vectors; vector++)
@@ -398,7 +451,7 @@ static void run_split(const struct attention *a, const struct attention_item *it
     widen_side(a, item, KV_V, first, n, end, w, w->v);
     for (uint32_t vector = 0; vector < vectors; vector++)
         if (w->states[vector].most > 0)
-            mix_split(w, vector, first == 0);
+            mix_split(w, vector);
 }
 
 void ISA(attend)(const struct attention *a, const struct attention_item *item, void *scratch)
@@ -409,8 +462,11 @@ void ISA(attend)(const struct attention *a, const struct attention_item *item, v
     w.n_queries = item->n_rows * w.group;
     lay_out(&w, most_vectors(w.group), scratch);
     turn_queries(a, item, &w);
-    uint32_t end = item->first_pos + item->n_rows;
-    for (uint32_t first = 0; first < end; first += CONTRACT_SPLIT)
+    for (uint32_t vector = 0; vector < most_vectors(w.group); vector++)
+        memset(w.states[vector].begun, 0, sizeof w.states[vector].begun);
+    const uint32_t end = item->first_pos + item->n_rows;
+    const uint32_t begin = attention_first_seen(a, item->first_pos);
+    for (uint32_t first = begin / CONTRACT_SPLIT * CONTRACT_SPLIT; first < end; first += CONTRACT_SPLIT)
         run_split(a, item, &w, first, end - first < CONTRACT_SPLIT ? end - first : CONTRACT_SPLIT, end);
     write_out(a, item, &w);
 }

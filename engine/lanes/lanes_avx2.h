@@ -144,6 +144,13 @@ static inline vec_i32 vec_load_i32(const int32_t *x)
     return _mm256_loadu_si256((const __m256i *)(const void *)x);
 }
 
+/* from <= b < end */
+static inline vec_mask vec_between_i32(vec_i32 from, vec_i32 end, int32_t b)
+{
+    __m256i at = _mm256_set1_epi32(b);
+    return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpgt_epi32(from, at), _mm256_cmpgt_epi32(end, at)));
+}
+
 static inline vec_mask vec_above_i32(vec_i32 a, int32_t b)
 {
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, _mm256_set1_epi32(b)));

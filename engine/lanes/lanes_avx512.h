@@ -136,6 +136,13 @@ static inline vec_i32 vec_load_i32(const int32_t *x)
     return _mm512_loadu_si512(x);
 }
 
+/* from <= b < end */
+static inline vec_mask vec_between_i32(vec_i32 from, vec_i32 end, int32_t b)
+{
+    __m512i at = _mm512_set1_epi32(b);
+    return _mm512_mask_cmpgt_epi32_mask(_mm512_cmple_epi32_mask(from, at), end, at);
+}
+
 static inline vec_mask vec_above_i32(vec_i32 a, int32_t b)
 {
     return _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(b));

@@ -388,7 +388,7 @@ static void test_kv_store_equal(void **state)
 
 struct attention_case {
     struct kv_layout kv;
-    uint32_t n_heads, n_rows, first_pos;
+    uint32_t n_heads, n_rows, first_pos, window;
 };
 
 static struct attention_case random_attention(void)
@@ -404,6 +404,7 @@ static struct attention_case random_attention(void)
     c.n_heads = c.kv.n_kv_heads * (1 + random_below(random_below(8) == 0 ? 70 : 9));
     c.n_rows = random_below(2) ? 1 + random_below(3) : 1 + random_below(50);
     c.first_pos = random_below(3) ? random_below(300) : 0;
+    c.window = random_below(2) ? 0 : 1 + random_below(random_below(2) ? 20 : 200);
     return c;
 }
 
@@ -449,23 +450,26 @@ static void test_attention_equal(void **state)
             blocks[p - 1] = blocks[other];
             blocks[other] = t;
         }
+        struct attention a = {
+            .kv = &c.kv, .pool = pool, .layer = 1, .n_heads = c.n_heads, .window = c.window, .q = q
+        };
+        const uint32_t unseen = attention_first_seen(&a, c.first_pos);
         float slot[128];
         for (uint32_t pos = 0; pos < n_pos; pos++)
             for (uint32_t side = 0; side < 2; side++)
                 for (uint32_t h = 0; h < c.kv.n_kv_heads; h++) {
                     for (uint32_t d = 0; d < c.kv.head_dim; d++)
-                        slot[d] = random_f32();
+                        slot[d] = pos < unseen ? NAN : random_f32();
                     uint8_t *block = pool + blocks[pos / c.kv.block_tokens] * kv_block_bytes(&c.kv);
                     backend_reference.kv_store(
                         c.kv.type, slot, block + kv_offset(&c.kv, 1, (enum kv_side)side, h, pos % c.kv.block_tokens),
                         c.kv.head_dim);
                 }
-        struct attention a = { .kv = &c.kv, .pool = pool, .layer = 1, .n_heads = c.n_heads, .q = q };
         attend_all(&backend_reference, &c, &a, blocks, expected);
         attend_all(fast, &c, &a, blocks, got);
         char what[96];
-        snprintf(what, sizeof what, "attention %s dim %u heads %u/%u rows %u from %u", dtype_name(c.kv.type),
-                 c.kv.head_dim, c.n_heads, c.kv.n_kv_heads, c.n_rows, c.first_pos);
+        snprintf(what, sizeof what, "attention %s dim %u heads %u/%u rows %u from %u window %u", dtype_name(c.kv.type),
+                 c.kv.head_dim, c.n_heads, c.kv.n_kv_heads, c.n_rows, c.first_pos, c.window);
         assert_bits(expected, got, values, what);
         free(blocks);
         free(pool);
