@@ -11,7 +11,7 @@
 #include <xxhash.h>
 
 #include "engine/chat_template.h"
-#include "engine/gguf.h"
+#include "engine/gguf_files.h"
 #include "engine/model_config.h"
 #include "engine/model_folder.h"
 #include "engine/model_gguf.h"
@@ -26,10 +26,10 @@ struct model {
     unsigned flags;
     struct model_config config;
     struct model_weights weights;
-    struct gguf *gguf;               /* either this ... */
-    struct model_shards shards;      /* ... or these    */
-    struct model_index joined;       /* of the shards   */
-    const struct model_index *index; /* of either       */
+    struct gguf_files gguf;          /* either these ... */
+    struct model_shards shards;      /* ... or these     */
+    struct model_index joined;       /* of the shards    */
+    const struct model_index *index; /* of either        */
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     struct model_defaults defaults;
@@ -39,7 +39,7 @@ struct model {
 static status load_gguf_tokenizer(struct model *m, const char *path, struct error *err)
 {
     struct error why = { "" };
-    status st = tokenizer_load_gguf(m->gguf, &m->tokenizer, &why);
+    status st = tokenizer_load_gguf(m->gguf.files[0], &m->tokenizer, &why);
     return st == ST_OK ? ST_OK : error_set(err, st, "%.200s: %.300s", path, why.text);
 }
 
@@ -47,16 +47,16 @@ static status read_gguf(struct model *m, const char *path, struct error *err)
 {
     bool weights = m->flags & MODEL_WEIGHTS;
     status st;
-    if ((st = gguf_open(path, &m->gguf, err)) != ST_OK ||
-        (st = model_gguf_config(m->gguf, path, &m->config, err)) != ST_OK)
+    if ((st = gguf_files_open(path, &m->gguf, err)) != ST_OK ||
+        (st = model_gguf_config(&m->gguf, path, &m->config, err)) != ST_OK)
         return st;
-    m->index = gguf_index(m->gguf);
+    m->index = m->gguf.index;
     if ((st = model_weights_bind(&m->config, m->index, MODEL_NAMES_GGUF, weights, path, &m->weights, err)) != ST_OK ||
         (st = load_gguf_tokenizer(m, path, err)) != ST_OK ||
-        (st = model_gguf_template(m->gguf, path, &m->chat_template, err)) != ST_OK)
+        (st = model_gguf_template(m->gguf.files[0], path, &m->chat_template, err)) != ST_OK)
         return st;
     if (weights)
-        gguf_will_need(m->gguf);
+        gguf_files_will_need(&m->gguf);
     return ST_OK;
 }
 
@@ -98,7 +98,8 @@ static status set_name(struct model *m, const char *path, bool is_folder, struct
     free(full);
     if (!m->name)
         return error_set(err, ST_NO_MEMORY, "%s: out of memory", path);
-    char *extension = is_folder ? NULL : strrchr(m->name, '.');
+    size_t split = is_folder ? 0 : gguf_split_name(m->name);
+    char *extension = is_folder ? NULL : split > 0 ? m->name + split : strrchr(m->name, '.');
     if (extension && extension != m->name)
         *extension = '\0';
     return ST_OK;
@@ -140,7 +141,7 @@ void model_close(struct model **model)
     tokenizer_destroy(&m->tokenizer);
     model_index_free(&m->joined);
     model_shards_close(&m->shards);
-    gguf_close(&m->gguf);
+    gguf_files_close(&m->gguf);
     free(m->name);
     free(m);
     *model = NULL;

@@ -10,6 +10,7 @@
 
 struct reader {
     const struct gguf *file;
+    const struct model_index *index;
     const char *path;
     const char *arch;
 };
@@ -131,14 +132,9 @@ static bool is_text(const struct gguf_string *text, const char *wanted)
 static status check_kind(const struct reader *r, struct error *err)
 {
     struct gguf_string text;
-    uint64_t count;
     status st = gguf_get_string(r->file, "general.type", &text);
     if (st == ST_INVALID || (st == ST_OK && !is_text(&text, "model")))
         return error_set(err, ST_UNSUPPORTED, "%s: key general.type: only \"model\" is supported", r->path);
-    st = gguf_get_u64(r->file, "split.count", &count);
-    if (st == ST_INVALID || (st == ST_OK && count > 1))
-        return error_set(err, ST_UNSUPPORTED, "%s: key split.count: models in several files are not supported",
-                         r->path);
     return ST_OK;
 }
 
@@ -221,7 +217,7 @@ static status read_window(const struct reader *r, struct model_config *c, struct
 /* The embedding tensor says how many tokens there are: not every file has vocab_size. */
 static status read_vocab(const struct reader *r, uint32_t *out, struct error *err)
 {
-    const struct tensor *embed = gguf_tensor(r->file, "token_embd.weight");
+    const struct tensor *embed = model_index_find(r->index, "token_embd.weight");
     uint32_t stated = 0;
     if (!embed || embed->n_dims != 2 || embed->shape[0] > MODEL_MAX_VOCAB)
         return error_set(err, ST_INVALID, "%s: tensor token_embd.weight is missing or not [vocabulary, width]",
@@ -248,17 +244,18 @@ static status read_shape(const struct reader *r, struct model_config *c, struct 
     return read_attention(r, c, err);
 }
 
-status model_gguf_config(const struct gguf *file, const char *path, struct model_config *out, struct error *err)
+status model_gguf_config(const struct gguf_files *files, const char *path, struct model_config *out, struct error *err)
 {
     struct model_config c = { .n_layers = 0 };
+    const struct gguf *file = files->files[0];
     status st = read_arch(file, path, &c.arch, err);
     if (st != ST_OK)
         return st;
-    struct reader r = { file, path, model_arch_name(c.arch) };
+    struct reader r = { file, files->index, path, model_arch_name(c.arch) };
     c.rope_interleaved = c.arch == ARCH_LLAMA; /* ggml's converter reorders the rows of wq and wk so */
     c.qk_norm = c.arch == ARCH_QWEN3;
     c.qkv_bias = c.arch == ARCH_QWEN2;
-    c.tied_embeddings = !gguf_tensor(file, "output.weight");
+    c.tied_embeddings = !model_index_find(files->index, "output.weight");
     if ((st = check_kind(&r, err)) != ST_OK || (st = check_keys(&r, err)) != ST_OK ||
         (st = read_shape(&r, &c, err)) != ST_OK || (st = model_config_check(&c, path, err)) != ST_OK)
         return st;

@@ -193,10 +193,11 @@ def main():
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
     parser.add_argument("--type", choices=TYPES + MIXES, default="Q8_0", help="of the matrices; norms are F32")
     parser.add_argument("--embedding-type", choices=TYPES, help="of the embeddings and the head; as --type by default")
+    parser.add_argument("--split", type=int, default=0, metavar="N", help="several files of N tensors each")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     g = GEOMETRIES[args.geometry]
-    w = gguf.GGUFWriter(args.out, g.arch)
+    w = gguf.GGUFWriter(args.out, g.arch, split_max_tensors=args.split)
     w.add_name(f"synthetic-{args.geometry}-{args.type}")
     describe(w, g)
     describe_tokenizer(w, g)
