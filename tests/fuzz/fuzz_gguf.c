@@ -45,7 +45,7 @@ static void read_key(const struct gguf *file, const char *key)
         read_array(file, key, count);
 }
 
-static void read_all(const struct gguf *file, const char *path)
+static void read_all(struct gguf *file, const char *path)
 {
     char key[256];
     for (size_t i = 0; i < gguf_key_count(file); i++) {
@@ -59,7 +59,8 @@ static void read_all(const struct gguf *file, const char *path)
         ASSERT(gguf_tensor(file, t->name) == t);
     }
     struct model_config config;
-    if (model_gguf_config(file, path, &config, NULL) == ST_OK)
+    const struct gguf_files files = { .files = { file }, .n = 1, .index = gguf_index(file) };
+    if (model_gguf_config(&files, path, &config, NULL) == ST_OK)
         ASSERT(config.n_layers > 0 && config.n_heads % config.n_kv_heads == 0);
 }
 
