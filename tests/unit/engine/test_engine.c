@@ -40,7 +40,7 @@ static float random_f32(void)
 struct toy {
     struct model_config config;
     struct model_weights weights;
-    struct tensor tensors[2 + 11 * 3];
+    struct tensor tensors[2 + 14 * 3];
     uint32_t n_tensors;
 };
 
@@ -94,6 +94,11 @@ static void toy_create(struct toy *toy, const struct model_config *config, const
             w->q_norm = add_tensor(toy, DTYPE_BF16, 0, c->head_dim);
             w->k_norm = add_tensor(toy, DTYPE_BF16, 0, c->head_dim);
         }
+        if (c->qkv_bias) {
+            w->bq = add_tensor(toy, DTYPE_F16, 0, n_q);
+            w->bk = add_tensor(toy, DTYPE_F16, 0, n_kv);
+            w->bv = add_tensor(toy, DTYPE_F32, 0, n_kv);
+        }
         w->wq = add_tensor(toy, types[1], n_q, c->n_embd);
         w->wk = add_tensor(toy, types[1], n_kv, c->n_embd);
         w->wv = add_tensor(toy, DTYPE_Q8_0, n_kv, c->n_embd);
@@ -136,8 +141,16 @@ static const struct model_config qwen_shape = {
     .n_vocab = 515,
     .max_positions = 512,
     .rms_eps = 1e-6f,
-    .rope = { .theta = 1000000 },
+    .rope = { .theta = 1000000,
+              .scaling = ROPE_YARN,
+              .factor = 8,
+              .original_positions = 64,
+              .low = ROPE_YARN_LOW,
+              .high = ROPE_YARN_HIGH },
     .qk_norm = true,
+    .qkv_bias = true, /* no model has all of these at once */
+    .window = 45,
+    .windowed = { [1] = true },
     .tied_embeddings = true,
 };
 
