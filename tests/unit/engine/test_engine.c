@@ -15,6 +15,7 @@
 
 #include "engine/engine.h"
 #include "engine/philox.h"
+#include "engine/quantised.h"
 
 #define MAX_POSITIONS 192u
 #define MAX_SEQS      16u
@@ -71,7 +72,7 @@ static const struct tensor *add_tensor(struct toy *toy, enum dtype type, uint32_
         else if (type == DTYPE_F16)
             memcpy(data + at, &(uint16_t){ f32_to_f16(x) }, 2);
         else
-            memcpy(data + at, half, type == DTYPE_Q4_1 ? 4 : 2);
+            memcpy(data + at, half, quant_has_minimum(type) ? 4 : 2);
     }
     t->data = data;
     return t;
@@ -141,6 +142,22 @@ static const struct model_config qwen_shape = {
     .n_vocab = 515,
     .max_positions = 512,
     .rms_eps = 1e-6f,
+    .rope = { .theta = 1000000 },
+    .qk_norm = true,
+    .tied_embeddings = true,
+};
+/* What no model has all at once. */
+static const struct model_config odd_shape = {
+    .arch = ARCH_QWEN3,
+    .n_layers = 2,
+    .n_embd = 64,
+    .n_heads = 4,
+    .n_kv_heads = 2,
+    .head_dim = 64,
+    .n_ffn = 224,
+    .n_vocab = 515,
+    .max_positions = 512,
+    .rms_eps = 1e-6f,
     .rope = { .theta = 1000000,
               .scaling = ROPE_YARN,
               .factor = 8,
@@ -148,7 +165,7 @@ static const struct model_config qwen_shape = {
               .low = ROPE_YARN_LOW,
               .high = ROPE_YARN_HIGH },
     .qk_norm = true,
-    .qkv_bias = true, /* no model has all of these at once */
+    .qkv_bias = true,
     .window = 45,
     .windowed = { [1] = true },
     .tied_embeddings = true,
@@ -341,6 +358,12 @@ static void test_qwen_float(void **state)
                      0x1ab54c44f5dabebc);
 }
 
+static void test_biases_window_and_yarn(void **state)
+{
+    (void)state;
+    check_everything(&odd_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q5_1, DTYPE_Q5_0 }, DTYPE_BF16, false, 150, 0x0);
+}
+
 /* The same token twice in a batch of equals, through STEP_SAMPLE and its hash. */
 static void test_sampling_sees_the_logits(void **state)
 {
@@ -514,6 +537,7 @@ int main(void)
         cmocka_unit_test(test_llama_q4_1),
         cmocka_unit_test(test_qwen_q4_0),
         cmocka_unit_test(test_qwen_float),
+        cmocka_unit_test(test_biases_window_and_yarn),
         cmocka_unit_test(test_sampling_sees_the_logits),
         cmocka_unit_test(test_layers_and_cancellation),
         cmocka_unit_test(test_kv_is_exact),
