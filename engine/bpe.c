@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/bpe_heap.h"
+#include "engine/spm.h"
 
 #define FIRST_MERGE_SLOTS 1024
 #define FREE_PAIR         UINT64_MAX
@@ -13,6 +14,7 @@
 void bpe_init(struct bpe *bpe)
 {
     *bpe = (struct bpe){ .unknown = BPE_NO_ID };
+    memset(bpe->base, 0xFF, sizeof bpe->base); /* BPE_NO_ID */
 }
 
 void bpe_free(struct bpe *bpe)
@@ -87,6 +89,21 @@ static uint32_t first_id(const struct bpe *bpe, uint8_t byte, bool *after_unknow
     return id;
 }
 
+/* The symbols before the first merge; ids holds len. */
+static size_t first_ids(const struct bpe *bpe, const char *piece, size_t len, uint32_t *ids)
+{
+    if (bpe->by_character)
+        return spm_first_ids(bpe, piece, len, ids);
+    size_t n = 0;
+    bool after_unknown = false;
+    for (size_t i = 0; i < len; i++) {
+        uint32_t id = first_id(bpe, (uint8_t)piece[i], &after_unknown);
+        if (id != BPE_NO_ID)
+            ids[n++] = id;
+    }
+    return n;
+}
+
 static status push(struct token_list *out, uint32_t id, size_t limit)
 {
     return out->n >= limit ? ST_LIMIT : token_list_push(out, id);
@@ -131,13 +148,7 @@ static size_t merge_small(const struct bpe *bpe, uint32_t *ids, size_t n)
 static status encode_small(const struct bpe *bpe, const char *piece, size_t len, size_t limit, struct token_list *out)
 {
     uint32_t ids[SMALL_PIECE];
-    size_t n = 0;
-    bool after_unknown = false;
-    for (size_t i = 0; i < len; i++) {
-        uint32_t id = first_id(bpe, (uint8_t)piece[i], &after_unknown);
-        if (id != BPE_NO_ID)
-            ids[n++] = id;
-    }
+    size_t n = first_ids(bpe, piece, len, ids);
     if (n > 0)
         n = merge_small(bpe, ids, n);
     for (size_t i = 0; i < n; i++) {
@@ -154,16 +165,10 @@ static status encode_large(const struct bpe *bpe, const char *piece, size_t len,
     status st = bpe_heap_reserve(scratch, len);
     if (st != ST_OK)
         return st;
-    uint32_t n = 0;
-    bool after_unknown = false;
-    for (size_t i = 0; i < len; i++) {
-        uint32_t id = first_id(bpe, (uint8_t)piece[i], &after_unknown);
-        if (id != BPE_NO_ID)
-            scratch->symbols[n++].id = id;
-    }
+    size_t n = first_ids(bpe, piece, len, scratch->ids);
     if (n == 0)
         return ST_OK;
-    st = bpe_heap_merge(bpe, scratch, n);
+    st = bpe_heap_merge(bpe, scratch, (uint32_t)n);
     for (uint32_t i = 0; st == ST_OK && i != BPE_NO_ID; i = scratch->symbols[i].next)
         st = push(out, scratch->symbols[i].id, limit);
     return st;
@@ -180,12 +185,18 @@ status bpe_encode(const struct bpe *bpe, const char *piece, size_t len, struct b
     return encode_large(bpe, piece, len, scratch, limit, out);
 }
 
-status bpe_finish(struct bpe *bpe)
+static void find_byte_tokens(struct bpe *bpe)
 {
     for (unsigned byte = 0; byte < 256; byte++) {
         char c = (char)byte;
         bpe->base[byte] = bpe_vocab_find(&bpe->vocab, &c, 1);
     }
+}
+
+status bpe_finish(struct bpe *bpe)
+{
+    if (!bpe->by_character)
+        find_byte_tokens(bpe);
     struct bpe_scratch scratch = { 0 };
     struct token_list ids = { 0 };
     status st = ST_OK;

@@ -15,6 +15,8 @@ struct bpe_merge {
 struct bpe {
     struct bpe_vocab vocab;
     uint32_t base[256];       /* the token of each byte; BPE_NO_ID when the vocabulary lacks it */
+    bool by_character;        /* symbols start as characters, only those without token as bytes: spm.h */
+    bool has_inner_spaces;    /* by_character: a token has a space behind another character */
     struct bpe_merge *merges; /* open addressing, by pair */
     uint32_t n_merge_slots, n_merges;
     bool ignore_merges; /* a piece that is a token is that token, whatever the merges say */
@@ -26,6 +28,7 @@ struct bpe {
 struct bpe_scratch {
     struct bpe_symbol *symbols;
     size_t symbols_capacity;
+    uint32_t *ids; /* [symbols_capacity] */
     struct bpe_candidate *heap;
     size_t n_heap, heap_capacity;
 };
@@ -35,8 +38,8 @@ void bpe_init(struct bpe *bpe);
 void bpe_free(struct bpe *bpe);
 /* A merge named twice takes the later rank. */
 MUST_CHECK status bpe_add_merge(struct bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
-/* After all tokens and merges: finds the tokens of single bytes and marks
- * those that a lookup of the whole piece may answer. */
+/* After all tokens and merges: finds the tokens of single bytes, unless
+ * by_character, and marks those that a lookup of the whole piece may answer. */
 MUST_CHECK status bpe_finish(struct bpe *bpe);
 
 /* NULL when the pair does not merge. */

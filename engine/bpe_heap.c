@@ -8,6 +8,7 @@
 void bpe_scratch_free(struct bpe_scratch *scratch)
 {
     free(scratch->symbols);
+    free(scratch->ids);
     free(scratch->heap);
     *scratch = (struct bpe_scratch){ 0 };
 }
@@ -20,6 +21,10 @@ status bpe_heap_reserve(struct bpe_scratch *scratch, size_t n)
     if (!symbols)
         return ST_NO_MEMORY;
     scratch->symbols = symbols;
+    uint32_t *ids = realloc(scratch->ids, n * sizeof *ids);
+    if (!ids)
+        return ST_NO_MEMORY;
+    scratch->ids = ids;
     scratch->symbols_capacity = n;
     return ST_OK;
 }
@@ -123,6 +128,7 @@ status bpe_heap_merge(const struct bpe *bpe, struct bpe_scratch *scratch, uint32
         return st;
     struct bpe_symbol *symbols = scratch->symbols;
     for (uint32_t i = 0; i < n; i++) {
+        symbols[i].id = scratch->ids[i];
         symbols[i].prev = i > 0 ? i - 1 : BPE_NO_ID;
         symbols[i].next = i + 1 < n ? i + 1 : BPE_NO_ID;
     }

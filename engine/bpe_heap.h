@@ -15,10 +15,10 @@ struct bpe_candidate {
     uint32_t left, right;
 };
 
-/* Room for n symbols in scratch->symbols. */
+/* Room for n symbols in scratch->symbols and scratch->ids. */
 MUST_CHECK status bpe_heap_reserve(struct bpe_scratch *scratch, size_t n);
-/* Merges scratch->symbols[0 .. n), of which only id is set, n >= 1. Afterwards
- * symbol 0 is the first of the list that next links, ended by BPE_NO_ID. */
+/* Merges scratch->ids[0 .. n), n >= 1. Afterwards scratch->symbols[0] is the
+ * first of the list that next links, ended by BPE_NO_ID. */
 MUST_CHECK status bpe_heap_merge(const struct bpe *bpe, struct bpe_scratch *scratch, uint32_t n);
 
 #endif

@@ -4,8 +4,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "engine/spm.h"
 #include "engine/tokenizer_impl.h"
-#include "engine/tokenizer_nfc.h"
 
 _Static_assert(TOKENIZER_NONE == BPE_NO_ID, "one value says that there is no token");
 
@@ -54,8 +54,16 @@ void tokenizer_destroy(struct tokenizer **tok)
     *tok = NULL;
 }
 
+void tokenizer_use_spm(struct tokenizer *tok, enum spm_stage stage)
+{
+    tok->spm = stage;
+    tok->bpe.by_character = true;
+}
+
 status tokenizer_add_token(struct tokenizer *tok, uint32_t id, const char *text, size_t len, bool findable)
 {
+    if (tok->spm)
+        return spm_add_token(&tok->bpe, id, text, len, findable);
     if (len > 2 * TOKENIZER_MAX_TOKEN_BYTES)
         return ST_LIMIT;
     char bytes[2 * TOKENIZER_MAX_TOKEN_BYTES];
@@ -70,6 +78,8 @@ uint32_t tokenizer_plain_id(const struct tokenizer *tok, const char *text, size_
 {
     char bytes[2 * TOKENIZER_MAX_TOKEN_BYTES];
     size_t n = 0;
+    if (tok->spm)
+        return spm_find(&tok->bpe, text, len);
     if (len > sizeof bytes || !bpe_alphabet_decode(text, len, bytes, &n))
         return BPE_NO_ID;
     return bpe_vocab_find(&tok->bpe.vocab, bytes, n);
@@ -78,7 +88,7 @@ uint32_t tokenizer_plain_id(const struct tokenizer *tok, const char *text, size_
 status tokenizer_add_merge(struct tokenizer *tok, const char *left, size_t left_len, const char *right,
                            size_t right_len, uint32_t rank)
 {
-    char both[2 * TOKENIZER_MAX_TOKEN_BYTES];
+    char both[3 * TOKENIZER_MAX_TOKEN_BYTES]; /* U+2581 is written in three, GPT-2's letters in two */
     if (left_len + right_len > sizeof both)
         return ST_NOT_FOUND;
     memcpy(both, left, left_len);
@@ -94,7 +104,7 @@ status tokenizer_add_merge(struct tokenizer *tok, const char *left, size_t left_
 static status push_normalized(struct tokenizer *tok, struct added_token token)
 {
     char *normal = NULL;
-    status st = tok->nfc ? nfc_normalize(token.text, token.len, &normal, &token.len) : ST_OK;
+    status st = tokenizer_normalize(tok, token.text, token.len, &normal, &token.len);
     if (normal)
         token.text = normal;
     if (st == ST_OK)
@@ -103,12 +113,20 @@ static status push_normalized(struct tokenizer *tok, struct added_token token)
     return st;
 }
 
+/* Its text has no other alphabet, but decoding makes U+2581 a space in it, too. */
+static status add_text(struct tokenizer *tok, const struct added_token *token)
+{
+    if (tok->spm)
+        return spm_add_token(&tok->bpe, token->id, token->text, token->len, false);
+    return bpe_vocab_add(&tok->bpe.vocab, token->id, token->text, token->len, 0);
+}
+
 status tokenizer_add_added(struct tokenizer *tok, const struct added_token *token)
 {
     struct bpe_vocab *vocab = &tok->bpe.vocab;
     status st = ST_OK;
     if (token->id >= vocab->n || !(vocab->tokens[token->id].flags & BPE_PRESENT))
-        st = bpe_vocab_add(vocab, token->id, token->text, token->len, 0);
+        st = add_text(tok, token);
     if (st != ST_OK)
         return st;
     vocab->tokens[token->id].flags |= (uint8_t)(BPE_ADDED | (token->special ? BPE_SPECIAL : 0));
@@ -177,10 +195,18 @@ static status take_fingerprint(struct tokenizer *tok)
     if (!state)
         return ST_NO_MEMORY;
     XXH3_64bits_reset(state);
-    uint64_t rest[] = {
-        hash_tokens(&tok->bpe.vocab), hash_merges(&tok->bpe), tok->pre.fingerprint, tok->nfc, tok->adds_bos, tok->bos,
-        tok->bpe.ignore_merges,       tok->bpe.unknown,       tok->bpe.fuse_unknown
-    };
+    uint64_t rest[] = { hash_tokens(&tok->bpe.vocab),
+                        hash_merges(&tok->bpe),
+                        tok->pre.fingerprint,
+                        tok->nfc,
+                        tok->adds_bos,
+                        tok->bos,
+                        tok->bpe.ignore_merges,
+                        tok->bpe.unknown,
+                        tok->bpe.fuse_unknown,
+                        tok->spm,
+                        tok->prefix,
+                        XXH3_64bits(tok->bpe.base, sizeof tok->bpe.base) };
     XXH3_64bits_update(state, rest, sizeof rest);
     hash_added(state, &tok->as_given);
     hash_added(state, &tok->normalized);

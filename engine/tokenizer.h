@@ -1,6 +1,8 @@
-/* tokenizer.h - byte-level BPE: text to token ids and back.
- * Equal to Hugging Face `tokenizers` for the GPT-2, Llama-3, Qwen2 and SmolLM
- * families. Immutable after load: any thread may encode and decode.
+/* tokenizer.h - BPE: text to token ids and back.
+ * Byte-level, equal to Hugging Face `tokenizers` for the GPT-2, Llama-3, Qwen2
+ * and SmolLM families; and SentencePiece's with byte fallback (Llama 2, Mistral,
+ * TinyLlama), equal to it and for GGUF to llama.cpp, but that a token of type
+ * "unused" is never made. Immutable after load: any thread may encode and decode.
  * Encoding is near-linear in the length of the text, also for hostile input. */
 #ifndef BATON_ENGINE_TOKENIZER_H
 #define BATON_ENGINE_TOKENIZER_H

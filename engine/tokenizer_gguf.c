@@ -1,7 +1,9 @@
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/gguf.h"
+#include "engine/spm.h"
 #include "engine/tokenizer_impl.h"
 
 /* llama.cpp's token types. */
@@ -35,14 +37,20 @@ static const struct family {
     { "starcoder", { PATTERN_DIGIT, PATTERN_GPT2 }, .nfc = false },
 };
 
-static status check_model(const struct gguf *file, struct error *err)
+static bool is_text(struct gguf_string text, const char *wanted)
+{
+    return text.len == strlen(wanted) && memcmp(text.data, wanted, text.len) == 0;
+}
+
+static status read_model(const struct gguf *file, bool *spm, struct error *err)
 {
     struct gguf_string model;
     status st = gguf_get_string(file, KEY("model"), &model);
     if (st != ST_OK)
         return error_set(err, st, "%s: %s", KEY("model"), status_text(st));
-    if (model.len != 4 || memcmp(model.data, "gpt2", 4) != 0)
-        return error_set(err, ST_UNSUPPORTED, "%s: %.*s is not supported, only gpt2", KEY("model"),
+    *spm = is_text(model, "llama");
+    if (!*spm && !is_text(model, "gpt2"))
+        return error_set(err, ST_UNSUPPORTED, "%s: %.*s is not supported, only gpt2 and llama", KEY("model"),
                          (int)(model.len < 60 ? model.len : 60), model.data);
     return ST_OK;
 }
@@ -54,7 +62,7 @@ static status find_family(const struct gguf *file, const struct family **out, st
     if (st != ST_OK && st != ST_NOT_FOUND)
         return error_set(err, st, "%s: %s", KEY("pre"), status_text(st));
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-        if (strlen(families[i].name) != pre.len || memcmp(families[i].name, pre.data, pre.len) != 0)
+        if (!is_text(pre, families[i].name))
             continue;
         *out = &families[i];
         return ST_OK;
@@ -96,6 +104,8 @@ static status read_token(const struct gguf *file, uint32_t id, struct tokenizer 
     if (st != ST_OK)
         return error_set(err, st, "%s: element %u: %s", KEY("token_type"), id, status_text(st));
     bool plain = type == TYPE_NORMAL || type == TYPE_BYTE;
+    if (tok->spm && type == TYPE_BYTE && spm_byte(text.data, text.len) < 0)
+        return error_set(err, ST_INVALID, "%s: element %u is no byte, which it is by its type", KEY("tokens"), id);
     st = tokenizer_add_token(tok, id, text.data, text.len, plain);
     if (st != ST_OK)
         return error_set(err, st, "%s: element %u is too long, or stands there twice", KEY("tokens"), id);
@@ -151,6 +161,11 @@ static status read_id(const struct gguf *file, const char *key, const struct tok
     return ST_OK;
 }
 
+static status read_switch(const struct gguf *file, const char *key, bool *value, struct error *err)
+{
+    return gguf_get_bool(file, key, value) == ST_INVALID ? error_set(err, ST_INVALID, "%s: not a boolean", key) : ST_OK;
+}
+
 static status set_token_text(const struct tokenizer *tok, uint32_t id, char **slot)
 {
     size_t len;
@@ -173,8 +188,8 @@ static status read_ends(const struct gguf *file, struct tokenizer *tok, struct e
     bool adds_bos = tok->adds_bos, adds_eos = false;
     if (st == ST_OK && gguf_get_bool(file, KEY("add_eos_token"), &adds_eos) == ST_OK && adds_eos)
         st = error_set(err, ST_UNSUPPORTED, "%s: a token behind the text is not supported", KEY("add_eos_token"));
-    if (st == ST_OK && gguf_get_bool(file, KEY("add_bos_token"), &adds_bos) == ST_INVALID)
-        st = error_set(err, ST_INVALID, "%s: not a boolean", KEY("add_bos_token"));
+    if (st == ST_OK)
+        st = read_switch(file, KEY("add_bos_token"), &adds_bos, err);
     if (st == ST_OK && adds_bos && tok->bos == TOKENIZER_NONE)
         st = error_set(err, ST_INVALID, "%s: there is no %s", KEY("add_bos_token"), KEY("bos_token_id"));
     tok->adds_bos = adds_bos;
@@ -185,18 +200,67 @@ static status read_ends(const struct gguf *file, struct tokenizer *tok, struct e
     return st;
 }
 
-static status read_all(const struct gguf *file, struct tokenizer *tok, struct error *err)
+static status read_byte_level(const struct gguf *file, struct tokenizer *tok, struct error *err)
 {
     const struct family *family = NULL;
-    status st = check_model(file, err);
-    if (st == ST_OK)
-        st = find_family(file, &family, err);
+    status st = find_family(file, &family, err);
     if (st == ST_OK)
         st = apply_family(family, tok, err);
     if (st == ST_OK)
         st = read_tokens(file, tok, err);
+    return st == ST_OK ? read_merges(file, tok, err) : st;
+}
+
+static status read_scores(const struct gguf *file, uint32_t n, double *scores, struct error *err)
+{
+    uint64_t n_scores;
+    status st = array_len(file, KEY("scores"), TOKENIZER_MAX_VOCAB, &n_scores, err);
+    if (st == ST_OK && n_scores != n)
+        st = error_set(err, ST_INVALID, "%s: not one for each token", KEY("scores"));
+    for (uint32_t id = 0; st == ST_OK && id < n; id++) {
+        st = gguf_array_f64(file, KEY("scores"), id, &scores[id]);
+        if (st != ST_OK || isnan(scores[id]))
+            st = error_set(err, ST_INVALID, "%s: element %u is not a number", KEY("scores"), id);
+    }
+    return st;
+}
+
+static status read_scored_merges(const struct gguf *file, struct tokenizer *tok, struct error *err)
+{
+    uint32_t n = tokenizer_vocab_size(tok);
+    double *scores = malloc((n + 1) * sizeof *scores);
+    status st = scores ? read_scores(file, n, scores, err) : ST_NO_MEMORY;
     if (st == ST_OK)
-        st = read_merges(file, tok, err);
+        st = spm_add_merges(&tok->bpe, scores);
+    free(scores);
+    return st;
+}
+
+/* llama.cpp's defaults. What it does with `pre` here is nothing. */
+static status read_spm(const struct gguf *file, struct tokenizer *tok, struct error *err)
+{
+    bool prefix = true;
+    tokenizer_use_spm(tok, SPM_NORMALIZED);
+    tok->adds_bos = tok->bpe.fuse_unknown = true;
+    status st = read_switch(file, KEY("add_space_prefix"), &prefix, err);
+    tok->prefix = prefix ? SPM_PREFIX_ALWAYS : SPM_PREFIX_NEVER;
+    tok->drops_first_space = prefix;
+    if (st == ST_OK)
+        st = read_tokens(file, tok, err);
+    unsigned n_bytes = spm_count_bytes(&tok->bpe);
+    if (st == ST_OK && n_bytes != 0 && n_bytes != 256)
+        st = error_set(err, ST_UNSUPPORTED, "%s: tokens for %u of 256 bytes are not supported", KEY("tokens"), n_bytes);
+    if (st == ST_OK)
+        st = read_scored_merges(file, tok, err);
+    return st == ST_OK ? read_id(file, KEY("unknown_token_id"), tok, &tok->bpe.unknown, err) : st;
+}
+
+static status read_all(const struct gguf *file, struct tokenizer *tok, struct error *err)
+{
+    bool spm;
+    status st = read_model(file, &spm, err);
+    if (st == ST_OK)
+        st = spm ? read_spm(file, tok, err) : read_byte_level(file, tok, err);
     if (st == ST_OK)
         st = read_ends(file, tok, err);
     return st == ST_OK ? tokenizer_finish(tok) : st;

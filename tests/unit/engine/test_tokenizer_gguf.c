@@ -202,8 +202,8 @@ static void test_refusals(void **state)
 {
     (void)state;
     struct file f = usual;
-    f.model = "llama";
-    expect_refusal(&f, ST_UNSUPPORTED, "tokenizer.ggml.model: llama");
+    f.model = "bert";
+    expect_refusal(&f, ST_UNSUPPORTED, "tokenizer.ggml.model: bert");
     f = usual;
     f.pre = "chatglm-bpe";
     expect_refusal(&f, ST_UNSUPPORTED, "tokenizer.ggml.pre: chatglm-bpe");
