@@ -179,10 +179,18 @@ size_t spm_first_ids(const struct bpe *bpe, const char *piece, size_t len, uint3
     return f.n;
 }
 
+/* Not where a space is unknown, and perhaps one with an unknown character before it; nor where unknown
+ * characters are left out, so that spaces around them become neighbours. */
+static bool may_cut(const struct bpe *bpe)
+{
+    bool has_bytes = bpe->base[0] != BPE_NO_ID;
+    return !bpe->has_inner_spaces && bpe_vocab_find(&bpe->vocab, " ", 1) != BPE_NO_ID &&
+           (has_bytes || bpe->unknown != BPE_NO_ID);
+}
+
 size_t spm_piece(const struct bpe *bpe, const char *text, size_t len)
 {
-    /* A space without token is unknown, and may be one with unknown characters before it. */
-    if (bpe->has_inner_spaces || bpe_vocab_find(&bpe->vocab, " ", 1) == BPE_NO_ID)
+    if (!may_cut(bpe))
         return len;
     size_t end = 1;
     while (end < len && (text[end] != ' ' || text[end - 1] == ' '))

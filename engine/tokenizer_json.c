@@ -62,6 +62,20 @@ static status read_added_flags(const struct json_source *src, const json_t *row,
     return ST_OK;
 }
 
+/* Whether the vocabulary has this text with this id, or neither. */
+static bool agrees(const struct tokenizer *tok, const struct added_token *token)
+{
+    uint32_t plain = tokenizer_plain_id(tok, token->text, token->len);
+    if (plain != BPE_NO_ID)
+        return plain == token->id;
+    if (token->id >= tok->bpe.vocab.n || !(tok->bpe.vocab.tokens[token->id].flags & BPE_PRESENT))
+        return true;
+    size_t len;
+    const char *there = tokenizer_bytes(tok, token->id, &len);
+    bool byte = tok->spm && len == 1 && tok->bpe.base[(uint8_t)there[0]] == token->id; /* its text is <0x41> */
+    return !byte && len == token->len && memcmp(there, token->text, len) == 0;
+}
+
 static status read_added_token(const struct json_source *src, const json_t *row, struct tokenizer *tok)
 {
     static const char *const known[] = { "id",     "content",    "single_word", "lstrip",
@@ -80,13 +94,12 @@ static status read_added_token(const struct json_source *src, const json_t *row,
     st = read_added_flags(src, row, &token);
     if (st != ST_OK)
         return st;
+    /* It would be looked for where spaces are U+2581, which is no white space. */
+    if (tok->spm == SPM_NORMALIZED && token.normalized && (token.lstrip || token.rstrip))
+        return source_refuse(src, "added_tokens", "a normalized token with lstrip or rstrip behind a Replace");
     if (token.len > TOKENIZER_MAX_TOKEN_BYTES)
         return source_invalid(src, "added_tokens", "a token is too long");
-    size_t len;
-    const char *there = tokenizer_bytes(tok, token.id, &len);
-    uint32_t plain = tokenizer_plain_id(tok, text, token.len);
-    bool taken = token.id < tok->bpe.vocab.n && (tok->bpe.vocab.tokens[token.id].flags & BPE_PRESENT);
-    if (plain != BPE_NO_ID ? plain != token.id : taken && (len != token.len || memcmp(there, text, len) != 0))
+    if (!agrees(tok, &token))
         return error_set(src->err, ST_INVALID, "%s: added_tokens: %.60s has id %u, where the vocabulary disagrees",
                          src->name, text, token.id);
     return tokenizer_add_added(tok, &token);
@@ -130,7 +143,7 @@ static status read_root(const struct json_source *src, const json_t *root, struc
     if (st == ST_OK)
         st = tokenizer_read_pretokenizer(src, json_object_get(root, "pre_tokenizer"), tok);
     if (st == ST_OK)
-        st = tokenizer_read_decoder(src, json_object_get(root, "decoder"));
+        st = tokenizer_read_decoder(src, json_object_get(root, "decoder"), tok);
     if (st == ST_OK)
         st = tokenizer_read_model(src, json_object_get(root, "model"), tok);
     if (st == ST_OK)

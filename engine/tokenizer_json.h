@@ -27,7 +27,8 @@ const char *component_type(const json_t *component);
 MUST_CHECK status source_flag(const struct json_source *src, const char *where, const json_t *object, const char *key,
                               bool otherwise, bool *out);
 
-/* The components; each may be absent or null. */
+/* The components; each may be absent or null. In this order: normaliser and pre-tokeniser say whether
+ * the vocabulary is SentencePiece's, which decides what decoder and model may ask for. */
 MUST_CHECK status tokenizer_read_normalizer(const struct json_source *src, const json_t *component,
                                             struct tokenizer *tok);
 MUST_CHECK status tokenizer_read_pretokenizer(const struct json_source *src, const json_t *component,
@@ -35,7 +36,7 @@ MUST_CHECK status tokenizer_read_pretokenizer(const struct json_source *src, con
 /* After the added tokens. */
 MUST_CHECK status tokenizer_read_post_processor(const struct json_source *src, const json_t *component,
                                                 struct tokenizer *tok);
-MUST_CHECK status tokenizer_read_decoder(const struct json_source *src, const json_t *component);
+MUST_CHECK status tokenizer_read_decoder(const struct json_source *src, const json_t *component, struct tokenizer *tok);
 MUST_CHECK status tokenizer_read_model(const struct json_source *src, const json_t *model, struct tokenizer *tok);
 
 #endif

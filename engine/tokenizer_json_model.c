@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "engine/spm.h"
 #include "engine/tokenizer_json.h"
 
 static status read_vocab(const struct json_source *src, const json_t *vocab, struct tokenizer *tok)
@@ -69,11 +70,32 @@ static bool is_empty(const json_t *value)
 
 static status refuse_variants(const struct json_source *src, const json_t *model)
 {
-    static const char *const off[] = { "dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback" };
+    static const char *const off[] = { "dropout", "continuing_subword_prefix", "end_of_word_suffix" };
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
         if (!is_empty(json_object_get(model, off[i])))
             return source_refuse(src, "model", off[i]);
     return ST_OK;
+}
+
+/* SentencePiece's vocabularies fall back to bytes, and only they do. */
+static status check_family(const struct json_source *src, const json_t *model, const struct tokenizer *tok)
+{
+    bool fallback;
+    status st = source_flag(src, "model", model, "byte_fallback", false, &fallback);
+    if (st == ST_OK && fallback && !tok->spm)
+        st = source_refuse(src, "model", "byte_fallback with ByteLevel");
+    if (st == ST_OK && tok->spm && (!fallback || tok->bpe.ignore_merges))
+        st =
+            source_refuse(src, "model", fallback ? "ignore_merges with byte_fallback" : "U+2581 without byte_fallback");
+    return st;
+}
+
+static status check_bytes(const struct json_source *src, const struct tokenizer *tok)
+{
+    unsigned n = spm_count_bytes(&tok->bpe);
+    if (!tok->spm || n == 0 || n == 256)
+        return ST_OK;
+    return error_set(src->err, ST_UNSUPPORTED, "%s: model: tokens for %u of 256 bytes are not supported", src->name, n);
 }
 
 static status read_unknown(const struct json_source *src, const json_t *model, struct tokenizer *tok)
@@ -118,7 +140,11 @@ status tokenizer_read_model(const struct json_source *src, const json_t *model, 
     if (st == ST_OK)
         st = source_flag(src, "model", model, "fuse_unk", false, &tok->bpe.fuse_unknown);
     if (st == ST_OK)
+        st = check_family(src, model, tok);
+    if (st == ST_OK)
         st = read_vocab(src, json_object_get(model, "vocab"), tok);
+    if (st == ST_OK)
+        st = check_bytes(src, tok);
     if (st == ST_OK)
         st = read_merges(src, json_object_get(model, "merges"), tok);
     return st == ST_OK ? read_unknown(src, model, tok) : st;

@@ -42,9 +42,26 @@ static status read_sequence(const struct json_source *src, const char *where, co
     return st;
 }
 
+/* Whether a component says exactly this. */
+static bool is_exactly(const json_t *component, const char *text)
+{
+    json_t *wanted = json_loads(text, 0, NULL);
+    bool same = json_equal(component, wanted) != 0;
+    json_decref(wanted);
+    return same;
+}
+
 static status read_one_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     static const char *const known[] = { "type", NULL };
+    if (is_exactly(component, "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\u2581\"}")) {
+        tokenizer_use_spm(tok, SPM_NORMALIZED);
+        return ST_OK;
+    }
+    if (is_exactly(component, "{\"type\":\"Prepend\",\"prepend\":\"\u2581\"}") && tok->prefix == SPM_PREFIX_NEVER) {
+        tok->prefix = SPM_PREFIX_ALWAYS;
+        return ST_OK;
+    }
     if (!is_type(component, "NFC"))
         return refuse_type(src, "normalizer", component);
     tok->nfc = true;
@@ -53,7 +70,12 @@ static status read_one_normalizer(const struct json_source *src, const json_t *c
 
 status tokenizer_read_normalizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
-    return read_sequence(src, "normalizer", "normalizers", component, 0, read_one_normalizer, tok);
+    status st = read_sequence(src, "normalizer", "normalizers", component, 0, read_one_normalizer, tok);
+    if (st == ST_OK && tok->prefix == SPM_PREFIX_ALWAYS && tok->spm == SPM_OFF)
+        st = source_refuse(src, "normalizer", "Prepend without Replace");
+    if (st == ST_OK && tok->nfc && tok->spm)
+        st = source_refuse(src, "normalizer", "NFC beside Replace");
+    return st;
 }
 
 /* Puts the file's name before what the pre-tokeniser had to say. */
@@ -140,11 +162,50 @@ static status read_byte_level(const struct json_source *src, const json_t *compo
     return blame_pattern(src, st, &why);
 }
 
+static status read_prefix(const struct json_source *src, const json_t *component, enum spm_prefix *out)
+{
+    static const struct {
+        const char *name;
+        enum spm_prefix prefix;
+    } schemes[] = { { "always", SPM_PREFIX_MISSING }, { "first", SPM_PREFIX_FIRST }, { "never", SPM_PREFIX_NEVER } };
+    const char *name = json_string_value(json_object_get(component, "prepend_scheme"));
+    for (size_t i = 0; name && i < sizeof schemes / sizeof *schemes; i++) {
+        if (strcmp(schemes[i].name, name) == 0) {
+            *out = schemes[i].prefix;
+            return ST_OK;
+        }
+    }
+    return source_refuse(src, "pre_tokenizer: Metaspace: prepend_scheme", name ? name : "a file without one");
+}
+
+static status read_metaspace(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    static const char *const known[] = { "type", "replacement", "prepend_scheme", "split", NULL };
+    const char *replacement = json_string_value(json_object_get(component, "replacement"));
+    bool split;
+    status st = source_members(src, "pre_tokenizer: Metaspace", component, known);
+    if (st == ST_OK)
+        st = source_flag(src, "pre_tokenizer: Metaspace", component, "split", true, &split);
+    if (st == ST_OK && split)
+        st = source_refuse(src, "pre_tokenizer: Metaspace", "split");
+    if (st == ST_OK && (!replacement || strcmp(replacement, "\xE2\x96\x81") != 0))
+        st = source_refuse(src, "pre_tokenizer: Metaspace", "another replacement than U+2581");
+    if (st == ST_OK)
+        st = read_prefix(src, component, &tok->prefix);
+    if (st == ST_OK)
+        tokenizer_use_spm(tok, SPM_PRETOKENIZED);
+    return st;
+}
+
 static status read_one_pretokenizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     /* ByteLevel hands on its own alphabet, in which no later pattern means what it says. */
     if (tok->byte_level)
         return source_refuse(src, "pre_tokenizer", "a step behind ByteLevel");
+    if (tok->spm || (is_type(component, "Metaspace") && (tok->pre.n_steps > 0 || tok->nfc)))
+        return source_refuse(src, "pre_tokenizer", "a step beside those that make spaces U+2581");
+    if (is_type(component, "Metaspace"))
+        return read_metaspace(src, component, tok);
     if (is_type(component, "Split"))
         return read_split(src, component, tok);
     if (is_type(component, "Digits"))
@@ -158,8 +219,8 @@ static status read_one_pretokenizer(const struct json_source *src, const json_t 
 status tokenizer_read_pretokenizer(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     status st = read_sequence(src, "pre_tokenizer", "pretokenizers", component, 0, read_one_pretokenizer, tok);
-    if (st == ST_OK && !tok->byte_level)
-        st = source_refuse(src, "pre_tokenizer", "a vocabulary that is not ByteLevel");
+    if (st == ST_OK && !tok->byte_level && !tok->spm)
+        st = source_refuse(src, "pre_tokenizer", "a vocabulary that is neither ByteLevel nor SentencePiece's");
     return st;
 }
 
@@ -214,9 +275,34 @@ static status read_one_decoder(const struct json_source *src, const json_t *comp
     return source_members(src, "decoder: ByteLevel", component, byte_level_members);
 }
 
-status tokenizer_read_decoder(const struct json_source *src, const json_t *component)
+/* Their order matters: bytes are joined before the tokens are, and only the whole text is stripped. */
+static status read_spm_decoder(const struct json_source *src, const json_t *component, struct tokenizer *tok)
+{
+    static const char *const wanted[] = {
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\u2581\"},\"content\":\" \"}",
+        "{\"type\":\"ByteFallback\"}",
+        "{\"type\":\"Fuse\"}",
+        "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}",
+    };
+    static const char *const known[] = { "type", "decoders", NULL };
+    const json_t *list = json_object_get(component, "decoders");
+    size_t n = json_array_size(list);
+    if (!is_type(component, "Sequence"))
+        return refuse_type(src, "decoder", component);
+    for (size_t i = 0; i < n; i++)
+        if (i == sizeof wanted / sizeof *wanted || !is_exactly(json_array_get(list, i), wanted[i]))
+            return refuse_type(src, "decoder", json_array_get(list, i));
+    if (n < 3)
+        return source_refuse(src, "decoder", "a Sequence that ends before Fuse");
+    tok->drops_first_space = n == 4;
+    return source_members(src, "decoder", component, known);
+}
+
+status tokenizer_read_decoder(const struct json_source *src, const json_t *component, struct tokenizer *tok)
 {
     if (is_absent(component))
         return source_refuse(src, "decoder", "a file without one");
+    if (tok->spm)
+        return read_spm_decoder(src, component, tok);
     return read_sequence(src, "decoder", "decoders", component, 0, read_one_decoder, NULL);
 }

@@ -2,16 +2,21 @@
 """Compares our token ids with those of Hugging Face `tokenizers`.
 
 Makes a byte-level BPE for each family's published pre-tokeniser and for the
-rarer options of tokenizer.json, writes it as a folder, and encodes one corpus
+rarer options of tokenizer.json, and one with byte fallback as SentencePiece's are
+converted, writes it as a folder, and encodes one corpus
 with both: every code point, emoji sequences, control characters, long runs,
 combining marks, random text and random bytes. Each family is tried with a
 trained vocabulary and with one in which any two bytes merge, so that a piece
 cut at another place shows in the ids whatever the characters are.
 
+SentencePiece's have, beside a trained vocabulary, Llama 2's with merges made of its
+scores as transformers makes them.
+
 usage: tokenizer_families.py TOOL [--all] [NAME...]
-TOOL is the program built from tokenize_main.c. The four families see the whole
+TOOL is the program built from tokenize_main.c. The published families see the whole
 corpus, the rarer options every eighth text of it, or all with --all.
 """
+import itertools
 import json
 import os
 import random
@@ -20,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 
+from gguf import GGUFReader
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SPECIAL, ADD_BOS = 1, 2
@@ -61,7 +67,7 @@ ODD_ADDED = [
 SPACE_ADDED = [added("  "), added("   "), added("\n", lstrip=True), added("\t", special=True), added("<|im|>", special=True)]
 BEHAVIORS = ["removed", "isolated", "contiguous", "merged_with_previous", "merged_with_next"]
 
-PUBLISHED = ["gpt2", "llama3", "qwen2", "smollm"]
+PUBLISHED = ["gpt2", "llama3", "qwen2", "smollm", "llama2"]
 # name: pre-tokeniser and options
 FAMILIES = {
     "gpt2": dict(pre=byte_level(use_regex=True)),
@@ -86,6 +92,37 @@ FAMILIES = {
 for b in BEHAVIORS:
     FAMILIES[b] = dict(pre=sequence(split(r"\s?\p{N}\p{L}*", b), byte_level()))
     FAMILIES[b + "_inverted"] = dict(pre=sequence(split(r"\s?\p{N}\p{L}*", b, True), byte_level()))
+
+MARK = "\u2581"
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LLAMA2_VOCABULARY = os.path.join(ROOT, "tests/unit/engine/data/spm/ggml-vocab-llama-spm.gguf")
+
+
+def replace(prepend=True):
+    steps = [normalizers.Prepend(MARK)] if prepend else []
+    return normalizers.Sequence(steps + [normalizers.Replace(" ", MARK)])
+
+
+def metaspace(scheme):
+    return pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme=scheme, split=False)
+
+
+# Where a Replace comes before them, those that are normalized strip U+2581, which is no white space: refused.
+SPM_ADDED = ODD_ADDED + [added("<n>", normalized=True), added("b\u2581 c"), added("\u2581 d", normalized=True)]
+# name: normaliser or pre-tokeniser, and options
+SPM = {
+    "llama2": dict(normalizer=replace(), bos="<s>"),
+    "llama2_added": dict(normalizer=replace(), tokens=SPM_ADDED),
+    "llama2_spaces": dict(normalizer=replace(), tokens=SPACE_ADDED),
+    "metaspace_first": dict(pre=metaspace("first"), bos="<s>"),
+    "metaspace_first_added": dict(pre=metaspace("first"), tokens=SPM_ADDED + [added("<nl>", normalized=True, lstrip=True)]),
+    "metaspace_always": dict(pre=metaspace("always"), tokens=SPM_ADDED),
+    "metaspace_never": dict(pre=metaspace("never"), tokens=SPM_ADDED),
+    "no_prefix": dict(normalizer=replace(prepend=False), tokens=SPM_ADDED),
+    "no_bytes": dict(normalizer=replace(), bytes=False, fuse=True),
+    "no_bytes_each": dict(normalizer=replace(), bytes=False, fuse=False),
+    "no_bytes_dropped": dict(normalizer=replace(), bytes=False, fuse=True, unk=None),
+}
 
 EMOJI = ["\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466", "\U0001f3f3\ufe0f\u200d\U0001f308", "\u2764\ufe0f",
          "\U0001f44d\U0001f3fd", "\U0001f1eb\U0001f1f7", "1\ufe0f\u20e3", "\U0001f9d1\U0001f3ff\u200d\U0001f680",
@@ -189,6 +226,16 @@ def drop_some(vocab, merges):
     return {t: i for i, t in enumerate(kept)}, [(a, b) for a, b in merges if not gone & set(a + b)]
 
 
+def add_tokens(tok, options):
+    for token in options.get("tokens", []):
+        (tok.add_special_tokens if token.special else tok.add_tokens)([token])
+
+
+def bos_template(tok, bos):
+    return processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B",
+                                         special_tokens=[(bos, tok.token_to_id(bos))])
+
+
 def make(options, vocab, merges):
     if options.get("drop"):
         vocab, merges = drop_some(vocab, merges)
@@ -199,14 +246,59 @@ def make(options, vocab, merges):
     if options.get("nfc"):
         tok.normalizer = normalizers.NFC()
     tok.add_special_tokens(PLAIN_ADDED)
-    for token in options.get("tokens", []):
-        (tok.add_special_tokens if token.special else tok.add_tokens)([token])
+    add_tokens(tok, options)
     tok.post_processor = processors.ByteLevel(trim_offsets=False)
     if options.get("bos"):
-        bos = options["bos"]
-        template = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B",
-                                                 special_tokens=[(bos, tok.token_to_id(bos))])
-        tok.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+        tok.post_processor = processors.Sequence([tok.post_processor, bos_template(tok, options["bos"])])
+    return tok
+
+
+def byte_tokens():
+    return [f"<0x{b:02X}>" for b in range(256)]
+
+
+def trained_spm_vocabulary():
+    """Its tokens have spaces inside, and some characters of the texts are no tokens."""
+    tok = Tokenizer(models.BPE(byte_fallback=True))
+    tok.normalizer = replace()
+    lines = TEXT * 20 + list(mixtures(random.Random(7)))[:3000] + ["a" * 64, " " * 64, "\n" * 16]
+    lines = [line.replace("\0", "") for line in lines]  # JSON keys of ours have no NUL
+    tok.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=1200, show_progress=False, limit_alphabet=90))
+    model = json.loads(tok.to_str())["model"]
+    vocab = {t: i for i, t in enumerate(["<unk>", "<s>", "</s>", *byte_tokens()])}
+    for t in sorted(model["vocab"], key=model["vocab"].get):
+        vocab.setdefault(t, len(vocab))
+    return vocab, [tuple(m) for m in model["merges"]]
+
+
+def llama2_vocabulary():
+    """As transformers converts it."""
+    fields = GGUFReader(LLAMA2_VOCABULARY).fields
+    tokens, scores = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores"))
+    vocab = {t: i for i, t in enumerate(tokens)}
+    merges = []
+    for token, score in zip(tokens, scores):
+        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+        known = [(a, b, score) for a, b in cuts if a in vocab and b in vocab]
+        merges += sorted(known, key=lambda m: (vocab[m[0]], vocab[m[1]]))
+    return vocab, [(a, b) for a, b, _ in sorted(merges, key=lambda m: (m[2], len(m[0]), len(m[1])), reverse=True)]
+
+
+def make_spm(options, vocab, merges):
+    if not options.get("bytes", True):
+        kept = [t for t in vocab if t not in byte_tokens()]
+        vocab = {t: i for i, t in enumerate(kept)}
+    tok = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=options.get("unk", "<unk>"), byte_fallback=True,
+                               fuse_unk=options.get("fuse", True)))
+    if "normalizer" in options:
+        tok.normalizer = options["normalizer"]
+    else:
+        tok.pre_tokenizer = options["pre"]
+    tok.decoder = decoders.Sequence([decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tok.add_special_tokens([added(t, special=True) for t in ("<unk>", "<s>", "</s>")])
+    add_tokens(tok, options)
+    if options.get("bos"):
+        tok.post_processor = bos_template(tok, options["bos"])
     return tok
 
 
@@ -243,24 +335,35 @@ def compare(tool, name, tok, folder, texts, flags):
     return not bad
 
 
+def byte_level_cases(only):
+    """name, tokenizer of `tokenizers`, options, whether its merges are written as strings."""
+    pairs = pair_vocabulary()
+    for family, options in FAMILIES.items():
+        if not only or family in only:
+            yield f"{family}, trained vocabulary", make(options, *trained_vocabulary(options["pre"])), options, True
+            yield f"{family}, pairs vocabulary", make(options, *pairs), options, False
+
+
+def spm_cases(only):
+    vocabularies = {"trained": trained_spm_vocabulary(), "Llama 2's": llama2_vocabulary()}
+    for family, options in SPM.items():
+        for kind, (vocab, merges) in vocabularies.items():
+            if not only or family in only:
+                yield f"{family}, {kind} vocabulary", make_spm(options, vocab, merges), options, kind == "trained"
+
+
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     tool, only = sys.argv[1], [a for a in sys.argv[2:] if a != "--all"]
     everything, passed, failed = corpus(), 0, 0
-    vocabularies = {"trained": None, "pairs": pair_vocabulary()}
-    for family, options in FAMILIES.items():
-        if only and family not in only:
-            continue
-        texts = everything if family in PUBLISHED or "--all" in sys.argv else everything[::8]
-        vocabularies["trained"] = trained_vocabulary(options["pre"])
-        for kind, (vocab, merges) in vocabularies.items():
-            tok = make(options, vocab, merges)
-            with tempfile.TemporaryDirectory() as folder:
-                write_folder(tok, folder, merges_as_strings=kind == "trained")
-                for flags in [SPECIAL, 0, SPECIAL | ADD_BOS] if "tokens" in options or "bos" in options else [SPECIAL]:
-                    good = compare(tool, f"{family}, {kind} vocabulary, flags {flags}", tok, folder, texts, flags)
-                    passed, failed = passed + good, failed + (not good)
+    for name, tok, options, merges_as_strings in itertools.chain(byte_level_cases(only), spm_cases(only)):
+        texts = everything if name.split(",")[0] in PUBLISHED or "--all" in sys.argv else everything[::8]
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(tok, folder, merges_as_strings)
+            for flags in [SPECIAL, 0, SPECIAL | ADD_BOS] if "tokens" in options or "bos" in options else [SPECIAL]:
+                good = compare(tool, f"{name}, flags {flags}", tok, folder, texts, flags)
+                passed, failed = passed + good, failed + (not good)
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 
