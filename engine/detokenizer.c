@@ -1,7 +1,7 @@
 #include <string.h>
 
 #include "common/utf8.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer_impl.h"
 
 _Static_assert(sizeof((struct detokenizer *)0)->pending == sizeof((struct utf8_pending *)0)->bytes,
                "a detokenizer carries one unfinished UTF-8 sequence");
@@ -9,6 +9,11 @@ _Static_assert(sizeof((struct detokenizer *)0)->pending == sizeof((struct utf8_p
 void detokenizer_init(struct detokenizer *d, const struct tokenizer *tok, bool keep_special)
 {
     *d = (struct detokenizer){ .tok = tok, .keep_special = keep_special };
+}
+
+void detokenizer_at_start(struct detokenizer *d)
+{
+    d->drop_space = d->tok->drops_first_space;
 }
 
 static struct utf8_pending load_pending(const struct detokenizer *d)
@@ -34,6 +39,11 @@ size_t detokenizer_push(struct detokenizer *d, uint32_t id, char *out)
     for (size_t i = 0; i < len; i++)
         written += utf8_feed(&pending, (uint8_t)bytes[i], out + written);
     store_pending(d, &pending);
+    if (!d->drop_space || written == 0)
+        return written;
+    d->drop_space = false;
+    if (out[0] == ' ')
+        memmove(out, out + 1, --written);
     return written;
 }
 

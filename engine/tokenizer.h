@@ -75,11 +75,14 @@ const char *tokenizer_bytes(const struct tokenizer *tok, uint32_t id, size_t *le
  * Special tokens yield no text unless keep_special. */
 struct detokenizer {
     const struct tokenizer *tok; /* borrowed */
-    bool keep_special;
+    bool keep_special, drop_space;
     uint8_t pending[4];
     uint8_t n_pending;
 };
 void detokenizer_init(struct detokenizer *d, const struct tokenizer *tok, bool keep_special);
+/* What follows is the beginning of a text, not more of one: where the model's decoder strips it of one
+ * leading space (SentencePiece's), so is this. */
+void detokenizer_at_start(struct detokenizer *d);
 #define DETOKENIZER_MAX_BYTES(token_bytes) (3 * (token_bytes) + 12)
 /* Returns the number of bytes written to out, which holds DETOKENIZER_MAX_BYTES(len of the token). */
 size_t detokenizer_push(struct detokenizer *d, uint32_t id, char *out);

@@ -15,12 +15,29 @@ static uint32_t count_chars(const char *text, size_t len)
     return n;
 }
 
+/* Its tokens have no text: special ones alone, such as the begin-of-text of an empty prompt. */
+static bool is_silent(const struct request_prompt *prompt, const struct request *request)
+{
+    const struct tokenizer *tok = request->model->tokenizer;
+    size_t n = 0, len;
+    while (n < prompt->tokens.n) {
+        uint32_t id = prompt->tokens.ids[n];
+        (void)tokenizer_bytes(tok, id, &len);
+        if (len > 0 && (request->keep_special || !tokenizer_is_special(tok, id)))
+            break;
+        n++;
+    }
+    return n == prompt->tokens.n;
+}
+
 status choice_init(struct choice *c, struct answer *answer, const struct request *request, uint32_t index)
 {
     int32_t n = request->sampling.n_logprobs;
     *c = (struct choice){ .answer = answer, .request = request, .index = index };
     c->prompt = &request->prompts[index / request->n];
     detokenizer_init(&c->detokenizer, request->model->tokenizer, request->keep_special);
+    if (is_silent(c->prompt, request))
+        detokenizer_at_start(&c->detokenizer);
     token_queue_init(&c->held, n > 0 ? (uint32_t)n : 0);
     token_queue_init(&c->scored, n > 0 ? (uint32_t)n : 0);
     text_buffer_init(&c->text, (size_t)256 << 20);

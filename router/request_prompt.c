@@ -36,6 +36,7 @@ void request_detokenize(const struct served_model *model, const uint32_t *ids, s
     struct detokenizer d;
     char piece[DETOKENIZER_MAX_BYTES(TOKENIZER_MAX_TOKEN_BYTES)];
     detokenizer_init(&d, model->tokenizer, keep_special);
+    detokenizer_at_start(&d);
     for (size_t i = 0; i < n; i++)
         text_buffer_append(out, piece, detokenizer_push(&d, ids[i], piece));
     text_buffer_append(out, piece, detokenizer_finish(&d, piece));

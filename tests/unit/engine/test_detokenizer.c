@@ -86,6 +86,54 @@ static void test_special_tokens(void **state)
     tokenizer_destroy(&tok);
 }
 
+static struct tokenizer *load_spm(const char *decoder)
+{
+    struct tokenizer *tok = NULL;
+    struct error err = { "" };
+    const struct sample sample = { .spm = true,
+                                   .decoder = decoder,
+                                   .vocab = ",\"\u2581\":257,\"\u2581a\":258",
+                                   .added = "{\"id\":256,\"content\":\"<s>\",\"special\":true},"
+                                            "{\"id\":259,\"content\":\"<\u2581>\"}" };
+    if (sample_load(&sample, &tok, &err) != ST_OK)
+        fail_msg("%s", err.text);
+    return tok;
+}
+
+/* One space, of the first that has a text, and only where a text begins. */
+static void test_leading_space(void **state)
+{
+    (void)state;
+    struct tokenizer *tok = load_spm(NULL);
+    struct stream s = { .n = 0 };
+    detokenizer_init(&s.d, tok, false);
+    push(&s, 258, " a");
+    detokenizer_at_start(&s.d);
+    push(&s, 256, "");
+    push(&s, 258, "a");
+    push(&s, 258, " a");
+    push(&s, '\n', "\n");
+    push(&s, 259, "< >");
+    detokenizer_init(&s.d, tok, false);
+    detokenizer_at_start(&s.d);
+    push(&s, 257, "");
+    push(&s, 257, " ");
+    detokenizer_init(&s.d, tok, false);
+    detokenizer_at_start(&s.d);
+    push(&s, 0xC3, "");
+    push(&s, 257, R " ");
+    detokenizer_init(&s.d, tok, true);
+    detokenizer_at_start(&s.d);
+    push(&s, 256, "<s>");
+    push(&s, 258, " a");
+    tokenizer_destroy(&tok);
+    tok = load_spm(SAMPLE_DECODERS(SAMPLE_FUSED));
+    detokenizer_init(&s.d, tok, false);
+    detokenizer_at_start(&s.d);
+    push(&s, 258, " a");
+    tokenizer_destroy(&tok);
+}
+
 /* Any cut of any bytes yields what the whole yields at once. */
 static void test_equals_decoding_at_once(void **state)
 {
@@ -118,6 +166,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_never_half_a_character),
         cmocka_unit_test(test_special_tokens),
+        cmocka_unit_test(test_leading_space),
         cmocka_unit_test(test_equals_decoding_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
