@@ -192,6 +192,7 @@ SCRIPTS = [
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
     ("golden/architectures", ["tests/golden/architectures.py"], 120, set()),
     ("golden/architectures_anew", ["tests/golden/references.sh", "architectures.py", "--references"], 3600, {"long"}),
+    ("golden/stories260k", ["tests/golden/stories260k.py"], 120, {"venv"}),
     ("golden/references", ["tests/golden/references.sh", "make_references.py", "--check"], 3600, {"long"}),
     ("golden/fresh_prompts", ["tests/golden/references.sh", "fresh_prompts.py"], 3600, {"long"}),
     ("emulated/kernels", ["tests/emulated/run.py", "build/release/bin/tests/unit_engine_kernels", "8", "*avx512"],
