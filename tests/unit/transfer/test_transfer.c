@@ -196,17 +196,21 @@ static void test_rewritten_in_the_middle_is_stale(void **state)
     pair_open(&p, mode_of(state));
     struct one_take one;
     struct transfer_span span = whole(0, 9, 1);
-    if (mode_of(state) == TRANSFER_TCP)
-        (void)lender_order(&p.lender, 'f', 0, "transfer.serve.sending=sleep(300)");
+    bool by_lender = mode_of(state) == TRANSFER_TCP;
+    if (by_lender)
+        (void)lender_order(&p.lender, 'f', 0, "transfer.serve.sending=pause(60000)");
     else
-        arm("transfer.take.before_generation=sleep(300)");
-    take_begin(&p.b, &one, ALL_LAYERS, &span, 1, NULL, 5 * SECOND);
+        arm("transfer.take.before_generation=pause(60000)");
+    take_begin(&p.b, &one, ALL_LAYERS, &span, 1, NULL, 60 * SECOND);
     wait_quietly(&p.b, 100000);
     assert_false(one.done);
     (void)lender_order(&p.lender, 'r', 9, NULL);
-    assert_true(wait_for(&p.b, &one.done, 6 * SECOND));
+    if (by_lender)
+        (void)lender_order(&p.lender, 'f', 0, "transfer.serve.sending=off");
+    else
+        failpoint_reset();
+    assert_true(wait_for(&p.b, &one.done, 60 * SECOND));
     assert_int_equal(one.take.st, ST_STALE);
-    failpoint_reset();
     struct transfer_stats stats;
     transfer_stats(p.b.t, &stats);
     assert_int_equal(stats.stale, 1);
