@@ -21,7 +21,7 @@ from cluster import BIN, SMOLLM2, TINY, Suite
 from reference_model import ReferenceModel
 
 TOLERANCE = 2e-3
-SAME_TOP = 0.97
+SAME_TOP = 0.97  # of all positions there are; those asked here are a sample of them
 LISTED = 8
 SEARCHED = 64  # of the engine's likeliest: a listed token that is not among them is far off
 ANSWER_TOKENS = 16
@@ -108,8 +108,10 @@ def check_fast(path, answers):
     rows = score(path, answers, "--top", "1")
     equal = [next(iter(best)) == pairs[0][0] for answer, got in zip(answers, rows) for best, pairs in zip(got, answer["top_logprobs"])]
     share = sum(equal) / len(equal)
-    print(f"        the top token is the same in {sum(equal)} of {len(equal)} positions, {share:.1%} (at least {SAME_TOP:.0%})")
-    assert share >= SAME_TOP, f"the top token is the same in {share:.1%} only"
+    least = SAME_TOP - 2 * (SAME_TOP * (1 - SAME_TOP) / len(equal)) ** 0.5
+    print(f"        the top token is the same in {sum(equal)} of {len(equal)} positions, {share:.1%} (at least {least:.1%}: {SAME_TOP:.0%} "
+          "less two standard errors)")
+    assert share >= least, f"the top token is the same in {share:.1%} only"
 
 
 def main():
