@@ -160,7 +160,10 @@ CLUSTER = "tests/flow/with_cluster.py"
 SCRIPTS = [
     ("conformance/formatted", ["tests/conformance/formatted.py"], 60, set()),
     ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 60, set()),
-    ("conformance/tokenizers", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main"], 700, {"venv"}),
+    ("conformance/tokenizers", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main", "--brief"], 400,
+     {"venv"}),
+    ("conformance/tokenizers_whole", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main"], 1400,
+     {"venv", "long"}),
     ("conformance/templates", ["tests/conformance/template_render.py"], 300, {"venv"}),
     ("conformance/split_gguf", ["tests/conformance/split_gguf.py"], 120, {"venv"}),
     ("conformance/openai_client", [CLUSTER, "tests/conformance/openai_client.py", "{url}"], 200, {"venv"}),
