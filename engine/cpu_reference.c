@@ -106,9 +106,9 @@ static inline __attribute__((always_inline)) int32_t dot_bytes(const int8_t *w, 
 }
 
 /* The dots of the group's halves, or dot[0] of all of it. */
-static void dot_group(uint32_t halves, const int8_t *w, const int8_t *q, int32_t dot[2])
+static void dot_group(bool halved, const int8_t *w, const int8_t *q, int32_t dot[2])
 {
-    if (halves == 1) {
+    if (!halved) {
         dot[0] = dot_bytes(w, q, CONTRACT_GROUP);
         return;
     }
@@ -118,15 +118,14 @@ static void dot_group(uint32_t halves, const int8_t *w, const int8_t *q, int32_t
 
 /* What one group of an output is multiplied with. */
 struct group_terms {
-    uint32_t halves;
-    bool has_minimum;
+    bool halved, has_minimum;
     float scale[2], minimum;
 };
 
 static struct group_terms terms_of(enum dtype type, const struct quant_group *group)
 {
     return (struct group_terms){
-        .halves = quant_halves(type),
+        .halved = quant_halves(type) == 2,
         .has_minimum = quant_has_minimum(type),
         .scale = { quant_scale(group, 0), quant_scale(group, 1) },
         .minimum = quant_minimum(type, group),
@@ -137,16 +136,17 @@ static struct group_terms terms_of(enum dtype type, const struct quant_group *gr
 static float add_group(const struct matrix *m, const struct group_terms *t, const int8_t *w,
                        const struct activations *a, size_t at, float acc)
 {
-    int32_t dot[2];
-    dot_group(t->halves, w, a->q + at * CONTRACT_GROUP, dot);
+    int32_t dot[2] = { 0, 0 };
+    dot_group(t->halved, w, a->q + at * CONTRACT_GROUP, dot);
     if (m->rule == RULE_INT16) {
-        int32_t low[2];
-        dot_group(t->halves, w, a->q_low + at * CONTRACT_GROUP, low);
-        for (uint32_t h = 0; h < t->halves; h++)
-            dot[h] = dot[h] * 256 + low[h];
+        int32_t low[2] = { 0, 0 };
+        dot_group(t->halved, w, a->q_low + at * CONTRACT_GROUP, low);
+        dot[0] = dot[0] * 256 + low[0];
+        dot[1] = dot[1] * 256 + low[1];
     }
-    for (uint32_t h = 0; h < t->halves; h++)
-        acc = fmaf((float)dot[h], t->scale[h] * a->scale[at * 2], acc);
+    acc = fmaf((float)dot[0], t->scale[0] * a->scale[at * 2], acc);
+    if (t->halved)
+        acc = fmaf((float)dot[1], t->scale[1] * a->scale[at * 2], acc);
     return t->has_minimum ? fmaf(t->minimum, a->scale[at * 2 + 1], acc) : acc;
 }
 

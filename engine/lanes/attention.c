@@ -274,8 +274,11 @@ ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const
 {
     vec acc[16];
     UNROLL
-    for (uint32_t i = 0; i < Q * V; i++)
-        acc[i] = range.begins ? vec_zero() : vec_load(o + i / V * stride + i % V * LANES);
+    for (uint32_t i = 0; i < Q; i++) {
+        UNROLL
+        for (uint32_t j = 0; j < V; j++)
+            acc[i * V + j] = range.begins ? vec_zero() : vec_load(o + i * stride + j * LANES);
+    }
     for (uint32_t pos = range.from; pos < range.to; pos++) {
         vec values[8];
         UNROLL
@@ -290,8 +293,11 @@ ALWAYS_INLINE void mix(const uint32_t Q, const uint32_t V, const float *p, const
         }
     }
     UNROLL
-    for (uint32_t i = 0; i < Q * V; i++)
-        vec_store(o + i / V * stride + i % V * LANES, acc[i]);
+    for (uint32_t i = 0; i < Q; i++) {
+        UNROLL
+        for (uint32_t j = 0; j < V; j++)
+            vec_store(o + i * stride + j * LANES, acc[i * V + j]);
+    }
 }
 
 /* At most so many vectors of the dimension at a time as leave registers for V. */
