@@ -257,7 +257,7 @@ static status read_spm(const struct gguf *file, struct tokenizer *tok, struct er
 
 static status read_all(const struct gguf *file, struct tokenizer *tok, struct error *err)
 {
-    bool spm;
+    bool spm = false;
     status st = read_model(file, &spm, err);
     if (st == ST_OK)
         st = spm ? read_spm(file, tok, err) : read_byte_level(file, tok, err);
