@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 
-from cluster import SLOW, STORY, Cluster, Suite, in_parallel, wait_for
+from cluster import SANITIZED, SLOW, STORY, Cluster, Suite, in_parallel, wait_for
 
 SETS = ["prefill.threads=1", "decode.threads=1"]
 REFUSAL_S = 1.0  # "at once", on a machine that is busy otherwise
@@ -191,7 +191,7 @@ def slow_readers(c):
     assert answer.hashes, answer.error
     assert took < 5 * fast + 0.5 * SLOW, f"another stream took {took:.2f} s instead of {fast:.2f} s"
     grown = resident(c, "router") - before
-    assert grown < MEMORY, f"the router grew by {grown / 2**20:.1f} MiB"
+    assert grown < MEMORY or SANITIZED, f"the router grew by {grown / 2**20:.1f} MiB"
     for client in slow:
         assert client.read_all() == (want.text, want.hashes), "a slow reader got something else"
 
