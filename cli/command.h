@@ -10,7 +10,7 @@
 #include "cli/option.h"
 #include "common/status.h"
 
-enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 struct command {
     const char *name;                                              /* "scale", "model fetch" */

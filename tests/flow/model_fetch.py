@@ -71,7 +71,7 @@ def an_interrupted_fetch_leaves_nothing():
                 said = fetch.communicate(timeout=30 * SLOW)[1]
             finally:
                 fetch.kill()
-            assert fetch.returncode == 1 and "interrupted" in said and "What to do" not in said, (fetch.returncode, said)
+            assert fetch.returncode == 130 and "interrupted" in said and "What to do" not in said, (fetch.returncode, said)
             assert os.listdir(place.models) == [], os.listdir(place.models)
 
 
