@@ -365,6 +365,36 @@ static void test_biases_window_and_yarn(void **state)
                      0x265fa029794abe99);
 }
 
+/* A file's own frequency factors, all two, are linear scaling by two. */
+static void test_rope_factors(void **state)
+{
+    (void)state;
+    const enum dtype types[3] = { DTYPE_Q8_0, DTYPE_Q8_0, DTYPE_Q8_0 };
+    float factors[16];
+    struct tensor tensor = {
+        .name = "rope_freqs.weight", .type = DTYPE_F32, .n_dims = 1, .shape = { 16 }, .data = factors
+    };
+    struct hashes plain = { { 0 } };
+    struct hashes linear = { { 0 } };
+    struct hashes divided = { { 0 } };
+    uint32_t tokens[40];
+    struct toy toy;
+    toy_create(&toy, &llama_shape, types);
+    random_tokens(tokens, 40, llama_shape.n_vocab);
+    for (uint32_t i = 0; i < 16; i++)
+        factors[i] = 2;
+    check_schedules(&toy, ENGINE_AVX2, 1, DTYPE_BF16, false, tokens, 40, &plain);
+    toy.weights.rope_factors = &tensor;
+    check_schedules(&toy, ENGINE_AVX2, 1, DTYPE_BF16, false, tokens, 40, &divided);
+    toy.weights.rope_factors = NULL;
+    toy.config.rope.scaling = ROPE_LINEAR;
+    toy.config.rope.factor = 2;
+    check_schedules(&toy, ENGINE_AVX2, 1, DTYPE_BF16, false, tokens, 40, &linear);
+    expect_same(&linear, &divided, 40, "factors of two");
+    assert_true(plain.of[39] != linear.of[39]);
+    toy_release(&toy);
+}
+
 /* The same token twice in a batch of equals, through STEP_SAMPLE and its hash. */
 static void test_sampling_sees_the_logits(void **state)
 {
@@ -539,6 +569,7 @@ int main(void)
         cmocka_unit_test(test_qwen_q4_0),
         cmocka_unit_test(test_qwen_float),
         cmocka_unit_test(test_biases_window_and_yarn),
+        cmocka_unit_test(test_rope_factors),
         cmocka_unit_test(test_sampling_sees_the_logits),
         cmocka_unit_test(test_layers_and_cancellation),
         cmocka_unit_test(test_kv_is_exact),
