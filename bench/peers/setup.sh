@@ -9,6 +9,8 @@ stamp=$venv/.requirements
 cmp -s $list $stamp && exit 0
 command -v g++ >/dev/null || { echo "setup.sh: llama.cpp needs a C++ compiler: apt-get install g++" >&2; exit 1; }
 echo "building llama.cpp in $venv: 15 to 30 minutes"
+# the library alone: no image input, no command line tools
+export CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF" CMAKE_BUILD_PARALLEL_LEVEL=${BATON_BUILD_JOBS:-$(nproc)}
 rm -rf $venv
 mkdir -p build
 /usr/bin/python3 -m venv $venv
