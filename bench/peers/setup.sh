@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds llama.cpp for comparison, from its package's source, in build/venv-llama: 15 to 30 minutes on two cores.
+# Builds llama.cpp for comparison, from its package's source, in build/venv-llama: some minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 list=bench/peers/requirements.txt
@@ -8,7 +8,7 @@ stamp=$venv/.requirements
 
 cmp -s $list $stamp && exit 0
 command -v g++ >/dev/null || { echo "setup.sh: llama.cpp needs a C++ compiler: apt-get install g++" >&2; exit 1; }
-echo "building llama.cpp in $venv: 15 to 30 minutes"
+echo "building llama.cpp in $venv: some minutes"
 # the library alone: no image input, no command line tools
 export CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF" CMAKE_BUILD_PARALLEL_LEVEL=${BATON_BUILD_JOBS:-$(nproc)}
 rm -rf $venv
