@@ -26,7 +26,8 @@ static double rate(uint32_t tokens, uint64_t us)
 
 /* What one run gave. */
 struct figures {
-    double prefill_tps, decode_tps, product_ops, product_share;
+    struct bench_engine_phase prefill, decode;
+    double product_ops, attention_ops;
 };
 
 /* The matrices that every token meets. */
@@ -59,26 +60,57 @@ static void prefill(struct solo *solo, const struct bench_engine_options *o, uin
     }
 }
 
+/* Scores and weighted values of one prompt, two operations each. */
+static double attention_work(const struct model_config *c, uint32_t prompt)
+{
+    double seen = 0;
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        double window = c->windowed[l] && c->window < prompt ? c->window : prompt;
+        seen += window * (window + 1) / 2 + (prompt - window) * window;
+    }
+    return 4.0 * c->n_heads * c->head_dim * seen;
+}
+
+/* A span of steps: when it began, and what the engine had done by then. */
+struct stamp {
+    uint64_t us;
+    struct engine_times times;
+};
+
+static struct stamp stamp_now(const struct solo *solo)
+{
+    return (struct stamp){ clock_now_us(), solo_times(solo) };
+}
+
+static struct bench_engine_phase phase_between(const struct stamp *a, const struct stamp *b, uint32_t tokens)
+{
+    double steps = (double)(b->times.steps_ns - a->times.steps_ns);
+    return (struct bench_engine_phase){
+        .tps = rate(tokens, b->us - a->us),
+        .product_share = (double)(b->times.products_ns - a->times.products_ns) / steps,
+        .attention_share = (double)(b->times.attention_ns - a->times.attention_ns) / steps,
+    };
+}
+
 static void run_once(struct solo *solo, const struct bench_engine_options *o, const uint32_t *prompt, uint32_t *tokens,
                      struct figures *out)
 {
-    const struct tensor *head = model_weights(solo_model(solo))->head;
+    const struct model *model = solo_model(solo);
+    const struct tensor *head = model_weights(model)->head;
     double head_values = (double)(head->shape[0] * head->shape[1]); /* of a prompt only its last row meets it */
-    double values = matrices_of(solo_model(solo)).values - head_values;
-    double prompts = o->sequences;
-    struct engine_times before = solo_times(solo);
-    uint64_t begin = clock_now_us();
+    double values = matrices_of(model).values - head_values;
+    struct stamp begin = stamp_now(solo);
     for (uint32_t s = 0; s < o->sequences; s++)
         prefill(solo, o, s, prompt + (size_t)s * o->prompt, &tokens[s]);
-    uint64_t middle = clock_now_us();
-    struct engine_times after = solo_times(solo);
+    struct stamp middle = stamp_now(solo);
     for (uint32_t i = 0; i < o->generate; i++)
         solo_decode(solo, tokens, o->prompt + i);
-    double product_ns = (double)(after.products_ns - before.products_ns);
-    out->prefill_tps = rate(o->sequences * o->prompt, middle - begin);
-    out->decode_tps = rate(o->sequences * o->generate, clock_now_us() - middle);
-    out->product_ops = 2 * prompts * (values * o->prompt + head_values) / product_ns * 1e9;
-    out->product_share = product_ns / (double)(after.steps_ns - before.steps_ns);
+    struct stamp end = stamp_now(solo);
+    out->prefill = phase_between(&begin, &middle, o->sequences * o->prompt);
+    out->decode = phase_between(&middle, &end, o->sequences * o->generate);
+    double seconds = (double)(middle.times.steps_ns - begin.times.steps_ns) / 1e9 / o->sequences; /* of one prompt */
+    out->product_ops = 2 * (values * o->prompt + head_values) / (seconds * out->prefill.product_share);
+    out->attention_ops = attention_work(model_config(model), o->prompt) / (seconds * out->prefill.attention_share);
 }
 
 static int by_value(const void *a, const void *b)
@@ -97,6 +129,15 @@ static double median(const struct figures *runs, uint32_t n, size_t place)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+static struct bench_engine_phase median_phase(const struct figures *runs, uint32_t n, size_t place)
+{
+    return (struct bench_engine_phase){
+        .tps = median(runs, n, place + offsetof(struct bench_engine_phase, tps)),
+        .product_share = median(runs, n, place + offsetof(struct bench_engine_phase, product_share)),
+        .attention_share = median(runs, n, place + offsetof(struct bench_engine_phase, attention_share)),
+    };
+}
+
 /* In the middle of the answer. */
 static double kv_bytes(const struct model *model, const struct bench_engine_options *o)
 {
@@ -109,13 +150,13 @@ static void summarise(const struct solo *solo, const struct bench_engine_options
                       struct bench_engine_result *out)
 {
     const struct model *model = solo_model(solo);
-    out->prefill_tps = median(runs, o->repeats, offsetof(struct figures, prefill_tps));
-    out->decode_tps = median(runs, o->repeats, offsetof(struct figures, decode_tps));
+    out->prefill = median_phase(runs, o->repeats, offsetof(struct figures, prefill));
+    out->decode = median_phase(runs, o->repeats, offsetof(struct figures, decode));
     out->product_ops = median(runs, o->repeats, offsetof(struct figures, product_ops));
-    out->product_share = median(runs, o->repeats, offsetof(struct figures, product_share));
+    out->attention_ops = median(runs, o->repeats, offsetof(struct figures, attention_ops));
     out->step_bytes = matrices_of(model).bytes + kv_bytes(model, o);
     out->quantised = dtype_is_quantised(model_weights(model)->layers[0].up->type);
-    out->read_bytes_per_s = out->step_bytes * out->decode_tps / o->sequences;
+    out->read_bytes_per_s = out->step_bytes * out->decode.tps / o->sequences;
     out->n_threads = solo_threads(solo);
     snprintf(out->model, sizeof out->model, "%.127s", model_name(model));
     snprintf(out->isa, sizeof out->isa, "%.15s", solo_isa(solo));

@@ -20,13 +20,18 @@ struct bench_engine_options {
 #define BENCH_ENGINE_MAX_REPEATS   64u
 #define BENCH_ENGINE_MAX_SEQUENCES 256u
 
+struct bench_engine_phase {
+    double tps;                            /* tokens a second of all sequences together */
+    double product_share, attention_share; /* of its time */
+};
+
 struct bench_engine_result {
     char model[128], isa[16];
     uint32_t n_threads;
-    double prefill_tps, decode_tps; /* of all sequences together */
-    /* Multiply-adds with weights (two operations each) per second of the time spent in them, in prefill. */
-    double product_ops;
-    double product_share; /* of prefill's time */
+    struct bench_engine_phase prefill, decode;
+    /* Operations (a multiply and an add are two) per second of the time spent in them, in prefill: with weights,
+     * and of scores and weighted values of the positions that each row sees. */
+    double product_ops, attention_ops;
     /* Bytes a step must read at least, as the file has them: every matrix once, and the KV of the sequences. */
     double step_bytes;
     bool quantised;          /* are its layers */

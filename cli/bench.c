@@ -17,7 +17,7 @@
 
 /* What the machine could do at most in the run's place; 0: not measured. */
 struct engine_limits {
-    double product, read;
+    double product, attention, read;
 };
 
 static void print_json(const struct bench_engine_options *o, const struct bench_engine_result *r,
@@ -33,17 +33,23 @@ static void print_json(const struct bench_engine_options *o, const struct bench_
     json_field_uint(&w, "threads", r->n_threads);
     json_field_uint(&w, "prompt", o->prompt);
     json_field_uint(&w, "generate", o->generate);
-    json_field_real(&w, "prefill_tps", r->prefill_tps);
-    json_field_real(&w, "decode_tps", r->decode_tps);
+    json_field_real(&w, "prefill_tps", r->prefill.tps);
+    json_field_real(&w, "decode_tps", r->decode.tps);
     json_field_uint(&w, "chunk", o->chunk);
     json_field_uint(&w, "repeats", o->repeats);
     json_field_uint(&w, "sequences", o->sequences);
     json_field_real(&w, "product_gops", r->product_ops / 1e9);
-    json_field_real(&w, "product_share", r->product_share);
+    json_field_real(&w, "attention_gops", r->attention_ops / 1e9);
+    json_field_real(&w, "product_share", r->prefill.product_share);
+    json_field_real(&w, "attention_share", r->prefill.attention_share);
+    json_field_real(&w, "decode_product_share", r->decode.product_share);
+    json_field_real(&w, "decode_attention_share", r->decode.attention_share);
     json_field_real(&w, "step_bytes", r->step_bytes);
     json_field_real(&w, "read_gbps", r->read_bytes_per_s / 1e9);
     if (l->product > 0)
         json_field_real(&w, "product_limit_gops", l->product / 1e9);
+    if (l->attention > 0)
+        json_field_real(&w, "attention_limit_gops", l->attention / 1e9);
     if (l->read > 0)
         json_field_real(&w, "read_limit_gbps", l->read / 1e9);
     json_write_end(&w);
@@ -51,19 +57,31 @@ static void print_json(const struct bench_engine_options *o, const struct bench_
     text_buffer_free(&page);
 }
 
+/* What part of its time something took, and how near it came to its limit (0: not measured). */
+static void print_part(const char *what, double share, double ops, double limit)
+{
+    printf("    %-10s %3.0f %% of the time", what, 100 * share);
+    if (ops > 0)
+        printf(", %.1f GOP/s", ops / 1e9);
+    if (limit > 0)
+        printf(", %.0f %% of %.1f", 100 * ops / limit, limit / 1e9);
+    printf("\n");
+}
+
 static void print_engine(const struct bench_engine_options *o, const struct bench_engine_result *r,
                          const struct engine_limits *l)
 {
     printf("%s, %s kernels, %u threads, %u at once\n", r->model, r->isa, r->n_threads, o->sequences);
-    printf("  prefill of %u tokens   %10.1f tokens/s, %.0f %% of it products at %.1f GOP/s", o->prompt, r->prefill_tps,
-           100 * r->product_share, r->product_ops / 1e9);
-    if (l->product > 0)
-        printf(", %.0f %% of %.1f", 100 * r->product_ops / l->product, l->product / 1e9);
-    printf("\n  decode of %u tokens     %10.1f tokens/s, reading at least %.1f GB/s", o->generate, r->decode_tps,
+    printf("  prefill of %u tokens   %10.1f tokens/s\n", o->prompt, r->prefill.tps);
+    print_part("products", r->prefill.product_share, r->product_ops, l->product);
+    print_part("attention", r->prefill.attention_share, r->attention_ops, l->attention);
+    printf("  decode of %u tokens     %10.1f tokens/s, reading at least %.1f GB/s", o->generate, r->decode.tps,
            r->read_bytes_per_s / 1e9);
     if (l->read > 0)
         printf(", %.0f %% of %.1f", 100 * r->read_bytes_per_s / l->read, l->read / 1e9);
     printf("\n");
+    print_part("products", r->decode.product_share, 0, 0);
+    print_part("attention", r->decode.attention_share, 0, 0);
 }
 
 /* The multiply-adds that the kernels of this name live on. */
@@ -78,8 +96,10 @@ static enum limit_peak peak_of(const struct bench_engine_result *r, bool quantis
 static status measure_engine_limits(const struct bench_engine_result *r, struct engine_limits *out, struct error *err)
 {
     double huge;
-    if (strcmp(r->isa, "reference") != 0)
+    if (strcmp(r->isa, "reference") != 0) {
         out->product = limit_peak_measure(peak_of(r, r->quantised), r->n_threads, LIMIT_SECONDS);
+        out->attention = limit_peak_measure(peak_of(r, false), r->n_threads, LIMIT_SECONDS);
+    }
     return limit_read_measure(r->n_threads, LIMIT_SECONDS, &out->read, &huge, err);
 }
 
@@ -119,7 +139,7 @@ static int run_engine(const struct command *self, int argc, char **argv)
         .repeats = (uint32_t)repeats,
         .sequences = (uint32_t)sequences,
     };
-    struct engine_limits l = { 0, 0 };
+    struct engine_limits l = { 0, 0, 0 };
     if (!engine_isa_parse(isa, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK ||
         bench_engine(&o, &result, &err) != ST_OK || (limits && measure_engine_limits(&result, &l, &err) != ST_OK))
         return command_failed(self, "%s", err.text);

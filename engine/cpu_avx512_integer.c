@@ -7,8 +7,9 @@
 #include "engine/lanes/kernels.h"
 #include "engine/pack.h"
 
-#define SLICES         8u /* of 4 values in a group */
-#define PREFETCH_BYTES 2048u
+#define SLICES         8u    /* of 4 values in a group                                         */
+#define PREFETCH_BYTES 2048u /* how far ahead few rows read                                    */
+#define PANELS_AT_ONCE 4u    /* stay in the second-level cache while all rows of a call meet them */
 
 /* One tile of activations against P neighbouring panels. */
 struct tile {
@@ -19,7 +20,8 @@ struct tile {
     const int32_t *bias;
     float *out;
     size_t stride;
-    uint16_t last_mask; /* outputs of the last panel */
+    uint16_t last_mask;   /* outputs of the last panel */
+    const uint8_t *ahead; /* a line for each group, wanted by later tiles: towards the second-level cache */
 };
 
 static __m512i quantise_half(__m512 x, float most, __m512 inv)
@@ -109,6 +111,14 @@ void avx512_prepare_int(struct activations *a, bool wide, uint32_t row0, uint32_
     }
 }
 
+/* The address itself, of which the compiler knows nothing: gcc 12 would keep a counter on the stack for every offset
+ * from it that the loop around uses. */
+ALWAYS_INLINE const void *one_address(const void *p)
+{
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 /* The byte operand of slice j: dword r of a row of the tile. */
 ALWAYS_INLINE __m512i broadcast_bytes(const int8_t *q)
 {
@@ -134,14 +144,9 @@ ALWAYS_INLINE void multiply_slice(const uint32_t R, const uint32_t P, const int8
 ALWAYS_INLINE __m512i load_slice(const enum dtype type, const uint8_t *low, const uint8_t *high, const uint32_t s)
 {
     const uint32_t bits = quant_bits(type);
-    if (bits == 8) {
-        _mm_prefetch((const char *)low + s * 64 + PREFETCH_BYTES, _MM_HINT_T0);
+    if (bits == 8)
         return _mm512_loadu_si512(low + (size_t)s * 64);
-    }
-    const uint8_t *src = low + (size_t)s % 4 * 64;
-    if (s < 4)
-        _mm_prefetch((const char *)src + PREFETCH_BYTES, _MM_HINT_T0);
-    __m512i w = _mm512_loadu_si512(src);
+    __m512i w = _mm512_loadu_si512(low + (size_t)s % 4 * 64);
     w = _mm512_and_si512(s < 4 ? w : _mm512_srli_epi16(w, 4), _mm512_set1_epi8(15));
     if (bits == 4)
         return w;
@@ -197,17 +202,17 @@ ALWAYS_INLINE void dot_half(const enum dtype type, const bool wide, const uint32
                             const struct tile *t, const struct pack_places *at, size_t g, const uint32_t h,
                             __m512i *dot)
 {
-    const int32_t *bias = t->bias + g * ACT_BIASES * R;
+    const int32_t *bias = one_address(t->bias + g * ACT_BIASES * R);
     UNROLL
     for (uint32_t i = 0; i < R * P; i++)
         dot[i] = wide ? _mm512_setzero_si512() : offset_dot(type, R, bias, h, i / P);
-    multiply_half(type, R, P, t, at, g, h, t->q + g * CONTRACT_GROUP * R, dot);
+    multiply_half(type, R, P, t, at, g, h, one_address(t->q + g * CONTRACT_GROUP * R), dot);
     if (!wide)
         return;
     UNROLL
     for (uint32_t i = 0; i < R * P; i++)
         dot[i] = _mm512_add_epi32(_mm512_slli_epi32(dot[i], 8), offset_dot(type, R, bias, h, i / P));
-    multiply_half(type, R, P, t, at, g, h, t->q_low + g * CONTRACT_GROUP * R, dot);
+    multiply_half(type, R, P, t, at, g, h, one_address(t->q_low + g * CONTRACT_GROUP * R), dot);
 }
 
 ALWAYS_INLINE __m512 load_halves(const uint8_t *src)
@@ -239,19 +244,55 @@ ALWAYS_INLINE __m512 load_minima(const enum dtype type, const uint8_t *panel, co
     return _mm512_xor_ps(m, _mm512_set1_ps(-0.0f));
 }
 
+/* Few rows read faster than any hardware prefetcher looks ahead: what they want some groups later, in this panel or at
+ * the beginning of the one P further. */
+ALWAYS_INLINE void prefetch_panel(const enum dtype type, const uint32_t P, const struct tile *t, const uint8_t *panel,
+                                  const struct pack_places *at, size_t g)
+{
+    const size_t groups_ahead = PREFETCH_BYTES / at->low_bytes;
+    size_t later = g + groups_ahead;
+    if (later >= t->groups) {
+        later -= t->groups;
+        panel += P * t->panel_bytes;
+    }
+    const uint32_t lines = quant_bits(type) == 8 ? 8 : 4;
+    UNROLL
+    for (uint32_t i = 0; i < lines; i++)
+        _mm_prefetch((const char *)panel + later * at->low_bytes + (size_t)i * 64, _MM_HINT_T0);
+    const uint32_t high_lines = quant_bits(type) == 8 ? 0 : quant_bits(type) - 4;
+    UNROLL
+    for (uint32_t i = 0; i < high_lines; i++)
+        _mm_prefetch((const char *)panel + at->high + later * at->high_bytes + (size_t)i * 64, _MM_HINT_T0);
+    if (!quant_is_super(type) && g % 2 == 0)
+        _mm_prefetch((const char *)panel + at->d + later * PANEL * sizeof(uint16_t), _MM_HINT_T0);
+}
+
+ALWAYS_INLINE void prefetch_later(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t,
+                                  const struct pack_places *at, size_t g)
+{
+    if (R == ACT_TILE) {
+        _mm_prefetch((const char *)t->ahead + g * 64, _MM_HINT_T1);
+        return;
+    }
+    UNROLL
+    for (uint32_t p = 0; p < P; p++)
+        prefetch_panel(type, P, t, t->panels + p * t->panel_bytes, at, g);
+}
+
 ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32_t R, const uint32_t P,
                             const struct tile *t)
 {
     const struct pack_places at = pack_places(type, t->groups);
-    __m512 acc[12];
+    __m512 acc[16];
     UNROLL
     for (uint32_t i = 0; i < R * P; i++)
         acc[i] = _mm512_setzero_ps();
     for (size_t g = 0; g < t->groups; g++) {
-        const float *scale = t->scale + g * 2 * R;
+        const float *scale = one_address(t->scale + g * 2 * R);
+        prefetch_later(type, R, P, t, &at, g);
         UNROLL
         for (uint32_t h = 0; h < quant_halves(type); h++) {
-            __m512i dot[12];
+            __m512i dot[16];
             dot_half(type, wide, R, P, t, &at, g, h, dot);
             UNROLL
             for (uint32_t p = 0; p < P; p++) {
@@ -282,7 +323,9 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
 }
 
 /* One function for each type, width of activations and shape of tile. */
-#define TILE_SHAPES(X, type) X(type, 12, 1) X(type, 8, 1) X(type, 4, 1) X(type, 2, 1) X(type, 1, 1) X(type, 1, 4)
+#define TILE_SHAPES(X, type)                                                                                           \
+    X(type, 12, 1)                                                                                                     \
+    X(type, 8, 2) X(type, 8, 1) X(type, 4, 4) X(type, 4, 1) X(type, 2, 4) X(type, 2, 1) X(type, 1, 4) X(type, 1, 1)
 #define DEFINE_TILE(type, R, P)                                                                                        \
     static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t)                                \
     {                                                                                                                  \
@@ -322,29 +365,41 @@ static uint16_t panel_mask(const struct matrix *m, uint32_t panel)
     return (uint16_t)(left >= PANEL ? 0xffff : (1u << left) - 1);
 }
 
+/* Panels [panel0, panel1) against the tile of activations at row, the n'th of its rows. */
+static void run_row_tile(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t panel0,
+                         uint32_t panel1, float *out, size_t stride)
+{
+    const size_t groups = m->n_in / CONTRACT_GROUP;
+    const uint32_t rows = act_tile_rows(a->n_rows - row);
+    const uint32_t step = rows == ACT_TILE ? 1 : rows > 4 ? 2 : 4;
+    for (uint32_t panel = panel0; panel < panel1;) {
+        uint32_t n_panels = panel1 - panel >= step ? step : 1;
+        const uint8_t *panels = m->data + panel * m->panel_bytes;
+        struct tile t = {
+            .panels = panels,
+            .panel_bytes = m->panel_bytes,
+            .groups = groups,
+            .q = a->q + (size_t)row * a->n_in,
+            .q_low = m->rule == RULE_INT16 ? a->q_low + (size_t)row * a->n_in : NULL,
+            .scale = a->scale + row * groups * 2,
+            .bias = a->bias + row * groups * ACT_BIASES,
+            .out = out + row * stride + panel * PANEL,
+            .stride = stride,
+            .last_mask = panel_mask(m, panel + n_panels - 1),
+            .ahead = panels + PANELS_AT_ONCE * m->panel_bytes + n * groups * 64,
+        };
+        find_tile(m->type, m->rule == RULE_INT16, rows, n_panels)(&t);
+        panel += n_panels;
+    }
+}
+
 void avx512_product_int(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
                         uint32_t panel0, uint32_t panel1, float *out, size_t stride)
 {
-    size_t groups = m->n_in / CONTRACT_GROUP;
-    for (uint32_t panel = panel0; panel < panel1;) {
-        uint32_t n_panels = row1 - row0 == 1 && panel1 - panel >= 4 ? 4 : 1;
-        for (uint32_t row = row0; row < row1;) {
-            uint32_t rows = act_tile_rows(a->n_rows - row);
-            struct tile t = {
-                .panels = m->data + panel * m->panel_bytes,
-                .panel_bytes = m->panel_bytes,
-                .groups = groups,
-                .q = a->q + (size_t)row * a->n_in,
-                .q_low = m->rule == RULE_INT16 ? a->q_low + (size_t)row * a->n_in : NULL,
-                .scale = a->scale + row * groups * 2,
-                .bias = a->bias + row * groups * ACT_BIASES,
-                .out = out + row * stride + panel * PANEL,
-                .stride = stride,
-                .last_mask = panel_mask(m, panel + n_panels - 1),
-            };
-            find_tile(m->type, m->rule == RULE_INT16, rows, n_panels)(&t);
-            row += rows;
-        }
-        panel += n_panels;
+    for (uint32_t panel = panel0; panel < panel1; panel += PANELS_AT_ONCE) {
+        uint32_t end = panel1 - panel > PANELS_AT_ONCE ? panel + PANELS_AT_ONCE : panel1;
+        uint32_t n = 0;
+        for (uint32_t row = row0; row < row1; row += act_tile_rows(a->n_rows - row))
+            run_row_tile(m, a, row, n++, panel, end, out, stride);
     }
 }

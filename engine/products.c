@@ -1,22 +1,20 @@
 #include "engine/products.h"
 
-#define ROW_BLOCK      (8 * ACT_TILE) /* rows of an item: their activations stay in the second-level cache */
-#define PANELS_MIN     4u
-#define PANELS_MAX     16u
-#define ITEMS_A_THREAD 8u /* so that a thread which started late still finds work */
+#define ROW_BLOCK  (8 * ACT_TILE) /* rows of an item: their activations stay in the second-level cache */
+#define PANELS_MIN 4u
+#define PANELS_MAX 16u /* of a chunk that several blocks of rows share, so that it stays in that cache, too */
 
-/* How one call is cut: items are [chunk of panels][block of rows]. */
+/* How one call is cut: items are [chunk of panels][block of rows]. The panels of all parts stand in one line; parts
+ * whose outputs are combined share theirs. Chunks shrink towards the end (guided self-scheduling: Polychronopoulos and
+ * Kuck, 1987): long runs of memory first, and no thread waits long for another's last item. */
 struct plan {
     const struct products *p;
     uint32_t n_lists; /* parts that are cut on their own */
-    uint32_t chunk;   /* panels of an item */
-    uint32_t n_blocks;
-    uint32_t chunks[PRODUCTS_MAX_PARTS];
+    uint32_t n_panels, n_blocks, n_threads;
 };
 
-/* What one item computes. */
-struct region {
-    uint32_t part, row0, row1, panel0, panel1;
+struct chunk {
+    uint32_t begin, end; /* panels in the line of all */
 };
 
 static uint32_t min_u32(uint32_t a, uint32_t b)
@@ -29,35 +27,40 @@ static uint32_t ceil_div(uint32_t a, uint32_t b)
     return (a + b - 1) / b;
 }
 
-static uint32_t make_plan(const struct products *p, uint32_t n_threads, struct plan *plan)
+/* The chunk that begins at this panel: half of a fair share of what is left. */
+static struct chunk chunk_at(const struct plan *plan, uint32_t begin)
 {
-    *plan = (struct plan){ .p = p, .n_lists = p->then == PRODUCTS_SILU_MUL ? 1 : p->n_parts };
-    uint32_t panels = 0;
-    for (uint32_t i = 0; i < plan->n_lists; i++)
-        panels += matrix_panels(p->matrix[i]);
-    plan->n_blocks = ceil_div(p->in->n_rows, ROW_BLOCK);
-    uint32_t chunk = ceil_div(panels * plan->n_blocks, n_threads * ITEMS_A_THREAD);
-    chunk = ceil_div(chunk, PANELS_MIN) * PANELS_MIN;
-    plan->chunk = min_u32(chunk, PANELS_MAX);
-    uint32_t items = 0;
-    for (uint32_t i = 0; i < plan->n_lists; i++) {
-        plan->chunks[i] = ceil_div(matrix_panels(p->matrix[i]), plan->chunk);
-        items += plan->chunks[i] * plan->n_blocks;
-    }
-    return items;
+    uint32_t left = plan->n_panels - begin;
+    uint32_t n = ceil_div(ceil_div(left * plan->n_blocks, 2 * plan->n_threads), PANELS_MIN) * PANELS_MIN;
+    if (plan->n_blocks > 1)
+        n = min_u32(n, PANELS_MAX);
+    return (struct chunk){ begin, begin + min_u32(n, left) };
 }
 
-static struct region find_region(const struct plan *plan, uint32_t item)
+static uint32_t make_plan(const struct products *p, uint32_t n_threads, struct plan *plan)
 {
-    struct region g = { .row0 = item % plan->n_blocks * ROW_BLOCK };
-    uint32_t chunk = item / plan->n_blocks;
-    while (chunk >= plan->chunks[g.part])
-        chunk -= plan->chunks[g.part++];
-    g.row1 = min_u32(g.row0 + ROW_BLOCK, plan->p->in->n_rows);
-    g.panel0 = chunk * plan->chunk;
-    g.panel1 = min_u32(g.panel0 + plan->chunk, matrix_panels(plan->p->matrix[g.part]));
-    return g;
+    *plan = (struct plan){ .p = p, .n_lists = p->then == PRODUCTS_SILU_MUL ? 1 : p->n_parts, .n_threads = n_threads };
+    for (uint32_t i = 0; i < plan->n_lists; i++)
+        plan->n_panels += matrix_panels(p->matrix[i]);
+    plan->n_blocks = ceil_div(p->in->n_rows, ROW_BLOCK);
+    uint32_t chunks = 0;
+    for (uint32_t at = 0; at < plan->n_panels; at = chunk_at(plan, at).end)
+        chunks++;
+    return chunks * plan->n_blocks;
 }
+
+static struct chunk find_chunk(const struct plan *plan, uint32_t number)
+{
+    struct chunk c = chunk_at(plan, 0);
+    while (number-- > 0)
+        c = chunk_at(plan, c.end);
+    return c;
+}
+
+/* Rows and panels of one part. */
+struct region {
+    uint32_t row0, row1, panel0, panel1;
+};
 
 static void compute(const struct products *p, uint32_t part, const struct region *g)
 {
@@ -79,17 +82,32 @@ static void finish(const struct products *p, const struct region *g)
     }
 }
 
+static void run_part(const struct products *p, uint32_t part, const struct region *g)
+{
+    compute(p, part, g);
+    if (p->then == PRODUCTS_SILU_MUL)
+        compute(p, 1, g);
+    if (p->then != PRODUCTS_KEEP)
+        finish(p, g);
+}
+
 static void run_item(void *ctx, uint32_t item, uint32_t thread)
 {
     (void)thread;
     const struct plan *plan = ctx;
-    const struct products *p = plan->p;
-    struct region g = find_region(plan, item);
-    compute(p, g.part, &g);
-    if (p->then == PRODUCTS_SILU_MUL)
-        compute(p, 1, &g);
-    if (p->then != PRODUCTS_KEEP)
-        finish(p, &g);
+    const struct chunk c = find_chunk(plan, item / plan->n_blocks);
+    struct region g = { .row0 = item % plan->n_blocks * ROW_BLOCK };
+    g.row1 = min_u32(g.row0 + ROW_BLOCK, plan->p->in->n_rows);
+    uint32_t first = 0; /* panel of the part */
+    for (uint32_t part = 0; part < plan->n_lists && first < c.end; part++) {
+        uint32_t next = first + matrix_panels(plan->p->matrix[part]);
+        if (next > c.begin) {
+            g.panel0 = c.begin > first ? c.begin - first : 0;
+            g.panel1 = min_u32(c.end, next) - first;
+            run_part(plan->p, part, &g);
+        }
+        first = next;
+    }
 }
 
 void products_run(const struct products *p, struct team *team)

@@ -121,8 +121,9 @@ static void widen_side(const struct attention *a, const struct attention_item *i
     for (uint32_t pos = first; pos < first + n;) {
         uint32_t next = (pos / block_tokens + 1) * block_tokens;
         uint32_t run = next < first + n ? next - pos : first + n - pos;
-        if (next < end)
-            prefetch_run(attention_slot(a, item->blocks, side, item->kv_head, next), kv_head_bytes(a->kv));
+        if (pos + CONTRACT_SPLIT < end)
+            prefetch_run(attention_slot(a, item->blocks, side, item->kv_head, pos + CONTRACT_SPLIT),
+                         kv_head_bytes(a->kv));
         dst = widen_run(a->kv->type, attention_slot(a, item->blocks, side, item->kv_head, pos), run, w, dst);
         pos += run;
     }

@@ -164,8 +164,10 @@ static void the_bench_measures_something(void **state)
     assert_int_equal(bench_engine(&o, &r, &err), ST_OK);
     assert_string_equal(r.model, "baton-tiny");
     assert_int_equal(r.n_threads, 1);
-    assert_true(r.prefill_tps > 0 && r.decode_tps > 0);
-    assert_true(r.product_ops > 0 && r.product_share > 0 && r.product_share < 1);
+    assert_true(r.prefill.tps > 0 && r.decode.tps > 0);
+    assert_true(r.product_ops > 0 && r.prefill.product_share > 0 && r.prefill.product_share < 1);
+    assert_true(r.attention_ops > 0 && r.prefill.attention_share > 0 && r.prefill.attention_share < 1);
+    assert_true(r.decode.product_share + r.decode.attention_share < 1);
     assert_true(r.step_bytes > 1e6 && r.read_bytes_per_s > r.step_bytes);
     assert_false(r.quantised);
 }
