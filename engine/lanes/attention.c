@@ -18,6 +18,9 @@ struct lane_state {
 
 /* Everything one item works on; dim is padded to vectors. */
 struct work {
+    const struct attention *a;
+    const struct attention_item *item;
+    uint32_t first; /* position of the current split */
     uint32_t dim, padded, group;
     uint32_t n_queries;        /* flattened: row * group + head of the group */
     float *k, *v;              /* [position of the split][padded] */
@@ -71,12 +74,27 @@ size_t ISA(attend_scratch_bytes)(uint32_t head_dim, uint32_t group)
     return lay_out(&w, most_vectors(group), NULL);
 }
 
-/* The slots of one head in a block are neighbours, blocks are anywhere: no
- * hardware prefetcher finds the next one. */
 static void prefetch_run(const uint8_t *run, size_t bytes)
 {
     for (size_t at = 0; at < bytes; at += 64)
         _mm_prefetch((const char *)run + at, _MM_HINT_T0);
+}
+
+/* K and V of n positions of the next split. The slots of one head in a block are neighbours, blocks are anywhere: no
+ * hardware prefetcher finds the next one. They are asked for bit by bit between the scores, as only so many lines can
+ * be on their way at once. */
+static void prefetch_next(const struct work *w, uint32_t pos, uint32_t n)
+{
+    const struct attention_item *item = w->item;
+    const uint32_t end = item->first_pos + item->n_rows;
+    const uint32_t block_tokens = w->a->kv->block_tokens;
+    const size_t slot = kv_slot_bytes(w->a->kv);
+    pos += w->first + CONTRACT_SPLIT;
+    for (uint32_t run; n > 0 && pos < end; pos += run, n -= run) {
+        run = block_tokens - pos % block_tokens < n ? block_tokens - pos % block_tokens : n;
+        prefetch_run(attention_slot(w->a, item->blocks, KV_K, item->kv_head, pos), run * slot);
+        prefetch_run(attention_slot(w->a, item->blocks, KV_V, item->kv_head, pos), run * slot);
+    }
 }
 
 ALWAYS_INLINE vec load_widened(const enum dtype type, const uint8_t *src, vec_part part)
@@ -113,18 +131,16 @@ static float *widen_run(enum dtype type, const uint8_t *src, uint32_t n, const s
     return dst + (size_t)n * w->padded;
 }
 
-/* Positions first .. first + n - 1 of an item that reads up to end. */
-static void widen_side(const struct attention *a, const struct attention_item *item, enum kv_side side, uint32_t first,
-                       uint32_t n, uint32_t end, const struct work *w, float *dst)
+/* n positions of the current split. */
+static void widen_side(enum kv_side side, uint32_t n, const struct work *w, float *dst)
 {
+    const struct attention *a = w->a;
     uint32_t block_tokens = a->kv->block_tokens;
-    for (uint32_t pos = first; pos < first + n;) {
+    for (uint32_t pos = w->first; pos < w->first + n;) {
         uint32_t next = (pos / block_tokens + 1) * block_tokens;
-        uint32_t run = next < first + n ? next - pos : first + n - pos;
-        if (pos + CONTRACT_SPLIT < end)
-            prefetch_run(attention_slot(a, item->blocks, side, item->kv_head, pos + CONTRACT_SPLIT),
-                         kv_head_bytes(a->kv));
-        dst = widen_run(a->kv->type, attention_slot(a, item->blocks, side, item->kv_head, pos), run, w, dst);
+        uint32_t run = next < w->first + n ? next - pos : w->first + n - pos;
+        const uint8_t *slots = attention_slot(a, w->item->blocks, side, w->item->kv_head, pos);
+        dst = widen_run(a->kv->type, slots, run, w, dst);
         pos += run;
     }
 }
@@ -193,6 +209,8 @@ ALWAYS_INLINE void score_vectors(const uint32_t V, const uint32_t S, const struc
     for (uint32_t pos = 0; pos < n; pos += S) {
         const float *k = w->k + (size_t)pos * w->padded;
         float *p = w->p + (vector * SCORE_ROWS + pos) * LANES;
+        if (vector == 0)
+            prefetch_next(w, pos, S);
         if (w->padded == 64)
             score_step(V, S, q, k, w->dim, 64, p);
         else if (w->padded == 128)
@@ -442,20 +460,18 @@ static void write_out(const struct attention *a, const struct attention_item *it
     }
 }
 
-/* Positions first .. first + n - 1 of an item that reads up to end. All vectors are done with K before V is
- * widened: the first cache holds one of them. */
-static void run_split(const struct attention *a, const struct attention_item *item, struct work *w, uint32_t first,
-                      uint32_t n, uint32_t end)
+/* n positions from w->first on. All vectors are done with K before V is widened: the first cache holds one of them. */
+static void run_split(const struct attention *a, const struct attention_item *item, struct work *w, uint32_t n)
 {
     uint32_t vectors = (w->n_queries + LANES - 1) / LANES;
     for (uint32_t vector = 0; vector < vectors; vector++)
-        find_seen(a, item, w, vector, first, n);
-    widen_side(a, item, KV_K, first, n, end, w, w->k);
+        find_seen(a, item, w, vector, w->first, n);
+    widen_side(KV_K, n, w, w->k);
     score(w, vectors);
     for (uint32_t vector = 0; vector < vectors; vector++)
         if (w->states[vector].most > 0)
             weigh(w, vector);
-    widen_side(a, item, KV_V, first, n, end, w, w->v);
+    widen_side(KV_V, n, w, w->v);
     for (uint32_t vector = 0; vector < vectors; vector++)
         if (w->states[vector].most > 0)
             mix_split(w, vector);
@@ -463,7 +479,9 @@ static void run_split(const struct attention *a, const struct attention_item *it
 
 void ISA(attend)(const struct attention *a, const struct attention_item *item, void *scratch)
 {
-    struct work w = { .dim = a->kv->head_dim,
+    struct work w = { .a = a,
+                      .item = item,
+                      .dim = a->kv->head_dim,
                       .padded = padded_dim(a->kv->head_dim),
                       .group = a->n_heads / a->kv->n_kv_heads };
     w.n_queries = item->n_rows * w.group;
@@ -473,7 +491,7 @@ void ISA(attend)(const struct attention *a, const struct attention_item *item, v
         memset(w.states[vector].begun, 0, sizeof w.states[vector].begun);
     const uint32_t end = item->first_pos + item->n_rows;
     const uint32_t begin = attention_first_seen(a, item->first_pos);
-    for (uint32_t first = begin / CONTRACT_SPLIT * CONTRACT_SPLIT; first < end; first += CONTRACT_SPLIT)
-        run_split(a, item, &w, first, end - first < CONTRACT_SPLIT ? end - first : CONTRACT_SPLIT, end);
+    for (w.first = begin / CONTRACT_SPLIT * CONTRACT_SPLIT; w.first < end; w.first += CONTRACT_SPLIT)
+        run_split(a, item, &w, end - w.first < CONTRACT_SPLIT ? end - w.first : CONTRACT_SPLIT);
     write_out(a, item, &w);
 }
