@@ -10,8 +10,9 @@
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
+
+#include "common/unix_socket.h"
 
 #define SOCKET_NAME "control.sock"
 
@@ -30,13 +31,6 @@ struct control_server {
     unsigned n_connections;
     TAILQ_HEAD(, connection) connections;
 };
-
-/* A socket's path holds 107 bytes, a state folder's may be longer: the folder is named by its descriptor. */
-static void name_socket(int dir_fd, struct sockaddr_un *name)
-{
-    *name = (struct sockaddr_un){ .sun_family = AF_UNIX };
-    snprintf(name->sun_path, sizeof name->sun_path, "/proc/self/fd/%d/%s", dir_fd, SOCKET_NAME);
-}
 
 static void connection_close(struct connection *c)
 {
@@ -127,21 +121,6 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     bufferevent_enable(stream, EV_READ | EV_WRITE);
 }
 
-static int bind_socket(int dir_fd)
-{
-    struct sockaddr_un name;
-    name_socket(dir_fd, &name);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -1;
-    unlinkat(dir_fd, SOCKET_NAME, 0);
-    if (bind(fd, (struct sockaddr *)&name, sizeof name) != 0) {
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
 status control_server_create(struct loop *loop, const struct state_dir *dir, control_fn fn, void *ctx,
                              struct control_server **out, struct error *err)
 {
@@ -151,7 +130,7 @@ status control_server_create(struct loop *loop, const struct state_dir *dir, con
     *server = (struct control_server){ .fn = fn, .ctx = ctx };
     TAILQ_INIT(&server->connections);
     server->dir_fd = open(dir->path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    int fd = server->dir_fd < 0 ? -1 : bind_socket(server->dir_fd);
+    int fd = server->dir_fd < 0 ? -1 : unix_socket_bind(server->dir_fd, SOCKET_NAME, SOCK_STREAM | SOCK_NONBLOCK);
     if (fd >= 0)
         server->listener = evconnlistener_new(loop_base(loop), on_accept, server,
                                               LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 16, fd);
@@ -184,23 +163,12 @@ void control_server_destroy(struct control_server **server)
 
 static status connect_to(const struct state_dir *dir, int *out, struct error *err)
 {
-    struct sockaddr_un name;
     const struct timeval patience = { CONTROL_TIMEOUT_S, 0 };
-    int dir_fd = open(dir->path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    if (dir_fd < 0)
+    int fd = unix_socket_connect(dir->path, SOCKET_NAME, SOCK_STREAM);
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ECONNREFUSED))
         return error_set(err, ST_NOT_FOUND, "no cluster runs in %s", dir->path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    name_socket(dir_fd, &name);
-    bool connected = fd >= 0 && connect(fd, (struct sockaddr *)&name, sizeof name) == 0;
-    int reason = errno;
-    close(dir_fd);
-    if (!connected) {
-        if (fd >= 0)
-            close(fd);
-        if (reason == ENOENT || reason == ECONNREFUSED)
-            return error_set(err, ST_NOT_FOUND, "no cluster runs in %s", dir->path);
-        return error_set(err, ST_IO, "cannot reach the supervisor of %s: %s", dir->path, strerror(reason));
-    }
+    if (fd < 0)
+        return error_set(err, ST_IO, "cannot reach the supervisor of %s: %s", dir->path, strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     *out = fd;

@@ -2,6 +2,7 @@
  * over a Unix socket in the state folder.
  *   {"op":"status"}                      {"op":"scale","role":"decode","n":2}
  *   {"op":"drain","id":"prefill-1"}      {"op":"down","timeout_s":30}
+ *   {"op":"weights_gc"}
  * Answers have "ok"; where it is false, "error" says why. */
 #ifndef BATON_CLI_CONTROL_H
 #define BATON_CLI_CONTROL_H

@@ -17,11 +17,13 @@
 #include "cli/place.h"
 #include "common/json_writer.h"
 #include "engine/engine.h"
+#include "engine/weight_image.h"
 
-#define OUTPUT_MAX_BYTES ((size_t)65536)
-#define LEAST_FILES      4096
-#define LEAST_SHM_BYTES  ((uint64_t)1 << 30)
-#define LEAST_MEMORY     ((uint64_t)2 << 30)
+#define OUTPUT_MAX_BYTES    ((size_t)65536)
+#define LEAST_FILES         4096
+#define LEAST_SHM_BYTES     ((uint64_t)1 << 30)
+#define WEIGHTS_PROBE_BYTES ((size_t)8 << 20)
+#define LEAST_MEMORY        ((uint64_t)2 << 30)
 
 enum verdict { FINE, NOTE, BAD };
 static const char *const verdict_names[] = { "ok", "note", "fail" };
@@ -134,18 +136,34 @@ static void check_memory(struct examination *e)
         "%.1f GiB free; each worker's KV pool lies there", (double)bytes / (double)(1 << 30));
 }
 
+/* What the kernel gives, rather than what its settings say. */
+static void check_weight_pages(struct examination *e)
+{
+    struct weight_image image;
+    struct error err;
+    if (weight_image_create("doctor", WEIGHTS_PROBE_BYTES, &image, &err) != ST_OK) {
+        say(e, BAD, "weights", "free memory, or use smaller models", "%s", err.text);
+        return;
+    }
+    memset(image.content, 1, image.content_bytes);
+    enum page_kind kind = page_kind_of(image.map);
+    weight_image_close(&image);
+    say(e, kind == PAGES_PLAIN ? NOTE : FINE, "weights",
+        kind == PAGES_PLAIN ? "for a little more speed, as root: echo advise > "
+                              "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+                            : NULL,
+        "packed weights, which workers share, get %s pages", page_kind_name(kind));
+}
+
 static void check_huge_pages(struct examination *e)
 {
     char shmem[256], thp[256], reserved[64];
     first_line_of("/sys/kernel/mm/transparent_hugepage/shmem_enabled", shmem, sizeof shmem);
     first_line_of("/sys/kernel/mm/transparent_hugepage/enabled", thp, sizeof thp);
     first_line_of("/proc/sys/vm/nr_hugepages", reserved, sizeof reserved);
-    bool never = strstr(shmem, "[never]") && atoi(reserved) == 0;
-    say(e, never ? NOTE : FINE, "huge pages",
-        never ? "for a little more speed: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled (as root)"
-              : NULL,
-        "private memory: %s; shared memory: %s; reserved: %s", thp[0] ? thp : "unknown", shmem[0] ? shmem : "unknown",
-        reserved[0] ? reserved : "unknown");
+    say(e, FINE, "huge pages", NULL, "private memory: %s; shared memory: %s; reserved: %s", thp[0] ? thp : "unknown",
+        shmem[0] ? shmem : "unknown", reserved[0] ? reserved : "unknown");
+    check_weight_pages(e);
 }
 
 static void check_processor(struct examination *e)

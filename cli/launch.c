@@ -67,6 +67,7 @@ static void worker_arguments(const struct launch_plan *plan, const struct member
     add_option(l, "model", o->models[m->model].path);
     add_option(l, "model-name", o->models[m->model].name);
     add_option(l, "transfer", o->transfer);
+    add_option(l, "weights-holder", plan->weights_socket);
     add(l, "--host-workers=%u", o->n_models * (o->replicas[ROLE_PREFILL] + o->replicas[ROLE_DECODE]));
 }
 

@@ -14,6 +14,7 @@ struct launch_plan {
     const char *etcd_url;                  /* of the own or the given etcd; borrowed */
     const char *etcd_data;                 /* folder of the own etcd; borrowed */
     uint16_t etcd_client_port, etcd_peer_port;
+    const char *weights_socket; /* of the holder of packed weights; borrowed */
 };
 
 struct launch {

@@ -208,11 +208,12 @@ const struct command command_model_inspect = { "model inspect", "PATH|NAME", "Wh
 
 static int run(const struct command *self, int argc, char **argv)
 {
-    static const struct command *const commands[] = { &command_model_list, &command_model_fetch, &command_model_inspect,
-                                                      &command_model_score, NULL };
+    static const struct command *const commands[] = { &command_model_list,    &command_model_fetch,
+                                                      &command_model_inspect, &command_model_score,
+                                                      &command_model_gc,      NULL };
     (void)self;
     return command_dispatch("baton model", commands, argc, argv);
 }
 
-const struct command command_model = { "model", "list|fetch|inspect|score", "Models: list, fetch, inspect, score",
-                                       run };
+const struct command command_model = { "model", "list|fetch|inspect|score|gc",
+                                       "Models: list, fetch, inspect, score; free what is held of them", run };

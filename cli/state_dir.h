@@ -1,6 +1,7 @@
 /* state_dir.h - the folder in which one local cluster keeps what it knows.
  *   lock           held by the supervisor as long as it lives
  *   control.sock   where the supervisor listens
+ *   weights.sock   where it gives packed weights to workers
  *   state.json     pids, ports and options, replaced as a whole
  *   logs/ID.log    what each process says, and ID.log.1 before that
  *   etcd/          etcd's data */

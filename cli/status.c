@@ -110,6 +110,19 @@ static void print_member(const json_t *member)
     putchar('\n');
 }
 
+static void print_weights(const json_t *held)
+{
+    size_t i;
+    json_t *user;
+    printf("packed weights %s  %.1f MB  %s pages  %s, used by", json_text(held, "key"),
+           (double)json_number(held, "bytes") / 1048576, json_text(held, "pages"), json_text(held, "state"));
+    json_array_foreach(json_object_get(held, "users"), i, user)
+    {
+        printf(" %s", json_string_value(user));
+    }
+    puts(json_array_size(json_object_get(held, "users")) ? "" : " nobody");
+}
+
 static void print_table(const json_t *state)
 {
     size_t i;
@@ -126,6 +139,10 @@ static void print_table(const json_t *state)
     }
     if (json_object_get(state, "etcd"))
         print_member(json_object_get(state, "etcd"));
+    json_array_foreach(json_object_get(state, "weights"), i, member)
+    {
+        print_weights(member);
+    }
 }
 
 static int run(const struct command *self, int argc, char **argv)

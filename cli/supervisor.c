@@ -17,6 +17,7 @@
 #include "cli/supervisor_internal.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "proto/weights_message.h"
 
 #define ETCD_ATTEMPTS    3 /* its ports may be taken between the choice and its start */
 #define FAILURE_LINES    12
@@ -335,6 +336,13 @@ static void raise_limits(void)
     }
 }
 
+static const char *name_user(void *ctx, pid_t pid)
+{
+    struct supervisor *s = ctx;
+    const struct member *m = roster_of_pid(&s->roster, pid);
+    return m ? m->id : NULL;
+}
+
 static status start(struct supervisor *s, struct error *err)
 {
     status st;
@@ -342,6 +350,7 @@ static status start(struct supervisor *s, struct error *err)
     if (loop_create(&s->loop) != ST_OK)
         return error_set(err, ST_NO_MEMORY, "cannot make the event loop");
     if ((st = start_signals(s, err)) != ST_OK || (st = add_members(s, err)) != ST_OK ||
+        (st = weights_holder_create(s->loop, s->options.dir, name_user, s, &s->weights, err)) != ST_OK ||
         (st = control_server_create(s->loop, s->options.dir, supervisor_answer, s, &s->control, err)) != ST_OK)
         return st;
     bound_logs(s);
@@ -355,6 +364,7 @@ static void clean_up(struct supervisor *s)
     char path[STATE_PATH_MAX_BYTES];
     supervisor_etcd_stop_client(s);
     control_server_destroy(&s->control);
+    weights_holder_destroy(&s->weights);
     close_report(s);
     for (uint32_t i = 0; s->loop && i < s->roster.n; i++)
         member_forget_events(s, &s->roster.members[i]);
@@ -384,8 +394,13 @@ int supervisor_run(const struct supervisor_options *options)
     s->signal_fd = -1;
     s->started_us = clock_now_us();
     state_dir_path(options->dir, "etcd", s->etcd_data);
-    s->plan =
-        (struct launch_plan){ &s->cluster, options->bin_dir, options->dir->cluster, s->etcd_url, s->etcd_data, 0, 0 };
+    state_dir_path(options->dir, WEIGHTS_SOCKET, s->weights_socket);
+    s->plan = (struct launch_plan){ .options = &s->cluster,
+                                    .bin_dir = options->bin_dir,
+                                    .cluster = options->dir->cluster,
+                                    .etcd_url = s->etcd_url,
+                                    .etcd_data = s->etcd_data,
+                                    .weights_socket = s->weights_socket };
     status st = start(s, &err);
     if (st != ST_OK && s->loop)
         supervisor_fail(s, NULL, "%s", err.text);

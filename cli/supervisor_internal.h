@@ -5,6 +5,7 @@
 #include "cli/control.h"
 #include "cli/launch.h"
 #include "cli/supervisor.h"
+#include "cli/weights_holder.h"
 #include "common/etcd.h"
 #include "common/loop.h"
 #include "proto/claim.h"
@@ -27,6 +28,8 @@ struct supervisor {
     struct cluster_options cluster; /* as asked; replicas follow what scale asked since */
     struct loop *loop;
     struct control_server *control;
+    struct weights_holder *weights;
+    char weights_socket[STATE_PATH_MAX_BYTES];
     struct roster roster;
     struct launch_plan plan;
     enum phase phase;

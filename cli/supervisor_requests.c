@@ -86,6 +86,8 @@ static void write_status(struct supervisor *s, struct json_writer *w)
     json_write_key(w, "options");
     cluster_options_write(s->options.cluster, w);
     write_members(s, w);
+    json_write_key(w, "weights");
+    weights_holder_write(s->weights, w);
 }
 
 void supervisor_save(struct supervisor *s)
@@ -191,6 +193,12 @@ status supervisor_answer(void *ctx, const json_t *request, struct json_writer *r
         return error_set(err, ST_INVALID, "the request has no \"op\"");
     if (!strcmp(op, "status")) {
         write_status(s, reply);
+        return ST_OK;
+    }
+    if (!strcmp(op, "weights_gc")) {
+        weights_holder_gc(s->weights, reply);
+        json_write_key(reply, "kept");
+        weights_holder_write(s->weights, reply);
         return ST_OK;
     }
     if (!strcmp(op, "scale"))

@@ -139,7 +139,12 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
 static int check_role(struct up *up, enum role role)
 {
     static struct launch launch;
-    struct launch_plan plan = { &up->cluster, up->bin_dir, up->dir.cluster, "http://127.0.0.1:1", "", 0, 0 };
+    struct launch_plan plan = { .options = &up->cluster,
+                                .bin_dir = up->bin_dir,
+                                .cluster = up->dir.cluster,
+                                .etcd_url = "http://127.0.0.1:1",
+                                .etcd_data = "",
+                                .weights_socket = "" };
     struct member m = { .role = role };
     char output[PREFLIGHT_MAX_BYTES];
     struct error err;

@@ -68,6 +68,8 @@ const char *daemon_id(const struct daemon *d);       /* never empty */
 const char *daemon_host(const struct daemon *d);     /* never empty */
 uint64_t daemon_incarnation(const struct daemon *d); /* random, one per process start, never 0 */
 bool daemon_draining(const struct daemon *d);
+/* SIGTERM or SIGINT came: for parts whose start waits for others. Any thread. */
+bool daemon_signal_came(void);
 
 /* Each part has one slot for its state; NULL until set. */
 void daemon_set_state(struct daemon *d, const struct part *part, void *state);

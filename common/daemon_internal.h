@@ -51,7 +51,6 @@ MUST_CHECK status daemon_admin_start(struct daemon *d, struct error *err);
 /* SIGTERM and SIGINT wake the loop; the second one ends the process at once. */
 MUST_CHECK status daemon_signals_start(struct daemon *d, struct error *err);
 void daemon_signals_stop(struct daemon *d);
-bool daemon_signal_came(void);
 
 /* Prints what --help, --version and the like ask for; the exit code, or -1 when none was given. */
 int daemon_print_action(int argc, char **argv, const struct daemon_spec *spec, struct config *config);

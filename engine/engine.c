@@ -3,10 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/cores.h"
 #include "engine/forward.h"
 
 struct engine {
     const struct backend *backend;
+    struct cores cores; /* of the team; none when the kernel places its threads */
     struct team *team;
     struct weights *weights;
     struct forward *forward;
@@ -60,8 +62,9 @@ static status check_options(const struct engine_options *o, const struct model_c
     return ST_OK;
 }
 
-status engine_create_from(const struct model_config *config, const struct model_weights *weights,
-                          const struct engine_options *options, struct engine **out, struct error *err)
+/* model: NULL for weights that are of none. */
+static status create(const struct model_config *config, const struct model_weights *source, const struct model *model,
+                     const struct engine_options *options, struct engine **out, struct error *err)
 {
     status st = engine_isa_check(options->isa, err);
     if (st == ST_OK)
@@ -73,9 +76,21 @@ status engine_create_from(const struct model_config *config, const struct model_
         return error_set(err, ST_NO_MEMORY, "out of memory for the engine");
     e->config = *config;
     e->backend = choose_backend(options->isa);
-    st = team_create(options->n_threads, options->pin_threads, &e->team, err);
+    if (options->pin_threads)
+        (void)cores_claim(options->n_threads, &e->cores);
+    st = team_create(options->n_threads, e->cores.processors, &e->team, err);
     if (st == ST_OK)
-        st = weights_create(&e->config, weights, e->backend, options->f32_math, e->team, &e->weights, err);
+        st = weights_create(
+            &(struct weights_options){
+                .config = &e->config,
+                .source = source,
+                .model = model,
+                .backend = e->backend,
+                .f32_math = options->f32_math,
+                .team = e->team,
+                .store = model == NULL ? NULL : options->weights_store,
+            },
+            &e->weights, err);
     if (st == ST_OK)
         st = forward_create(&e->config, e->weights, e->backend, e->team, options, &e->forward, err);
     if (st != ST_OK) {
@@ -86,12 +101,18 @@ status engine_create_from(const struct model_config *config, const struct model_
     return ST_OK;
 }
 
+status engine_create_from(const struct model_config *config, const struct model_weights *weights,
+                          const struct engine_options *options, struct engine **out, struct error *err)
+{
+    return create(config, weights, NULL, options, out, err);
+}
+
 status engine_create(const struct engine_options *options, struct engine **out, struct error *err)
 {
     const struct model_weights *weights = model_weights(options->model);
     if (weights == NULL)
         return error_set(err, ST_INVALID, "the model was opened without its weights");
-    return engine_create_from(model_config(options->model), weights, options, out, err);
+    return create(model_config(options->model), weights, options->model, options, out, err);
 }
 
 void engine_destroy(struct engine **engine)
@@ -102,13 +123,30 @@ void engine_destroy(struct engine **engine)
     forward_destroy(&e->forward);
     weights_destroy(&e->weights);
     team_destroy(&e->team);
+    cores_release(&e->cores);
     free(e);
     *engine = NULL;
+}
+
+struct engine_weights engine_weights(const struct engine *engine)
+{
+    const struct weights *w = engine->weights;
+    return (struct engine_weights){ w->image.content_bytes, w->image.pages, w->shared, w->packed_here };
+}
+
+bool engine_is_pinned(const struct engine *engine)
+{
+    return engine->cores.n > 0;
 }
 
 const char *engine_isa_name(const struct engine *engine)
 {
     return engine->backend->name;
+}
+
+void engine_enter(struct engine *engine)
+{
+    team_enter(engine->team);
 }
 
 void engine_run(struct engine *engine, struct step *step)

@@ -14,9 +14,11 @@
 #include "common/status.h"
 #include "engine/kv_layout.h"
 #include "engine/model.h"
+#include "engine/page_kind.h"
 #include "engine/sampling.h"
 
 struct engine;
+struct weights_store; /* weights.h */
 
 #define ENGINE_ISAS(X) X(AUTO, "auto") X(REFERENCE, "reference") X(AVX2, "avx2") X(AVX512, "avx512")
 enum engine_isa {
@@ -30,12 +32,15 @@ struct engine_options {
     enum engine_isa isa;       /* AUTO: the best this processor has */
     bool f32_math;             /* widen all weights to float32 first: no activation is quantised */
     uint32_t n_threads;        /* including the caller's */
-    bool pin_threads;
+    bool pin_threads; /* to processors that no other pinned engine of this machine has, where there are so many */
     struct kv_layout kv;
     uint8_t *kv_pool; /* borrowed: [kv_blocks][kv_block_bytes], 64-byte aligned */
     uint32_t kv_blocks;
     uint32_t max_rows; /* rows of one step at most: scratch is taken at create */
     uint32_t max_seqs; /* sequences of one step at most */
+    /* Where packed weights are found or left; borrowed for the call. NULL: this process packs its own. Only for
+     * engine_create. */
+    const struct weights_store *weights_store;
 };
 
 MUST_CHECK status engine_create(const struct engine_options *options, struct engine **out, struct error *err);
@@ -44,6 +49,14 @@ MUST_CHECK status engine_create(const struct engine_options *options, struct eng
 MUST_CHECK status engine_create_from(const struct model_config *config, const struct model_weights *weights,
                                      const struct engine_options *options, struct engine **out, struct error *err);
 void engine_destroy(struct engine **engine);
+
+struct engine_weights {
+    size_t bytes; /* packed, vectors among them */
+    enum page_kind pages;
+    bool shared, packed_here;
+};
+struct engine_weights engine_weights(const struct engine *engine);
+bool engine_is_pinned(const struct engine *engine);
 const char *engine_isa_name(const struct engine *engine);
 /* The word of ENGINE_ISAS; false when it is none of them. */
 bool engine_isa_parse(const char *word, enum engine_isa *out);
@@ -83,6 +96,8 @@ struct step {
     void *ctx;
 };
 
+/* For the thread that will call engine_run: pins it, where the team is pinned. */
+void engine_enter(struct engine *engine);
 /* Runs on the calling thread and the team. Bounds (rows, sequences, block ids,
  * token ids) are asserted: the caller checks what came from outside. */
 void engine_run(struct engine *engine, struct step *step);

@@ -497,7 +497,7 @@ const struct model_index *gguf_index(const struct gguf *file)
     return &file->index;
 }
 
-void gguf_will_need(const struct gguf *file)
+const struct model_map *gguf_map(const struct gguf *file)
 {
-    model_map_will_need(&file->map);
+    return &file->map;
 }

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "engine/model_map.h"
 #include "engine/tensor.h"
 
 struct gguf;
@@ -47,7 +48,7 @@ const struct tensor *gguf_tensor_at(const struct gguf *file, uint64_t i);
 /* NULL when absent. */
 const struct tensor *gguf_tensor(const struct gguf *file, const char *name);
 const struct model_index *gguf_index(const struct gguf *file);
-/* Asks the kernel to read the whole file ahead. */
-void gguf_will_need(const struct gguf *file);
+/* Borrowed. */
+const struct model_map *gguf_map(const struct gguf *file);
 
 #endif

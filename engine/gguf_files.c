@@ -113,5 +113,5 @@ void gguf_files_close(struct gguf_files *files)
 void gguf_files_will_need(const struct gguf_files *files)
 {
     for (size_t i = 0; i < files->n; i++)
-        gguf_will_need(files->files[i]);
+        model_map_will_need(gguf_map(files->files[i]));
 }

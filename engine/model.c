@@ -16,6 +16,7 @@
 #include "engine/model_folder.h"
 #include "engine/model_gguf.h"
 #include "engine/model_index.h"
+#include "engine/model_map.h"
 #include "engine/model_weights.h"
 #include "engine/tokenizer.h"
 
@@ -55,8 +56,6 @@ static status read_gguf(struct model *m, const char *path, struct error *err)
         (st = load_gguf_tokenizer(m, path, err)) != ST_OK ||
         (st = model_gguf_template(m->gguf.files[0], path, &m->chat_template, err)) != ST_OK)
         return st;
-    if (weights)
-        gguf_files_will_need(&m->gguf);
     return ST_OK;
 }
 
@@ -73,8 +72,6 @@ static status read_folder(struct model *m, const char *dir, struct error *err)
         (st = model_folder_template(dir, &m->chat_template, err)) != ST_OK ||
         (m->flags & MODEL_DEFAULTS && (st = model_defaults_read(dir, &m->defaults, err)) != ST_OK))
         return st;
-    for (size_t i = 0; weights && i < m->shards.n; i++)
-        safetensors_will_need(m->shards.files[i]);
     return ST_OK;
 }
 
@@ -175,6 +172,22 @@ const struct chat_template *model_chat_template(const struct model *model)
 const struct model_defaults *model_defaults(const struct model *model)
 {
     return &model->defaults;
+}
+
+void model_will_need(const struct model *model)
+{
+    gguf_files_will_need(&model->gguf);
+    for (size_t i = 0; i < model->shards.n; i++)
+        model_map_will_need(safetensors_map(model->shards.files[i]));
+}
+
+void model_drop(const struct model *model, const struct tensor *tensor, bool cached)
+{
+    for (size_t i = 0; i < model->gguf.n; i++)
+        model_map_drop(gguf_map(model->gguf.files[i]), tensor->data, tensor->bytes, FINGERPRINT_END_BYTES, cached);
+    for (size_t i = 0; i < model->shards.n; i++)
+        model_map_drop(safetensors_map(model->shards.files[i]), tensor->data, tensor->bytes, FINGERPRINT_END_BYTES,
+                       cached);
 }
 
 uint64_t model_tensor_count(const struct model *model)

@@ -67,6 +67,11 @@ const struct model_defaults *model_defaults(const struct model *model);
 /* XXH3-64 over names, types, shapes and bytes of all tensors (sampled: size,
  * first and last 4 KiB of each) and the config: part of the compatibility record. */
 uint64_t model_fingerprint(const struct model *model);
+/* Asks the kernel to read all weights ahead: they are about to be read once, in order. */
+void model_will_need(const struct model *model);
+/* The tensor is of this model and will not be read soon: its pages leave this process, and with cached the page cache,
+ * but for those that the fingerprint looks at. Reading it later is slower, not wrong. */
+void model_drop(const struct model *model, const struct tensor *tensor, bool cached);
 /* Every tensor of the file, for `baton model inspect`. */
 uint64_t model_tensor_count(const struct model *model);
 const struct tensor *model_tensor_at(const struct model *model, uint64_t i);

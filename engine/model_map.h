@@ -4,6 +4,7 @@
 #ifndef BATON_ENGINE_MODEL_MAP_H
 #define BATON_ENGINE_MODEL_MAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,6 +13,7 @@
 struct model_map {
     const uint8_t *data; /* page-aligned */
     size_t size;
+    int fd; /* valid with data */
 };
 
 /* ST_NOT_FOUND when there is no such file, ST_INVALID for what is no regular
@@ -20,5 +22,8 @@ MUST_CHECK status model_map_open(const char *path, struct model_map *out, struct
 void model_map_close(struct model_map *map);
 /* Tells the kernel to read ahead: all of it will be needed. */
 void model_map_will_need(const struct model_map *map);
+/* Whole pages of these bytes, but for those of the first and last ends bytes, leave this process, and with cached the
+ * page cache too. Nothing when they are not of the map. */
+void model_map_drop(const struct model_map *map, const void *data, size_t bytes, size_t ends, bool cached);
 
 #endif

@@ -198,7 +198,7 @@ const struct model_index *safetensors_index(const struct safetensors *file)
     return &file->index;
 }
 
-void safetensors_will_need(const struct safetensors *file)
+const struct model_map *safetensors_map(const struct safetensors *file)
 {
-    model_map_will_need(&file->map);
+    return &file->map;
 }

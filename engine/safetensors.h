@@ -7,6 +7,7 @@
 
 #include "common/status.h"
 #include "engine/model_index.h"
+#include "engine/model_map.h"
 
 #define SAFETENSORS_MAX_HEADER_BYTES 100000000u /* the format's own bound */
 
@@ -17,7 +18,7 @@ void safetensors_close(struct safetensors **file);
 
 /* Its tensors by name; lives until safetensors_close. */
 const struct model_index *safetensors_index(const struct safetensors *file);
-/* Asks the kernel to read the whole file ahead. */
-void safetensors_will_need(const struct safetensors *file);
+/* Borrowed. */
+const struct model_map *safetensors_map(const struct safetensors *file);
 
 #endif

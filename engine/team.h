@@ -1,11 +1,10 @@
 /* team.h - persistent threads that divide the items of one job at a time.
- * The caller of team_run works too. Between jobs the others spin for a short,
- * bounded time (jobs of one step follow one another within microseconds), then
+ * The caller of team_run works too. Between jobs the others spin for some 30 us
+ * at most (jobs of one step follow one another within microseconds), then
  * sleep on a futex. One thread at a time may call team_run. */
 #ifndef BATON_ENGINE_TEAM_H
 #define BATON_ENGINE_TEAM_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/status.h"
@@ -18,9 +17,11 @@ struct team;
 /* thread is below n_threads and stands for scratch that only one item uses at a time. */
 typedef void (*team_fn)(void *ctx, uint32_t item, uint32_t thread);
 
-/* n_threads counts the caller's. pin binds thread i to the i-th processor that
- * this process may use (the caller's thread is left alone). */
-MUST_CHECK status team_create(uint32_t n_threads, bool pin, struct team **out, struct error *err);
+/* n_threads counts the caller's. With processors [n_threads], thread i is bound to the i-th of them; NULL: the kernel
+ * places them. Borrowed for the call. */
+MUST_CHECK status team_create(uint32_t n_threads, const uint32_t *processors, struct team **out, struct error *err);
+/* For the thread that will call team_run: binds it to the first processor, where there are any. */
+void team_enter(const struct team *team);
 void team_destroy(struct team **team);
 uint32_t team_threads(const struct team *team);
 

@@ -1,7 +1,16 @@
 #include "engine/weights.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "common/failpoint.h"
+#include "common/log.h"
+
+#define VECTOR_ALIGN  64u
+#define STORE_REFUSED 2 /* images that are refused before the store is left alone */
 
 #define MATRICES_A_LAYER 7u
 
@@ -10,8 +19,10 @@ struct packing {
     const struct backend *backend;
     const struct tensor *tensor;
     const struct matrix *matrix;
-    float *rows; /* [threads][n_in_max] */
+    float *rows; /* [threads][n_in_max]; NULL: matrices are described only */
     size_t row_stride;
+    uint8_t *begin; /* of the matrices */
+    uint64_t shape; /* hash of the descriptions */
 };
 
 static void pack_item(void *ctx, uint32_t item, uint32_t thread)
@@ -47,40 +58,42 @@ static size_t measure(const struct model_weights *source, uint32_t n_layers, con
     return bytes;
 }
 
-/* Packs at *at and moves it on. */
+static void hash_description(struct packing *p, const struct matrix *m)
+{
+    const uint64_t words[] = { m->type, m->rule,        m->n_out,
+                               m->n_in, m->panel_bytes, m->panel_bytes ? (uint64_t)(m->data - p->begin) : 0 };
+    p->shape = XXH3_64bits_withSeed(words, sizeof words, p->shape);
+}
+
+/* Packs or describes at *at and moves it on. */
 static void pack_one(struct packing *p, const struct tensor *t, bool f32_math, struct team *team, uint8_t **at,
                      struct matrix *out)
 {
     size_t bytes = p->backend->pack_bytes(t, f32_math);
     p->backend->pack_describe(t, f32_math, *at, out);
+    hash_description(p, out);
     if (bytes == 0)
         return;
     p->tensor = t;
     p->matrix = out;
-    team_run(team, pack_item, p, matrix_panels(out));
+    if (p->rows != NULL)
+        team_run(team, pack_item, p, matrix_panels(out));
     *at += bytes;
 }
 
-static status pack_all(struct weights *w, const struct model_weights *source, const struct backend *backend,
-                       bool f32_math, size_t n_in_max, struct team *team)
+static void pack_all(struct packing *p, struct weights *w, const struct weights_options *o)
 {
-    struct packing p = { .backend = backend, .row_stride = n_in_max };
-    p.rows = malloc(team_threads(team) * n_in_max * sizeof *p.rows);
-    if (p.rows == NULL)
-        return ST_NO_MEMORY;
-    uint8_t *at = w->packed;
+    uint8_t *at = p->begin;
     for (uint32_t l = 0; l < w->n_layers; l++) {
         const struct tensor *t[MATRICES_A_LAYER];
         struct matrix *m[MATRICES_A_LAYER];
-        list_matrices(&source->layers[l], &w->layers[l], t, m);
+        list_matrices(&o->source->layers[l], &w->layers[l], t, m);
         for (uint32_t i = 0; i < MATRICES_A_LAYER; i++)
-            pack_one(&p, t[i], f32_math, team, &at, m[i]);
+            pack_one(p, t[i], o->f32_math, o->team, &at, m[i]);
     }
-    pack_one(&p, source->head, f32_math, team, &at, &w->head);
+    pack_one(p, o->source->head, o->f32_math, o->team, &at, &w->head);
     if (w->head.rule == RULE_INT8)
         w->head.rule = RULE_INT16; /* contract.h says why */
-    free(p.rows);
-    return ST_OK;
 }
 
 #define VECTORS_A_LAYER 7u
@@ -99,19 +112,19 @@ static void list_vectors(const struct model_layer *in, struct layer_weights *out
 }
 
 /* Behind the *used values at base, which may be NULL: then they are counted only. */
-static const float *widen_vector(const struct tensor *t, float *base, size_t *used)
+static const float *widen_vector(const struct tensor *t, float *base, bool write, size_t *used)
 {
     if (t == NULL)
         return NULL;
     float *vector = base == NULL ? NULL : base + *used;
-    if (vector != NULL)
+    if (write)
         dtype_to_f32(t->type, t->data, vector, t->shape[0]);
     *used += t->shape[0];
     return vector;
 }
 
-/* Values of all vectors; with base they are written there. */
-static size_t widen_vectors(struct weights *w, const struct model_weights *source, float *base)
+/* Values of all vectors; with base their places are there, and with write they are put there. */
+static size_t widen_vectors(struct weights *w, const struct model_weights *source, float *base, bool write)
 {
     size_t used = 0;
     for (uint32_t l = 0; l < w->n_layers; l++) {
@@ -119,56 +132,176 @@ static size_t widen_vectors(struct weights *w, const struct model_weights *sourc
         const float **places[VECTORS_A_LAYER];
         list_vectors(&source->layers[l], &w->layers[l], t, places);
         for (uint32_t i = 0; i < VECTORS_A_LAYER; i++)
-            *places[i] = widen_vector(t[i], base, &used);
+            *places[i] = widen_vector(t[i], base, write, &used);
     }
-    w->final_norm = widen_vector(source->final_norm, base, &used);
-    w->rope_factors = widen_vector(source->rope_factors, base, &used);
+    w->final_norm = widen_vector(source->final_norm, base, write, &used);
+    w->rope_factors = widen_vector(source->rope_factors, base, write, &used);
     return used;
 }
 
-static status take_vectors(struct weights *w, const struct model_weights *source)
+/* ---- in memory of one's own or in an image ------------------------------------------------- */
+
+struct sizes {
+    size_t vectors, packed; /* bytes; where the matrices begin, and how many they take */
+};
+
+static struct sizes measure_all(struct weights *w, const struct weights_options *o)
 {
-    if (w->layers == NULL)
+    size_t vectors = widen_vectors(w, o->source, NULL, false) * sizeof(float);
+    return (struct sizes){ .vectors = (vectors + VECTOR_ALIGN - 1) / VECTOR_ALIGN * VECTOR_ALIGN,
+                           .packed = measure(o->source, w->n_layers, o->backend, o->f32_math) };
+}
+
+static size_t longest_row(const struct model_config *c)
+{
+    size_t n = (size_t)c->n_heads * c->head_dim;
+    n = c->n_embd > n ? c->n_embd : n;
+    return c->n_ffn > n ? c->n_ffn : n;
+}
+
+/* Points everything into the image; the answer is a hash of where. */
+static uint64_t describe(struct weights *w, const struct weights_options *o, struct sizes sizes)
+{
+    struct packing p = { .backend = o->backend, .begin = w->image.content + sizes.vectors };
+    (void)widen_vectors(w, o->source, (float *)(void *)w->image.content, false);
+    pack_all(&p, w, o);
+    return p.shape;
+}
+
+/* Fills the image. *shape as from describe(). */
+static status fill(struct weights *w, const struct weights_options *o, struct sizes sizes, uint64_t *shape)
+{
+    struct packing p = { .backend = o->backend,
+                         .row_stride = longest_row(o->config),
+                         .begin = w->image.content + sizes.vectors };
+    p.rows = malloc(team_threads(o->team) * p.row_stride * sizeof *p.rows);
+    if (p.rows == NULL)
         return ST_NO_MEMORY;
-    w->vectors = malloc(widen_vectors(w, source, NULL) * sizeof *w->vectors);
-    if (w->vectors == NULL)
-        return ST_NO_MEMORY;
-    (void)widen_vectors(w, source, w->vectors);
+    if (o->model != NULL)
+        model_will_need(o->model);
+    (void)widen_vectors(w, o->source, (float *)(void *)w->image.content, true);
+    pack_all(&p, w, o);
+    *shape = p.shape;
+    w->packed_here = true;
+    free(p.rows);
     return ST_OK;
 }
 
-static status map_packed(struct weights *w)
+/* What was packed is not read from the file again: its pages go, and where the packed form outlives this
+ * process the file's cached ones as well. */
+static void drop_sources(const struct weights *w, const struct weights_options *o)
 {
-    if (w->packed_bytes == 0)
-        return ST_OK;
-    void *p = mmap(NULL, w->packed_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-        return ST_NO_MEMORY;
-    w->packed = p;
-    madvise(p, w->packed_bytes, MADV_HUGEPAGE); /* only a wish: plain pages are slower, not wrong */
+    for (uint32_t l = 0; o->model != NULL && l <= w->n_layers; l++) {
+        struct layer_weights unused;
+        const struct tensor *t[MATRICES_A_LAYER] = { o->source->head };
+        struct matrix *m[MATRICES_A_LAYER];
+        if (l < w->n_layers)
+            list_matrices(&o->source->layers[l], &unused, t, m);
+        for (uint32_t i = 0; i < MATRICES_A_LAYER && t[i] != NULL; i++)
+            if (t[i] != w->embed && o->backend->pack_bytes(t[i], o->f32_math) > 0)
+                model_drop(o->model, t[i], w->shared);
+    }
+}
+
+static status pack_private(struct weights *w, const struct weights_options *o, struct sizes sizes, struct error *err)
+{
+    uint64_t shape;
+    status st = weight_image_create_private(sizes.vectors + sizes.packed, &w->image, err);
+    if (st != ST_OK)
+        return st;
+    if (fill(w, o, sizes, &shape) != ST_OK)
+        return error_set(err, ST_NO_MEMORY, "out of memory for packing weights");
+    w->image.pages = page_kind_of(w->image.map);
     return ST_OK;
 }
 
-status weights_create(const struct model_config *config, const struct model_weights *source,
-                      const struct backend *backend, bool f32_math, struct team *team, struct weights **out,
-                      struct error *err)
+static status pack_for_all(struct weights *w, const struct weights_options *o, struct sizes sizes, const char *key,
+                           struct error *err)
 {
+    uint64_t shape;
+    status st = weight_image_create(key, sizes.vectors + sizes.packed, &w->image, err);
+    if (st != ST_OK)
+        return st;
+    (void)FAILPOINT("weights.PACKING");
+    if (fill(w, o, sizes, &shape) != ST_OK)
+        return error_set(err, ST_NO_MEMORY, "out of memory for packing weights");
+    st = weight_image_seal(&w->image, shape, o->team, err);
+    if (st != ST_OK)
+        return st;
+    (void)describe(w, o, sizes); /* the sealed mapping lies elsewhere */
+    (void)FAILPOINT("weights.GIVING");
+    w->shared = o->store->give(o->store->ctx, key, &w->image);
+    weight_image_close_fd(&w->image);
+    return ST_OK;
+}
+
+/* ST_CORRUPT: it is not what it should be. */
+static status map_held(struct weights *w, const struct weights_options *o, struct sizes sizes, const char *key, int fd,
+                       struct error *err)
+{
+    status st = weight_image_open(fd, key, sizes.vectors + sizes.packed, &w->image, err);
+    if (st != ST_OK)
+        return st;
+    if (describe(w, o, sizes) != w->image.shape) {
+        w->image.fd = -1;
+        weight_image_close(&w->image);
+        return error_set(err, ST_CORRUPT, "packed weights are refused: their layout is another");
+    }
+    w->shared = true;
+    weight_image_close_fd(&w->image);
+    return ST_OK;
+}
+
+static void name_key(const struct weights_options *o, char key[WEIGHT_IMAGE_KEY_BYTES])
+{
+    snprintf(key, WEIGHT_IMAGE_KEY_BYTES, "%016" PRIx64 "-%.32s-%s", model_fingerprint(o->model), o->backend->name,
+             o->f32_math ? "f32" : "portable");
+}
+
+static status take_or_pack(struct weights *w, const struct weights_options *o, struct sizes sizes, struct error *err)
+{
+    char key[WEIGHT_IMAGE_KEY_BYTES];
+    name_key(o, key);
+    for (int refused = 0; refused < STORE_REFUSED; refused++) {
+        int fd = -1;
+        status st = o->store->take(o->store->ctx, key, refused > 0, &fd);
+        if (st == ST_NOT_FOUND)
+            return pack_for_all(w, o, sizes, key, err);
+        if (st == ST_CANCELLED)
+            return error_set(err, st, "told to end while waiting for packed weights");
+        if (st != ST_OK)
+            break;
+        st = map_held(w, o, sizes, key, fd, err);
+        if (st == ST_OK)
+            return ST_OK;
+        close(fd);
+        log_warn("packed weights are refused", "key=%s error=\"%s\"", key, err->text);
+    }
+    return pack_private(w, o, sizes, err);
+}
+
+status weights_create(const struct weights_options *options, struct weights **out, struct error *err)
+{
+    ASSERT(options->store == NULL || options->model != NULL);
     struct weights *w = calloc(1, sizeof *w);
     if (w == NULL)
         return error_set(err, ST_NO_MEMORY, "out of memory for the weights");
-    size_t n_q = (size_t)config->n_heads * config->head_dim;
-    size_t n_in_max = config->n_embd > config->n_ffn ? config->n_embd : config->n_ffn;
-    n_in_max = n_q > n_in_max ? n_q : n_in_max;
-    w->embed = source->embed;
-    w->n_layers = config->n_layers;
-    w->layers = calloc(config->n_layers, sizeof *w->layers);
-    w->packed_bytes = measure(source, config->n_layers, backend, f32_math);
-    if (take_vectors(w, source) != ST_OK || map_packed(w) != ST_OK ||
-        pack_all(w, source, backend, f32_math, n_in_max, team) != ST_OK) {
-        size_t bytes = w->packed_bytes;
-        weights_destroy(&w);
-        return error_set(err, ST_NO_MEMORY, "out of memory for %zu bytes of packed weights", bytes);
+    w->image.fd = -1;
+    w->embed = options->source->embed;
+    w->n_layers = options->config->n_layers;
+    w->layers = calloc(w->n_layers, sizeof *w->layers);
+    status st = w->layers == NULL ? error_set(err, ST_NO_MEMORY, "out of memory for the weights") : ST_OK;
+    if (st == ST_OK) {
+        struct sizes sizes = measure_all(w, options);
+        bool share = options->store != NULL && sizes.packed > 0;
+        st = share ? take_or_pack(w, options, sizes, err) : pack_private(w, options, sizes, err);
     }
+    if (st != ST_OK) {
+        weights_destroy(&w);
+        return st;
+    }
+    if (w->packed_here)
+        drop_sources(w, options);
     *out = w;
     return ST_OK;
 }
@@ -178,9 +311,7 @@ void weights_destroy(struct weights **weights)
     struct weights *w = *weights;
     if (w == NULL)
         return;
-    if (w->packed != NULL)
-        munmap(w->packed, w->packed_bytes);
-    free(w->vectors);
+    weight_image_close(&w->image);
     free(w->layers);
     free(w);
     *weights = NULL;

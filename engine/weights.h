@@ -1,11 +1,13 @@
 /* weights.h - a model's weights in the backend's layout, packed once.
- * Packed matrices stand in one anonymous mapping that asks for huge pages. */
+ * Vectors and packed matrices stand in one piece of memory: private, or an image (weight_image.h) that a
+ * store keeps for other processes and for later ones. */
 #ifndef BATON_ENGINE_WEIGHTS_H
 #define BATON_ENGINE_WEIGHTS_H
 
 #include "engine/backend.h"
 #include "engine/model.h"
 #include "engine/team.h"
+#include "engine/weight_image.h"
 
 struct layer_weights {
     const float *attn_norm, *ffn_norm; /* [n_embd] */
@@ -21,14 +23,34 @@ struct weights {
     struct matrix head;
     uint32_t n_layers;
     struct layer_weights *layers;
-    uint8_t *packed; /* NULL when the backend packs nothing */
-    size_t packed_bytes;
-    float *vectors; /* all norms, biases and factors, widened */
+    struct weight_image image; /* all norms, biases and factors, widened; behind them what is packed */
+    bool shared;               /* with whom the store serves */
+    bool packed_here;          /* by this process */
 };
 
-MUST_CHECK status weights_create(const struct model_config *config, const struct model_weights *source,
-                                 const struct backend *backend, bool f32_math, struct team *team, struct weights **out,
-                                 struct error *err);
+/* Who keeps packed weights beyond this process. Calls come from weights_create alone; key is below
+ * WEIGHT_IMAGE_KEY_BYTES. */
+struct weights_store {
+    void *ctx;
+    /* ST_OK: *fd is an image of the key, the caller's to close. ST_NOT_FOUND: this process is to pack it and to
+     * call give. ST_CANCELLED: the process was told to end. Anything else: the store is of no use.
+     * refused: what it gave before is damaged and must not be given again. */
+    status (*take)(void *ctx, const char *key, bool refused, int *fd);
+    /* fd is borrowed. False: it does not keep it. */
+    bool (*give)(void *ctx, const char *key, const struct weight_image *image);
+};
+
+struct weights_options {
+    const struct model_config *config;  /* borrowed for the call */
+    const struct model_weights *source; /* borrowed as long as the weights live */
+    const struct model *model;          /* whose source it is, to read ahead and to drop pages; NULL: nobody's */
+    const struct backend *backend;
+    bool f32_math;
+    struct team *team;
+    const struct weights_store *store; /* NULL: private memory; needs model */
+};
+
+MUST_CHECK status weights_create(const struct weights_options *options, struct weights **out, struct error *err);
 void weights_destroy(struct weights **weights);
 
 #endif

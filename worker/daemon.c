@@ -13,6 +13,7 @@
 #include "engine/tokenizer.h"
 #include "worker/kv_memory.h"
 #include "worker/process.h"
+#include "worker/weights_client.h"
 
 static const struct config_field config_rows[] = {
 #define FIELD(...) CONFIG_ROW(struct worker_config, __VA_ARGS__)
@@ -159,6 +160,27 @@ static uint32_t usable_cores(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
 }
 
+static void log_engine(const struct worker_process *p, uint32_t n_threads)
+{
+    struct engine_weights w = engine_weights(p->engine);
+    log_info("engine ready", "model=%s isa=%s threads=%u pinned=%s weights=%s weights_bytes=%zu pages=%s shared=%s",
+             p->model_name, engine_isa_name(p->engine), n_threads, engine_is_pinned(p->engine) ? "true" : "false",
+             w.packed_here ? "packed" : "mapped", w.bytes, page_kind_name(w.pages), w.shared ? "true" : "false");
+}
+
+static status create_engine(struct worker_process *p, struct engine_options *options, struct error *err)
+{
+    const struct worker_config *c = p->config;
+    struct weights_client_options weights = { c->weights_holder, c->weights_timeout, daemon_signal_came };
+    if (weights_client_create(&weights, &p->weights) != ST_OK)
+        return error_set(err, ST_NO_MEMORY, "no memory");
+    options->weights_store = weights_client_store(p->weights);
+    status st = engine_create(options, &p->engine, err);
+    if (st != ST_OK)
+        weights_client_destroy(&p->weights);
+    return st;
+}
+
 static status engine_start(struct daemon *d, struct error *err)
 {
     struct worker_process *p = worker_process_of(d);
@@ -176,26 +198,28 @@ static status engine_start(struct daemon *d, struct error *err)
         .max_rows = (uint32_t)(c->step_tokens > c->max_seqs ? c->step_tokens : c->max_seqs),
         .max_seqs = (uint32_t)c->max_seqs,
     };
-    status st = engine_create(&options, &p->engine, err);
+    status st = create_engine(p, &options, err);
     if (st != ST_OK)
         return st;
     struct engine_thread_options thread = { daemon_loop(d), p->engine, on_layers, on_step_done, p };
     st = engine_thread_create(&thread, &p->thread);
     if (st != ST_OK) {
         engine_destroy(&p->engine);
+        weights_client_destroy(&p->weights);
         return error_set(err, st, "the engine thread could not be started");
     }
     p->step_seconds = metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_STEP_SECONDS, NULL);
     metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ "pack" }),
                (double)(clock_now_us() - begin) / 1e6);
-    log_info("engine ready", "model=%s isa=%s threads=%u", p->model_name, engine_isa_name(p->engine),
-             options.n_threads);
+    log_engine(p, options.n_threads);
     return ST_OK;
 }
 
 static void engine_stop(struct daemon *d)
 {
-    engine_destroy(&worker_process_of(d)->engine);
+    struct worker_process *p = worker_process_of(d);
+    engine_destroy(&p->engine);
+    weights_client_destroy(&p->weights);
 }
 
 const struct part part_engine = { .name = "engine", .start = engine_start, .stop = engine_stop };

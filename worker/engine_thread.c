@@ -44,6 +44,7 @@ static void on_layer(void *ctx, uint32_t layer)
 static void *thread_main(void *arg)
 {
     struct engine_thread *t = arg;
+    engine_enter(t->options.engine);
     pthread_mutex_lock(&t->lock);
     for (;;) {
         while (!t->step && !t->stop)

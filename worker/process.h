@@ -37,6 +37,7 @@ struct worker_process {
     struct kv_layout layout;
     uint32_t n_blocks, max_model_len;
     struct transfer *transfer;
+    struct weights_client *weights; /* counts as a use of what is shared */
     struct engine *engine;
     struct engine_thread *thread;
     struct worker_io io;

@@ -27,7 +27,7 @@ static struct cluster_options two_models(void)
 
 static struct launch_plan plan_of(const struct cluster_options *o)
 {
-    return (struct launch_plan){ o, "/bin/dir", "c", "http://127.0.0.1:5", "/s/etcd", 5, 6 };
+    return (struct launch_plan){ o, "/bin/dir", "c", "http://127.0.0.1:5", "/s/etcd", 5, 6, "/s/weights.sock" };
 }
 
 static bool has(const char *argument)
@@ -52,6 +52,7 @@ static void workers_serve_one_model(void **state)
     assert_true(has("--model=/m/b"));
     assert_true(has("--model-name=b"));
     assert_true(has("--transfer=shm"));
+    assert_true(has("--weights-holder=/s/weights.sock"));
     assert_true(has("--host-workers=14")); /* of both models, and both roles: they share the memory */
     assert_null(launch.argv[launch.n]);
 }

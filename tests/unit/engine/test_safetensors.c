@@ -61,7 +61,7 @@ static void test_good_file(void **state)
     assert_int_equal(model_index_find(index, "empty")->bytes, 0);
     assert_int_equal(model_index_find(index, "scalar")->bytes, 2);
     assert_null(model_index_find(index, "__metadata__"));
-    safetensors_will_need(f);
+    model_map_will_need(safetensors_map(f));
     safetensors_close(&f);
     assert_null(f);
 }

@@ -37,7 +37,7 @@ static void check_jobs(uint32_t n_threads)
     struct error err;
     static struct tally tally;
     uint64_t items = 0;
-    assert_int_equal(team_create(n_threads, n_threads == 3, &team, &err), ST_OK);
+    assert_int_equal(team_create(n_threads, NULL, &team, &err), ST_OK);
     assert_int_equal(team_threads(team), n_threads);
     for (uint32_t job = 0; job < 2000; job++) {
         uint32_t n = job % 7 == 0 ? job % MAX_ITEMS : job % 9;
@@ -97,7 +97,7 @@ static void test_idle_threads_sleep(void **state)
 {
     (void)state;
     struct team *team = NULL;
-    assert_int_equal(team_create(4, false, &team, NULL), ST_OK);
+    assert_int_equal(team_create(4, NULL, &team, NULL), ST_OK);
     team_run(team, nothing, NULL, 100);
     sleep_ms(20);
     double before = seconds(CLOCK_PROCESS_CPUTIME_ID);
@@ -117,8 +117,8 @@ static void test_bounds(void **state)
     (void)state;
     struct team *team = NULL;
     struct error err;
-    assert_int_equal(team_create(0, false, &team, &err), ST_INVALID);
-    assert_int_equal(team_create(TEAM_MAX_THREADS + 1, false, &team, &err), ST_INVALID);
+    assert_int_equal(team_create(0, NULL, &team, &err), ST_INVALID);
+    assert_int_equal(team_create(TEAM_MAX_THREADS + 1, NULL, &team, &err), ST_INVALID);
     assert_null(team);
 }
 

@@ -1,4 +1,5 @@
 /* The engine's thread, around an engine of our own: engine_run is defined here. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,12 +15,22 @@
 #define LAYERS 12u
 #define STEPS  300u
 
+static pthread_t entered;  /* by the last engine_enter */
+static uint32_t strangers; /* steps that another thread ran */
+
+void engine_enter(struct engine *engine)
+{
+    (void)engine;
+    entered = pthread_self();
+}
+
 static uint32_t runs; /* touched by the engine's thread during a step, by ours between steps */
 
 void engine_run(struct engine *engine, struct step *step)
 {
     (void)engine;
     runs++;
+    strangers += !pthread_equal(entered, pthread_self());
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
         step->seqs[0].n_rows += layer;
         if (runs % 7 == 0)
@@ -89,6 +100,7 @@ static void test_steps_one_after_another(void **state)
     assert_int_equal(w.steps, STEPS);
     assert_int_equal(runs, STEPS);
     assert_int_equal(w.wrong, 0);
+    assert_int_equal(strangers, 0);
     assert_true(w.calls >= STEPS && w.calls <= STEPS * LAYERS);
 }
 
