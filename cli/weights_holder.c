@@ -301,19 +301,27 @@ void weights_holder_destroy(struct weights_holder **holder)
 
 /* ---- for people ------------------------------------------------------------------------------ */
 
+static void write_user(const struct weights_holder *holder, pid_t pid, struct json_writer *w)
+{
+    char number[32];
+    const char *name = holder->user ? holder->user(holder->ctx, pid) : NULL;
+    snprintf(number, sizeof number, "pid %d", (int)pid);
+    json_write_string(w, name ? name : number);
+}
+
 static void write_users(const struct weights_holder *holder, const struct held *held, struct json_writer *w)
 {
-    struct lease *l;
+    struct lease *l = lease_of(holder, held, LEASE_PACKING);
+    if (l) {
+        json_write_key(w, "packer");
+        write_user(holder, l->pid, w);
+    }
     json_write_key(w, "users");
     json_write_array(w);
     TAILQ_FOREACH(l, &holder->leases, link)
     {
-        char number[32];
-        const char *name = holder->user ? holder->user(holder->ctx, l->pid) : NULL;
-        if (l->held != held)
-            continue;
-        snprintf(number, sizeof number, "pid %d", (int)l->pid);
-        json_write_string(w, name ? name : number);
+        if (l->held == held)
+            write_user(holder, l->pid, w);
     }
     json_write_end(w);
 }

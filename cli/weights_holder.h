@@ -23,7 +23,8 @@ MUST_CHECK status weights_holder_create(struct loop *loop, const struct state_di
                                         struct weights_holder **out, struct error *err);
 void weights_holder_destroy(struct weights_holder **holder);
 
-/* The value of a key: [{"key":..., "bytes":..., "pages":..., "state":"held"|"packing", "users":["decode-0"]}].
+/* The value of a key: [{"key":..., "bytes":..., "pages":..., "state":"held"|"packing", "users":["decode-0"]}],
+ * with "packer" while it is packed.
  * holder may be NULL: it holds nothing. */
 void weights_holder_write(const struct weights_holder *holder, struct json_writer *w);
 /* Forgets what nobody uses: writes "freed": an array of {"key", "bytes"}. What stays is in weights_holder_write. */

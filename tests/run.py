@@ -193,6 +193,8 @@ SCRIPTS = [
     ("flow/soak", ["tests/flow/soak.py", "--long"], 1500, {"long"}),
     ("flow/soak_tcp", ["tests/flow/soak.py", "--tcp"], 300, {"long", "release"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
+    ("flow/weights", ["tests/flow/weights.py"], 240, {"asan"}),
+    ("flow/weights_smollm2", ["tests/flow/weights.py", "--smollm2"], 400, {"smollm2", "long"}),
     ("golden/architectures", ["tests/golden/architectures.py"], 120, set()),
     ("golden/architectures_anew", ["tests/golden/references.sh", "architectures.py", "--references"], 3600, {"long"}),
     ("golden/stories260k", ["tests/golden/stories260k.py"], 120, {"venv"}),
