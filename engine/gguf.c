@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "engine/gguf_cursor.h"
 #include "engine/model_index.h"
@@ -495,6 +496,16 @@ const struct tensor *gguf_tensor(const struct gguf *file, const char *name)
 const struct model_index *gguf_index(const struct gguf *file)
 {
     return &file->index;
+}
+
+uint64_t gguf_metadata_hash(const struct gguf *file)
+{
+    size_t end = file->map.size;
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        size_t at = (size_t)((const uint8_t *)file->tensors[i].data - file->map.data);
+        end = at < end ? at : end;
+    }
+    return XXH3_64bits(file->map.data, end);
 }
 
 const struct model_map *gguf_map(const struct gguf *file)

@@ -48,6 +48,8 @@ const struct tensor *gguf_tensor_at(const struct gguf *file, uint64_t i);
 /* NULL when absent. */
 const struct tensor *gguf_tensor(const struct gguf *file, const char *name);
 const struct model_index *gguf_index(const struct gguf *file);
+/* XXH3-64 over all bytes before the first tensor's. */
+uint64_t gguf_metadata_hash(const struct gguf *file);
 /* Borrowed. */
 const struct model_map *gguf_map(const struct gguf *file);
 

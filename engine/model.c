@@ -16,6 +16,7 @@
 #include "engine/model_folder.h"
 #include "engine/model_gguf.h"
 #include "engine/model_index.h"
+#include "engine/model_json.h"
 #include "engine/model_map.h"
 #include "engine/model_weights.h"
 #include "engine/tokenizer.h"
@@ -34,7 +35,32 @@ struct model {
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     struct model_defaults defaults;
+    uint64_t text_fingerprint;
 };
+
+/* Adds one file of the folder; the tokenizer is in the first, which must be there. */
+static status hash_file(const char *dir, const char *name, uint64_t *hash, struct error *err)
+{
+    char path[PATH_MAX];
+    struct model_map map;
+    status st = model_json_path(dir, name, path, err);
+    if (st == ST_OK)
+        st = model_map_open(path, &map, err);
+    if (st != ST_OK)
+        return st;
+    *hash = XXH3_64bits_withSeed(map.data, map.size, *hash);
+    model_map_close(&map);
+    return ST_OK;
+}
+
+static status hash_folder_text(const char *dir, uint64_t *hash, struct error *err)
+{
+    status st = hash_file(dir, "tokenizer.json", hash, err);
+    if (st != ST_OK)
+        return st;
+    st = hash_file(dir, "tokenizer_config.json", hash, err);
+    return st == ST_NOT_FOUND ? ST_OK : st;
+}
 
 /* The tokenizer knows keys, not files: its complaint gets the path in front. */
 static status load_gguf_tokenizer(struct model *m, const char *path, struct error *err)
@@ -42,6 +68,15 @@ static status load_gguf_tokenizer(struct model *m, const char *path, struct erro
     struct error why = { "" };
     status st = tokenizer_load_gguf(m->gguf.files[0], &m->tokenizer, &why);
     return st == ST_OK ? ST_OK : error_set(err, st, "%.200s: %.300s", path, why.text);
+}
+
+static status read_gguf_text(struct model *m, const char *path, struct error *err)
+{
+    m->text_fingerprint = gguf_metadata_hash(m->gguf.files[0]);
+    if (m->flags & MODEL_NO_TEXT)
+        return ST_OK;
+    status st = load_gguf_tokenizer(m, path, err);
+    return st == ST_OK ? model_gguf_template(m->gguf.files[0], path, &m->chat_template, err) : st;
 }
 
 static status read_gguf(struct model *m, const char *path, struct error *err)
@@ -52,11 +87,18 @@ static status read_gguf(struct model *m, const char *path, struct error *err)
         (st = model_gguf_config(&m->gguf, path, &m->config, err)) != ST_OK)
         return st;
     m->index = m->gguf.index;
-    if ((st = model_weights_bind(&m->config, m->index, MODEL_NAMES_GGUF, weights, path, &m->weights, err)) != ST_OK ||
-        (st = load_gguf_tokenizer(m, path, err)) != ST_OK ||
-        (st = model_gguf_template(m->gguf.files[0], path, &m->chat_template, err)) != ST_OK)
-        return st;
-    return ST_OK;
+    st = model_weights_bind(&m->config, m->index, MODEL_NAMES_GGUF, weights, path, &m->weights, err);
+    return st == ST_OK ? read_gguf_text(m, path, err) : st;
+}
+
+static status read_folder_text(struct model *m, const char *dir, struct error *err)
+{
+    if (m->flags & MODEL_NO_TEXT)
+        return hash_folder_text(dir, &m->text_fingerprint, err);
+    status st = tokenizer_load_folder(dir, &m->tokenizer, err);
+    if (st == ST_OK)
+        st = model_folder_template(dir, &m->chat_template, err);
+    return st == ST_OK ? hash_folder_text(dir, &m->text_fingerprint, err) : st;
 }
 
 static status read_folder(struct model *m, const char *dir, struct error *err)
@@ -68,11 +110,9 @@ static status read_folder(struct model *m, const char *dir, struct error *err)
         return st;
     m->index = &m->joined;
     if ((st = model_weights_bind(&m->config, m->index, MODEL_NAMES_FOLDER, weights, dir, &m->weights, err)) != ST_OK ||
-        (st = tokenizer_load_folder(dir, &m->tokenizer, err)) != ST_OK ||
-        (st = model_folder_template(dir, &m->chat_template, err)) != ST_OK ||
-        (m->flags & MODEL_DEFAULTS && (st = model_defaults_read(dir, &m->defaults, err)) != ST_OK))
+        (st = read_folder_text(m, dir, err)) != ST_OK)
         return st;
-    return ST_OK;
+    return m->flags & MODEL_DEFAULTS ? model_defaults_read(dir, &m->defaults, err) : ST_OK;
 }
 
 static status check_vocab(const struct model *m, const char *path, struct error *err)
@@ -111,7 +151,7 @@ static status read_model(struct model *m, const char *path, struct error *err)
     status st = set_name(m, path, is_folder, err);
     if (st == ST_OK)
         st = is_folder ? read_folder(m, path, err) : read_gguf(m, path, err);
-    return st == ST_OK ? check_vocab(m, path, err) : st;
+    return st == ST_OK && m->tokenizer ? check_vocab(m, path, err) : st;
 }
 
 status model_open(const char *path, unsigned flags, struct model **out, struct error *err)
@@ -172,6 +212,11 @@ const struct chat_template *model_chat_template(const struct model *model)
 const struct model_defaults *model_defaults(const struct model *model)
 {
     return &model->defaults;
+}
+
+uint64_t model_text_fingerprint(const struct model *model)
+{
+    return model->text_fingerprint;
 }
 
 void model_will_need(const struct model *model)

@@ -49,24 +49,28 @@ struct model_weights {
 
 struct model; /* owns the file mappings */
 
-/* Metadata, tokenizer and template only: what the router needs (no weights are touched). */
+/* Without flags metadata, tokenizer and template only: what the router needs (no weights are touched). */
 enum {
     MODEL_WEIGHTS = 1,
     MODEL_DEFAULTS = 2, /* also how its makers would have it sampled */
+    MODEL_NO_TEXT = 4,  /* neither tokenizer nor template, which take most of the time: what a worker needs */
 };
 MUST_CHECK status model_open(const char *path, unsigned flags, struct model **out, struct error *err);
 void model_close(struct model **model);
 
 const char *model_name(const struct model *model); /* file or folder name without extension */
 const struct model_config *model_config(const struct model *model);
-const struct model_weights *model_weights(const struct model *model); /* NULL without MODEL_WEIGHTS */
-const struct tokenizer *model_tokenizer(const struct model *model);
-const struct chat_template *model_chat_template(const struct model *model); /* NULL: it has none */
+const struct model_weights *model_weights(const struct model *model);       /* NULL without MODEL_WEIGHTS */
+const struct tokenizer *model_tokenizer(const struct model *model);         /* NULL with MODEL_NO_TEXT */
+const struct chat_template *model_chat_template(const struct model *model); /* NULL: it has none, or MODEL_NO_TEXT */
 /* Neutral without MODEL_DEFAULTS, and for a GGUF file. */
 const struct model_defaults *model_defaults(const struct model *model);
 /* XXH3-64 over names, types, shapes and bytes of all tensors (sampled: size,
  * first and last 4 KiB of each) and the config: part of the compatibility record. */
 uint64_t model_fingerprint(const struct model *model);
+/* XXH3-64 over where the tokenizer comes from: the metadata of a GGUF file, or tokenizer.json and
+ * tokenizer_config.json, byte for byte. */
+uint64_t model_text_fingerprint(const struct model *model);
 /* Asks the kernel to read all weights ahead: they are about to be read once, in order. */
 void model_will_need(const struct model *model);
 /* The tensor is of this model and will not be read soon: its pages leave this process, and with cached the page cache,

@@ -10,7 +10,6 @@
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/log.h"
-#include "engine/tokenizer.h"
 #include "worker/kv_memory.h"
 #include "worker/process.h"
 #include "worker/weights_client.h"
@@ -49,7 +48,7 @@ static status model_start(struct daemon *d, struct error *err)
     p->role = process_role;
     daemon_set_state(d, &part_model, p);
     uint64_t begin = clock_now_us();
-    status st = model_open(p->config->model, MODEL_WEIGHTS, &p->model, err);
+    status st = model_open(p->config->model, MODEL_WEIGHTS | MODEL_NO_TEXT, &p->model, err);
     if (st != ST_OK) {
         free(p);
         return st;
@@ -103,7 +102,7 @@ static status size_pool(struct worker_process *p, struct error *err)
 static void name_format(struct worker_process *p)
 {
     snprintf(p->kv_format, sizeof p->kv_format, "%016" PRIx64 "-%016" PRIx64 "-%s-b%u-l%uh%ud%u-%s",
-             model_fingerprint(p->model), tokenizer_fingerprint(model_tokenizer(p->model)), dtype_name(p->layout.type),
+             model_fingerprint(p->model), model_text_fingerprint(p->model), dtype_name(p->layout.type),
              p->layout.block_tokens, p->layout.n_layers, p->layout.n_kv_heads, p->layout.head_dim,
              p->config->f32_math ? "f32" : "portable");
 }
