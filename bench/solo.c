@@ -44,6 +44,8 @@ static status create_engine(struct solo *s, const struct solo_options *o, struct
         .isa = o->isa,
         .f32_math = o->f32_math,
         .n_threads = s->n_threads,
+        .pin_threads = o->pin_threads,
+        .weights_store = o->store,
         .kv_blocks = n_blocks,
         .max_rows = o->max_rows,
         .max_seqs = s->n_seqs,
@@ -54,7 +56,11 @@ static status create_engine(struct solo *s, const struct solo_options *o, struct
     model_kv_layout(c, SOLO_BLOCK_TOKENS, o->kv_type, &options.kv);
     status st = take_memory(s, &options.kv, n_blocks, err);
     options.kv_pool = s->pool;
-    return st == ST_OK ? engine_create(&options, &s->engine, err) : st;
+    if (st == ST_OK)
+        st = engine_create(&options, &s->engine, err);
+    if (st == ST_OK && o->pin_threads)
+        engine_enter(s->engine);
+    return st;
 }
 
 status solo_create(const struct solo_options *options, struct solo **out, struct error *err)

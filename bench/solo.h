@@ -16,6 +16,8 @@ struct solo_options {
     uint32_t max_tokens; /* of a sequence; ST_LIMIT when the model has fewer positions */
     uint32_t max_rows;   /* of one step, at least n_seqs */
     uint32_t n_seqs;     /* 0: one */
+    bool pin_threads;
+    const struct weights_store *store; /* of packed weights; NULL: its own */
 };
 
 struct solo;

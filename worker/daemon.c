@@ -35,6 +35,13 @@ struct worker_process *worker_process_of(struct daemon *d)
     return daemon_state(d, &part_model);
 }
 
+static void note_load(const struct worker_process *p, const char *phase, uint64_t begin_us)
+{
+    struct metric *seconds =
+        metrics_series(daemon_metrics(p->daemon), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ phase });
+    metric_set(seconds, (double)(clock_now_us() - begin_us) / 1e6);
+}
+
 /* ---- model ------------------------------------------------------------------ */
 
 static status model_start(struct daemon *d, struct error *err)
@@ -55,8 +62,7 @@ static status model_start(struct daemon *d, struct error *err)
     }
     const char *name = p->config->model_name[0] ? p->config->model_name : model_name(p->model);
     snprintf(p->model_name, sizeof p->model_name, "%.255s", name);
-    metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ "map" }),
-               (double)(clock_now_us() - begin) / 1e6);
+    note_load(p, "map", begin);
     return ST_OK;
 }
 
@@ -114,6 +120,7 @@ static status pool_start(struct daemon *d, struct error *err)
     if (st != ST_OK)
         return st;
     name_format(p);
+    uint64_t begin = clock_now_us();
     struct transfer_options options = {
         .loop = daemon_loop(d),
         .geometry = { p->layout.n_layers, 2 * p->layout.n_kv_heads, p->layout.block_tokens,
@@ -125,6 +132,7 @@ static status pool_start(struct daemon *d, struct error *err)
         .busy_poll = p->config->busy_poll,
     };
     st = transfer_create(&options, &p->transfer, err);
+    note_load(p, "pool", begin);
     if (st == ST_OK)
         log_info("kv pool", "blocks=%u tokens=%llu bytes=%llu max_model_len=%u format=%s", p->n_blocks,
                  (unsigned long long)p->n_blocks * p->layout.block_tokens,
@@ -208,8 +216,7 @@ static status engine_start(struct daemon *d, struct error *err)
         return error_set(err, st, "the engine thread could not be started");
     }
     p->step_seconds = metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_STEP_SECONDS, NULL);
-    metric_set(metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_LOAD_SECONDS, (const char *[]){ "pack" }),
-               (double)(clock_now_us() - begin) / 1e6);
+    note_load(p, "pack", begin);
     log_engine(p, options.n_threads);
     return ST_OK;
 }

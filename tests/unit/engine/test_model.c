@@ -115,6 +115,46 @@ static void test_builtin_config(void **state)
     assert_null(m);
 }
 
+/* What a worker opens: the same weights and identity, and a fingerprint of the text that it does not read. */
+static void check_no_text(const char *path)
+{
+    struct model *whole = open_good(path, MODEL_WEIGHTS), *m = open_good(path, MODEL_WEIGHTS | MODEL_NO_TEXT);
+    assert_null(model_tokenizer(m));
+    assert_null(model_chat_template(m));
+    assert_non_null(model_weights(m));
+    assert_true(model_fingerprint(m) == model_fingerprint(whole));
+    assert_true(model_text_fingerprint(m) == model_text_fingerprint(whole) && model_text_fingerprint(m) != 0);
+    model_close(&m);
+    model_close(&whole);
+}
+
+static void test_builtin_without_text(void **state)
+{
+    (void)state;
+    check_no_text(BUILTIN);
+}
+
+/* Dropped pages are read from the file again. */
+static void test_dropped_tensors_stay_readable(void **state)
+{
+    (void)state;
+    struct model *m = open_good(BUILTIN, MODEL_WEIGHTS);
+    uint64_t before = 0, after = 0;
+    for (int round = 0; round < 2; round++) {
+        uint64_t *hash = round == 0 ? &before : &after;
+        for (uint64_t i = 0; i < model_tensor_count(m); i++) {
+            const struct tensor *t = model_tensor_at(m, i);
+            for (size_t k = 0; k < t->bytes; k++)
+                *hash = *hash * 31 + ((const uint8_t *)t->data)[k];
+            if (round == 0)
+                model_drop(m, t, i % 2);
+        }
+        model_will_need(m);
+    }
+    assert_true(before == after);
+    model_close(&m);
+}
+
 static void test_builtin_weights(void **state)
 {
     (void)state;
@@ -572,6 +612,11 @@ static void test_small_gguf(void **state)
     assert_non_null(model_tokenizer(m));
     assert_non_null(model_chat_template(m));
     assert_string_equal(model_weights(m)->layers[0].down->name, "blk.0.ffn_down.weight");
+    uint64_t text = model_text_fingerprint(m);
+    model_close(&m);
+    check_no_text(write_small_gguf(&(struct small_gguf){ .arch = "llama", .fill = 1 }));
+    m = open_good(write_small_gguf(&(struct small_gguf){ .arch = "llama", .fill = 2 }), MODEL_NO_TEXT);
+    assert_true(model_text_fingerprint(m) == text); /* of the weights nothing */
     model_close(&m);
     struct small_gguf untied = {
         .arch = "llama", .extra_tensor = "output.weight", .extra_outer = G_VOCAB, .extra_inner = G_WIDTH
@@ -667,6 +712,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_builtin_config),
         cmocka_unit_test(test_builtin_weights),
+        cmocka_unit_test(test_builtin_without_text),
+        cmocka_unit_test(test_dropped_tensors_stay_readable),
         cmocka_unit_test(test_config_fields),
         cmocka_unit_test(test_config_variants),
         cmocka_unit_test(test_fingerprint_sees_weights),
