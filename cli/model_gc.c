@@ -98,6 +98,8 @@ static int run(const struct command *self, int argc, char **argv)
         putchar('\n');
         json_decref(page);
     }
+    if (st == ST_OK && !gc.as_json && json_array_size(gc.clusters) == 0)
+        puts("no cluster runs");
     json_decref(gc.clusters);
     return st == ST_OK ? EXIT_DONE : command_failed(self, "%s", err.text);
 }

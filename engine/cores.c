@@ -75,7 +75,10 @@ static bool enough_usable(uint32_t n)
 
 bool cores_claim(uint32_t n, struct cores *out)
 {
-    uint32_t all[CORES_MAX], n_all = n > 0 && enough_usable(n) ? cores_list(all) : 0;
+    *out = (struct cores){ 0, NULL, NULL };
+    if (n == 0 || !enough_usable(n))
+        return false;
+    uint32_t all[CORES_MAX], n_all = cores_list(all);
     struct cores cores = { 0, calloc(n, sizeof *cores.processors), calloc(n, sizeof *cores.claims) };
     for (uint32_t i = 0; i < n_all && cores.n < n && cores.processors && cores.claims; i++) {
         int fd = claim(all[i]);
@@ -85,7 +88,7 @@ bool cores_claim(uint32_t n, struct cores *out)
         cores.claims[cores.n++] = fd;
     }
     *out = cores;
-    if (cores.n == n && n > 0)
+    if (cores.n == n)
         return true;
     cores_release(out);
     return false;

@@ -4,7 +4,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <string.h>
 
 #define PLAIN_PAGE_KB 4u
 
@@ -22,34 +21,35 @@ struct reading {
     uint64_t page_kb, resident_kb, huge_kb;
 };
 
-/* One line of a mapping's description; false at the next mapping. */
-static bool read_field(const char *line, struct reading *r)
+/* The first line of a mapping's description. */
+static bool read_range(const char *line, uintptr_t *from, uintptr_t *to)
 {
-    uint64_t kb, from, to;
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64, &from, &to) == 2)
-        return false;
+    return sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", from, to) == 2;
+}
+
+static void read_field(const char *line, struct reading *r)
+{
+    uint64_t kb;
     if (sscanf(line, "KernelPageSize: %" SCNu64, &kb) == 1)
         r->page_kb = kb;
     else if (sscanf(line, "Rss: %" SCNu64, &kb) == 1)
         r->resident_kb = kb;
     else if (sscanf(line, "AnonHugePages: %" SCNu64, &kb) == 1 || sscanf(line, "ShmemPmdMapped: %" SCNu64, &kb) == 1)
         r->huge_kb += kb;
-    return true;
 }
 
 enum page_kind page_kind_of(const void *map)
 {
-    char line[512], begin[32];
+    char line[512];
     struct reading r = { 0, 0, 0 };
+    uintptr_t at = (uintptr_t)map, from = 0, to = 0;
     FILE *file = fopen("/proc/self/smaps", "re");
     if (!file)
         return PAGES_PLAIN;
-    int n = snprintf(begin, sizeof begin, "%08" PRIxPTR "-", (uintptr_t)map);
-    bool found = false;
-    while (!found && fgets(line, sizeof line, file))
-        found = n > 0 && !strncmp(line, begin, (size_t)n);
-    while (found && fgets(line, sizeof line, file) && read_field(line, &r)) {
-    }
+    /* Neighbours of one kind are one mapping to the kernel, so that map may lie inside. */
+    while (from <= at && fgets(line, sizeof line, file))
+        if (!read_range(line, &from, &to) && from <= at && at < to)
+            read_field(line, &r);
     (void)fclose(file);
     if (r.page_kb > PLAIN_PAGE_KB)
         return PAGES_RESERVED;

@@ -16,7 +16,8 @@ enum page_kind {
 };
 
 const char *page_kind_name(enum page_kind kind);
-/* Of the mapping that begins at map and was touched. Reads through all mappings before it: milliseconds a gigabyte. */
+/* Of the mapping that map lies in and that was touched. Reads through all mappings before it: milliseconds a gigabyte.
+ */
 enum page_kind page_kind_of(const void *map);
 
 #endif

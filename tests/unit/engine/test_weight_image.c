@@ -121,6 +121,27 @@ static void refuses_what_is_wrong(void **state)
     weight_image_close(&image);
 }
 
+/* A process that forbids itself huge pages gets none, and this one gets what it had. */
+static void pages_are_told_apart(void **state)
+{
+    (void)state;
+    const size_t bytes = (size_t)16 << 20;
+    struct weight_image with, without;
+    assert_int_equal(weight_image_create_private(bytes, &with, &err), ST_OK);
+    memset(with.content, 1, bytes);
+    if (page_kind_of(with.map) == PAGES_PLAIN) {
+        weight_image_close(&with);
+        skip(); /* this system has none to give */
+    }
+    assert_int_equal(page_kind_of(with.map + bytes / 2), PAGES_HUGE);
+    assert_int_equal(weight_image_create_private(bytes, &without, &err), ST_OK);
+    assert_int_equal(madvise(without.map, bytes, MADV_NOHUGEPAGE), 0);
+    memset(without.content, 1, bytes);
+    assert_int_equal(page_kind_of(without.map), PAGES_PLAIN);
+    weight_image_close(&with);
+    weight_image_close(&without);
+}
+
 static void private_memory_is_plain_memory(void **state)
 {
     (void)state;
@@ -130,15 +151,14 @@ static void private_memory_is_plain_memory(void **state)
     memset(image.content, 1, CONTENT_BYTES);
     assert_true(page_kind_of(image.map) != PAGES_RESERVED);
     weight_image_close(&image);
-    assert_int_equal(page_kind_of(&image), PAGES_PLAIN); /* no mapping begins there */
+    assert_int_equal(page_kind_of(NULL), PAGES_PLAIN); /* no mapping is there */
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(opens_what_was_sealed),
-        cmocka_unit_test(nobody_can_write_or_cut),
-        cmocka_unit_test(refuses_what_is_wrong),
+        cmocka_unit_test(opens_what_was_sealed),          cmocka_unit_test(nobody_can_write_or_cut),
+        cmocka_unit_test(refuses_what_is_wrong),          cmocka_unit_test(pages_are_told_apart),
         cmocka_unit_test(private_memory_is_plain_memory),
     };
     return cmocka_run_group_tests(tests, start, stop);
