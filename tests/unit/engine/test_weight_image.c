@@ -23,7 +23,7 @@ static struct error err;
 static int start(void **state)
 {
     (void)state;
-    return team_create(2, NULL, &team, &err);
+    return team_create(2, NULL, &team, &err) == ST_OK ? 0 : -1;
 }
 
 static int stop(void **state)
