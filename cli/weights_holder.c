@@ -22,8 +22,8 @@
 struct held {
     TAILQ_ENTRY(held) link;
     char key[WEIGHTS_KEY_BYTES];
-    int fd;                 /* -1 while it is packed */
-    uint64_t bytes, number; /* number: of this image; another of the same key has another */
+    int fd; /* -1 while it is packed */
+    uint64_t bytes;
     enum page_kind pages;
 };
 
@@ -37,7 +37,6 @@ struct lease {
     pid_t pid;
     enum lease_state state;
     struct held *held; /* NULL when NEW, and when what it uses is no longer held */
-    uint64_t number;   /* USING: of the image that was given */
 };
 
 struct weights_holder {
@@ -47,7 +46,6 @@ struct weights_holder {
     weights_user_fn user;
     void *ctx;
     unsigned n_held, n_leases;
-    uint64_t images;
     TAILQ_HEAD(, held) held;
     TAILQ_HEAD(, lease) leases; /* who waits longer stands before */
 };
@@ -145,14 +143,13 @@ static void pack_by_next(struct weights_holder *holder, struct held *held)
 static bool hand_out(struct lease *l)
 {
     l->state = LEASE_USING;
-    l->number = l->held->number;
     return answer(l, WEIGHTS_HELD);
 }
 
 static void on_ask(struct lease *l, const char *key, bool refused)
 {
     struct held *held = find(l->holder, key);
-    if (refused && held && held->fd >= 0 && held == l->held && held->number == l->number) {
+    if (refused && held && held->fd >= 0 && held == l->held) {
         log_warn("held weights are damaged and forgotten", "key=%s pid=%d", key, (int)l->pid);
         held_forget(l->holder, held);
         held = NULL;
@@ -191,11 +188,9 @@ static void on_give(struct lease *l, const struct weights_message *message, int 
     held->fd = fd;
     held->bytes = message->bytes;
     held->pages = (enum page_kind)message->pages;
-    held->number = ++holder->images;
     log_info("weights are held", "key=%s bytes=%llu pages=%s packed_by=%d", held->key, (unsigned long long)held->bytes,
              page_kind_name(held->pages), (int)l->pid);
     l->state = LEASE_USING;
-    l->number = held->number;
     (void)answer(l, WEIGHTS_KEPT);
     for (struct lease *w; (w = lease_of(holder, held, LEASE_WAITING)) != NULL;)
         (void)hand_out(w);

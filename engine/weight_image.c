@@ -149,20 +149,15 @@ static void for_all_chunks(struct summing *s, uint64_t n_chunks, struct team *te
 
 /* ---- sealing ------------------------------------------------------------------------- */
 
-/* A file that may still be written through some mapping cannot be sealed: this one's goes first. */
+/* A file that may be written through some mapping cannot be sealed, so this one's goes before; its place is kept. */
 static bool map_sealed(struct weight_image *image)
 {
-    size_t content_at = (size_t)(image->content - image->map);
-    munmap(image->map, image->map_bytes);
-    image->map = NULL;
-    void *map = fcntl(image->fd, F_ADD_SEALS, SEALS) == 0
-                    ? mmap(NULL, image->map_bytes, PROT_READ, MAP_SHARED, image->fd, 0)
-                    : MAP_FAILED;
-    if (map == MAP_FAILED)
+    void *map = mmap(image->map, image->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    if (map == MAP_FAILED || fcntl(image->fd, F_ADD_SEALS, SEALS) != 0)
         return false;
-    (void)madvise(map, image->map_bytes, MADV_HUGEPAGE);
-    image->map = map;
-    image->content = image->map + content_at;
+    if (mmap(image->map, image->map_bytes, PROT_READ, MAP_SHARED | MAP_FIXED, image->fd, 0) == MAP_FAILED)
+        return false;
+    (void)madvise(image->map, image->map_bytes, MADV_HUGEPAGE);
     return true;
 }
 
@@ -178,7 +173,6 @@ status weight_image_seal(struct weight_image *image, uint64_t shape, struct team
     h->checksum = header_checksum(h);
     if (!map_sealed(image)) {
         int reason = errno;
-        weight_image_close_fd(image);
         weight_image_close(image);
         return error_set(err, ST_IO, "packed weights cannot be sealed: %s", strerror(reason));
     }

@@ -33,7 +33,7 @@ MUST_CHECK status weight_image_create(const char *key, size_t content_bytes, str
                                       struct error *err);
 /* The same in memory of this process alone, with huge pages where private memory gets them; it is not to be sealed. */
 MUST_CHECK status weight_image_create_private(size_t content_bytes, struct weight_image *out, struct error *err);
-/* After the content was written. On an error the image is closed. */
+/* After the content was written; it stays where it is. On an error the image is closed. */
 MUST_CHECK status weight_image_seal(struct weight_image *image, uint64_t shape, struct team *team, struct error *err);
 /* ST_CORRUPT with the reason for what is damaged, short, not sealed, or of another key or build; fd stays the caller's
  * then, and is the image's otherwise. */

@@ -228,7 +228,6 @@ static status pack_for_all(struct weights *w, const struct weights_options *o, s
     st = weight_image_seal(&w->image, shape, o->team, err);
     if (st != ST_OK)
         return st;
-    (void)describe(w, o, sizes); /* the sealed mapping lies elsewhere */
     (void)FAILPOINT("weights.GIVING");
     w->shared = o->store->give(o->store->ctx, key, &w->image);
     weight_image_close_fd(&w->image);
