@@ -115,6 +115,7 @@ static bool answer(struct lease *l, enum weights_verb verb)
 {
     bool with_fd = verb == WEIGHTS_HELD;
     struct weights_message message = { .verb = verb };
+    ASSERT(l->held || !with_fd);
     if (l->held)
         snprintf(message.key, sizeof message.key, "%s", l->held->key);
     if (with_fd) {
