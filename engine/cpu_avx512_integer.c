@@ -21,7 +21,9 @@ struct tile {
     float *out;
     size_t stride;
     uint16_t last_mask;   /* outputs of the last panel */
-    const uint8_t *ahead; /* a line for each group, wanted by later tiles: towards the second-level cache */
+    bool cold;            /* nobody has called these panels into a cache */
+    const uint8_t *ahead; /* wanted by later tiles: so many lines of it are called for each group */
+    size_t ahead_lines;
 };
 
 static __m512i quantise_half(__m512 x, float most, __m512 inv)
@@ -244,8 +246,8 @@ ALWAYS_INLINE __m512 load_minima(const enum dtype type, const uint8_t *panel, co
     return _mm512_xor_ps(m, _mm512_set1_ps(-0.0f));
 }
 
-/* Few rows read faster than any hardware prefetcher looks ahead: what they want some groups later, in this panel or at
- * the beginning of the one P further. */
+/* What is wanted some groups later, in this panel or at the beginning of the one P further: few rows read faster than
+ * a hardware prefetcher looks ahead. */
 ALWAYS_INLINE void prefetch_panel(const enum dtype type, const uint32_t P, const struct tile *t, const uint8_t *panel,
                                   const struct pack_places *at, size_t g)
 {
@@ -267,13 +269,13 @@ ALWAYS_INLINE void prefetch_panel(const enum dtype type, const uint32_t P, const
         _mm_prefetch((const char *)panel + at->d + later * PANEL * sizeof(uint16_t), _MM_HINT_T0);
 }
 
-ALWAYS_INLINE void prefetch_later(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t,
+ALWAYS_INLINE void prefetch_later(const enum dtype type, const uint32_t P, const struct tile *t,
                                   const struct pack_places *at, size_t g)
 {
-    if (R == ACT_TILE) {
-        _mm_prefetch((const char *)t->ahead + g * 64, _MM_HINT_T1);
+    for (size_t i = 0; i < t->ahead_lines; i++)
+        _mm_prefetch((const char *)t->ahead + (g * t->ahead_lines + i) * 64, _MM_HINT_T1);
+    if (!t->cold)
         return;
-    }
     UNROLL
     for (uint32_t p = 0; p < P; p++)
         prefetch_panel(type, P, t, t->panels + p * t->panel_bytes, at, g);
@@ -289,7 +291,7 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
         acc[i] = _mm512_setzero_ps();
     for (size_t g = 0; g < t->groups; g++) {
         const float *scale = one_address(t->scale + g * 2 * R);
-        prefetch_later(type, R, P, t, &at, g);
+        prefetch_later(type, P, t, &at, g);
         UNROLL
         for (uint32_t h = 0; h < quant_halves(type); h++) {
             __m512i dot[16];
@@ -365,18 +367,24 @@ static uint16_t panel_mask(const struct matrix *m, uint32_t panel)
     return (uint16_t)(left >= PANEL ? 0xffff : (1u << left) - 1);
 }
 
-/* Panels [panel0, panel1) against the tile of activations at row, the n'th of its rows. */
-static void run_row_tile(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t panel0,
-                         uint32_t panel1, float *out, size_t stride)
+/* A call of several tiles takes PANELS_AT_ONCE panels through all of them, which meanwhile call the next ones into the
+ * second-level cache, each in proportion to its work. */
+struct ahead {
+    const uint8_t *at;
+    size_t row_bytes; /* for each row that meets a panel; 0: the only tile of its call calls what it reads itself */
+};
+
+/* Panels [panel0, panel1) against the tile of activations at row. */
+static void run_row_tile(const struct matrix *m, const struct activations *a, uint32_t row, bool cold, uint32_t panel0,
+                         uint32_t panel1, float *out, size_t stride, struct ahead *ahead)
 {
     const size_t groups = m->n_in / CONTRACT_GROUP;
     const uint32_t rows = act_tile_rows(a->n_rows - row);
     const uint32_t step = rows == ACT_TILE ? 1 : rows > 4 ? 2 : 4;
     for (uint32_t panel = panel0; panel < panel1;) {
         uint32_t n_panels = panel1 - panel >= step ? step : 1;
-        const uint8_t *panels = m->data + panel * m->panel_bytes;
         struct tile t = {
-            .panels = panels,
+            .panels = m->data + panel * m->panel_bytes,
             .panel_bytes = m->panel_bytes,
             .groups = groups,
             .q = a->q + (size_t)row * a->n_in,
@@ -386,9 +394,12 @@ static void run_row_tile(const struct matrix *m, const struct activations *a, ui
             .out = out + row * stride + panel * PANEL,
             .stride = stride,
             .last_mask = panel_mask(m, panel + n_panels - 1),
-            .ahead = panels + PANELS_AT_ONCE * m->panel_bytes + n * groups * 64,
+            .cold = cold,
+            .ahead = ahead->at,
+            .ahead_lines = (ahead->row_bytes * rows * n_panels / groups + 63) / 64,
         };
         find_tile(m->type, m->rule == RULE_INT16, rows, n_panels)(&t);
+        ahead->at += t.ahead_lines * groups * 64;
         panel += n_panels;
     }
 }
@@ -396,10 +407,13 @@ static void run_row_tile(const struct matrix *m, const struct activations *a, ui
 void avx512_product_int(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
                         uint32_t panel0, uint32_t panel1, float *out, size_t stride)
 {
+    const bool one_tile = row0 + act_tile_rows(a->n_rows - row0) == row1;
     for (uint32_t panel = panel0; panel < panel1; panel += PANELS_AT_ONCE) {
         uint32_t end = panel1 - panel > PANELS_AT_ONCE ? panel + PANELS_AT_ONCE : panel1;
-        uint32_t n = 0;
-        for (uint32_t row = row0; row < row1; row += act_tile_rows(a->n_rows - row))
-            run_row_tile(m, a, row, n++, panel, end, out, stride);
+        struct ahead ahead = { m->data + end * m->panel_bytes, one_tile ? 0 : m->panel_bytes / (row1 - row0) };
+        for (uint32_t row = row0; row < row1; row += act_tile_rows(a->n_rows - row)) {
+            bool cold = one_tile || (panel == panel0 && row == row0);
+            run_row_tile(m, a, row, cold, panel, end, out, stride, &ahead);
+        }
     }
 }
