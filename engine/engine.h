@@ -63,7 +63,7 @@ bool engine_isa_parse(const char *word, enum engine_isa *out);
 /* ST_UNSUPPORTED with a sentence when this processor lacks the instructions. */
 MUST_CHECK status engine_isa_check(enum engine_isa isa, struct error *err);
 
-enum step_logits { STEP_NO_LOGITS, STEP_SAMPLE, STEP_ALL_LOGITS };
+enum step_logits { STEP_NO_LOGITS, STEP_SAMPLE, STEP_SAMPLE_EACH, STEP_ALL_LOGITS };
 
 /* One sequence's rows in a step: tokens at positions first_pos .. first_pos +
  * n_rows - 1. Their K and V are written to the blocks, then they attend to all
@@ -79,6 +79,8 @@ struct step_seq {
     const uint32_t *history;
     uint32_t n_history;
     struct sampled sampled; /* out */
+    /* STEP_SAMPLE_EACH: the same after every row, with the history up to and including that row. */
+    struct sampled *sampled_each; /* out: [n_rows] */
     /* STEP_ALL_LOGITS: called for each row in order, on the calling thread. */
     void (*on_logits)(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab);
     void *ctx;

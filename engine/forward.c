@@ -322,11 +322,14 @@ static void sample_item(void *ctx, uint32_t item, uint32_t thread)
     const struct sample_job *job = ctx;
     struct forward *f = job->f;
     uint32_t n_vocab = f->config->n_vocab;
-    struct step_seq *seq = f->rows.spans[f->rows.span_of[job->first_row + item]].seq;
-    if (seq->logits != STEP_SAMPLE)
+    const struct row_span *span = &f->rows.spans[f->rows.span_of[job->first_row + item]];
+    struct step_seq *seq = span->seq;
+    if (seq->logits != STEP_SAMPLE && seq->logits != STEP_SAMPLE_EACH)
         return;
-    sampling_choose(seq->sampling, seq->history, seq->n_history, f->logits + (size_t)item * n_vocab, n_vocab,
-                    f->desks[thread].vocab, &seq->sampled);
+    uint32_t row = job->first_row + item - span->first_row;
+    struct sampled *out = seq->logits == STEP_SAMPLE ? &seq->sampled : &seq->sampled_each[row];
+    sampling_choose(seq->sampling, seq->history, seq->n_history - (span->n_rows - 1 - row),
+                    f->logits + (size_t)item * n_vocab, n_vocab, f->desks[thread].vocab, out);
 }
 
 static void show_logits(struct forward *f, uint32_t first_row, uint32_t n)

@@ -18,7 +18,7 @@
 #include "engine/quantised.h"
 
 #define MAX_POSITIONS 192u
-#define MAX_SEQS      16u
+#define MAX_SEQS      32u
 #define BLOCK_TOKENS  16u
 #define SEQ_BLOCKS    (MAX_POSITIONS / BLOCK_TOKENS)
 #define POOL_BLOCKS   (MAX_SEQS * SEQ_BLOCKS + 5)
@@ -288,13 +288,34 @@ static void random_tokens(uint32_t *tokens, uint32_t n, uint32_t n_vocab)
         tokens[i] = random_u32() % n_vocab;
 }
 
+static bool is_long(void)
+{
+    return getenv("BATON_TEST_LONG") != NULL;
+}
+
+/* Chunks of random lengths; now and then all blocks are lost, and it begins again in others. */
+static void run_preempted(struct bench *b, const uint32_t *tokens, uint32_t n, uint32_t n_vocab, struct hashes *out)
+{
+    for (uint32_t lost = 0; lost < 3; lost++) {
+        struct hashes before = { { 0 } };
+        uint32_t upto = lost < 2 ? 1 + random_u32() % n : n;
+        shuffle_blocks(b);
+        run_chunks(b, tokens, upto, 1 + random_u32() % 40, random_u32() % MAX_SEQS, n_vocab, &before);
+        for (uint32_t i = 0; i < upto; i++)
+            if (out->of[i] == 0)
+                out->of[i] = before.of[i];
+            else
+                assert_int_equal(out->of[i], before.of[i]);
+    }
+}
+
 /* All schedules on one engine give the hashes of base; base is filled when it is empty. */
 static void check_schedules(const struct toy *toy, enum engine_isa isa, uint32_t n_threads, enum dtype kv_type,
                             bool f32_math, const uint32_t *tokens, uint32_t n, struct hashes *base)
 {
     const struct {
         uint32_t chunk, others;
-    } schedules[] = { { 512, 0 }, { 16, 0 }, { 7, 0 }, { 1, 0 }, { 1, 15 }, { 13, 15 }, { 64, 3 } };
+    } schedules[] = { { 512, 0 }, { 16, 0 }, { 7, 0 }, { 1, 0 }, { 1, 31 }, { 13, 15 }, { 64, 3 } };
     struct bench b;
     bench_create(&b, toy, isa, n_threads, kv_type, f32_math);
     for (size_t i = 0; i < sizeof schedules / sizeof *schedules; i++) {
@@ -309,6 +330,15 @@ static void check_schedules(const struct toy *toy, enum engine_isa isa, uint32_t
             *base = got;
         expect_same(base, &got, n, what);
     }
+    for (uint32_t others = 0; others < MAX_SEQS && is_long(); others++) {
+        struct hashes got = { { 0 } };
+        shuffle_blocks(&b);
+        run_chunks(&b, tokens, n, 1 + random_u32() % 20, others, toy->config.n_vocab, &got);
+        expect_same(base, &got, n, "a batch of any size");
+    }
+    struct hashes got = { { 0 } };
+    run_preempted(&b, tokens, n, toy->config.n_vocab, &got);
+    expect_same(base, &got, n, "preempted");
     bench_destroy(&b);
 }
 
@@ -330,6 +360,7 @@ static void check_everything(const struct model_config *config, const enum dtype
         if (engine_isa_check(fast[i], &err) == ST_OK) {
             check_schedules(&toy, fast[i], 1, kv_type, f32_math, tokens, n, &base);
             check_schedules(&toy, fast[i], 2, kv_type, f32_math, tokens, n, &base);
+            check_schedules(&toy, fast[i], 4, kv_type, f32_math, tokens, n, &base); /* more than some have cores */
         } else {
             print_message("skipped: %s\n", err.text);
         }
@@ -430,6 +461,112 @@ static void test_sampling_sees_the_logits(void **state)
     assert_memory_equal(&seqs[0].sampled, &seqs[1].sampled, sizeof seqs[0].sampled);
     assert_true(seqs[0].sampled.hash[0] != 0);
     bench_destroy(&b);
+    toy_release(&toy);
+}
+
+#define ANSWER 60u
+
+/* Samples the answer of tokens [40], a token a step. */
+static void answer_plainly(struct bench *b, const struct sampling *s, uint32_t *tokens, struct sampled *out)
+{
+    for (uint32_t i = 0; i < ANSWER; i++) {
+        struct step_seq seq = { .tokens = i == 0 ? tokens : tokens + 39 + i,
+                                .n_rows = i == 0 ? 40 : 1,
+                                .first_pos = i == 0 ? 0 : 39 + i,
+                                .blocks = b->blocks[0],
+                                .logits = STEP_SAMPLE,
+                                .sampling = s,
+                                .history = tokens,
+                                .n_history = 40 + i };
+        engine_run(b->engine, &(struct step){ .seqs = &seq, .n_seqs = 1 });
+        assert_true(seq.done);
+        out[i] = seq.sampled;
+        tokens[40 + i] = seq.sampled.id;
+    }
+}
+
+/* The same with guesses, of which about a third are wrong, beside sequences that neither guess nor sample. */
+static void answer_guessing(struct bench *b, const struct sampling *s, const uint32_t *tokens, uint32_t n_vocab,
+                            const struct sampled *want)
+{
+    uint32_t mine[40 + ANSWER];
+    struct sampled got[16];
+    struct sampled last;
+    struct step_seq prompt = { .tokens = tokens, .n_rows = 39, .blocks = b->blocks[0] };
+    engine_run(b->engine, &(struct step){ .seqs = &prompt, .n_seqs = 1 });
+    memcpy(mine, tokens, sizeof mine);
+    for (uint32_t at = 0; at < ANSWER;) {
+        uint32_t drafted = random_u32() % 16;
+        drafted = drafted < ANSWER - at - 1 ? drafted : ANSWER - at - 1;
+        for (uint32_t i = 0; i < drafted; i++)
+            mine[40 + at + i] = random_u32() % 3 ? tokens[40 + at + i] : random_u32() % n_vocab;
+        uint32_t first = 39 + at;
+        struct step_seq seqs[3] = {
+            { .tokens = tokens, .n_rows = 1 + random_u32() % 30, .blocks = b->blocks[1] },
+            { .tokens = mine + first,
+              .n_rows = 1 + drafted,
+              .first_pos = first,
+              .blocks = b->blocks[0],
+              .logits = STEP_SAMPLE_EACH,
+              .sampling = s,
+              .history = mine,
+              .n_history = 40 + at + drafted,
+              .sampled_each = got },
+            { .tokens = tokens, .n_rows = 40, .blocks = b->blocks[2], .logits = STEP_SAMPLE },
+        };
+        seqs[2].sampling = s;
+        seqs[2].history = tokens;
+        seqs[2].n_history = 40;
+        engine_run(b->engine, &(struct step){ .seqs = seqs, .n_seqs = 3 });
+        last = seqs[2].sampled;
+        assert_memory_equal(&last, &want[0], sizeof last);
+        uint32_t right = 0;
+        while (right < drafted && mine[40 + at + right] == got[right].id)
+            right++;
+        assert_memory_equal(got, want + at, (right + 1) * sizeof *got);
+        mine[40 + at + right] = got[right].id;
+        at += right + 1;
+    }
+    assert_memory_equal(mine, tokens, sizeof mine);
+}
+
+/* Rows of guesses sample what plain decoding samples, whether the guesses are right or not. */
+static void test_guesses_change_nothing(void **state)
+{
+    (void)state;
+    const struct sampling kinds[] = {
+        { .top_p = 1, .repetition_penalty = 1 },
+        { .seed = 7, .temperature = 0.9f, .top_p = 0.9f, .repetition_penalty = 1, .n_logprobs = 4 },
+        { .seed = 9,
+          .temperature = 1.6f,
+          .top_p = 1,
+          .repetition_penalty = 1.3f,
+          .frequency_penalty = 0.5f,
+          .presence_penalty = 0.2f,
+          .n_logprobs = 1 },
+    };
+    struct toy toy;
+    struct bench b;
+    uint32_t tokens[40 + ANSWER];
+    struct sampled plain[ANSWER];
+    toy_create(&toy, &llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_0 });
+    for (uint32_t threads = 1; threads <= 4; threads *= 2) {
+        bench_create(&b, &toy, ENGINE_AUTO, threads, DTYPE_BF16, false);
+        for (uint32_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+            struct sampling s = kinds[k];
+            s.prompt_len = 40;
+            s.max_tokens = ANSWER;
+            s.want_hash = true;
+            random_tokens(tokens, 40, toy.config.n_vocab);
+            shuffle_blocks(&b);
+            answer_plainly(&b, &s, tokens, plain);
+            for (uint32_t round = 0; round < (is_long() ? 20 : 3); round++) {
+                shuffle_blocks(&b);
+                answer_guessing(&b, &s, tokens, toy.config.n_vocab, plain);
+            }
+        }
+        bench_destroy(&b);
+    }
     toy_release(&toy);
 }
 
@@ -571,6 +708,7 @@ int main(void)
         cmocka_unit_test(test_biases_window_and_yarn),
         cmocka_unit_test(test_rope_factors),
         cmocka_unit_test(test_sampling_sees_the_logits),
+        cmocka_unit_test(test_guesses_change_nothing),
         cmocka_unit_test(test_layers_and_cancellation),
         cmocka_unit_test(test_kv_is_exact),
         cmocka_unit_test(test_bad_options),
