@@ -386,6 +386,7 @@ static status submit_choice(struct answer *a, struct choice *c, uint64_t seed, u
         .sampling = r->sampling,
         .route = r->route,
         .no_cache = r->no_cache,
+        .priority = r->priority,
         .deadline_us = call->started_us + api_of(a)->options.config->deadline,
         .trace = call->trace,
         .callbacks = &flow_callbacks,

@@ -161,6 +161,17 @@ static status copy_request(struct flow *flow, const struct flow_request *request
     return ST_OK;
 }
 
+static void insert_by_priority(struct flows *flows, struct flow *flow)
+{
+    struct flow *before = TAILQ_LAST(&flows->list, flow_list);
+    while (before && before->request.priority > flow->request.priority)
+        before = TAILQ_PREV(before, flow_list, order);
+    if (before)
+        TAILQ_INSERT_AFTER(&flows->list, before, flow, order);
+    else
+        TAILQ_INSERT_HEAD(&flows->list, flow, order);
+}
+
 status flow_submit(struct flows *flows, const struct flow_request *request, struct flow **out)
 {
     struct flow *flow = calloc(1, sizeof *flow);
@@ -179,7 +190,7 @@ status flow_submit(struct flows *flows, const struct flow_request *request, stru
     flow->retry_us = FLOW_RETRY_US;
     flow->next_in_bucket = flows->buckets[flow->seq % FLOW_BUCKETS];
     flows->buckets[flow->seq % FLOW_BUCKETS] = flow;
-    TAILQ_INSERT_TAIL(&flows->list, flow, order);
+    insert_by_priority(flows, flow);
     flows->in_state[FLOW_WAITING]++;
     flows->counters.submitted++;
     timer_set(flows->options.timers, &flow->deadline, request->deadline_us, on_deadline, flow);

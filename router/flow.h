@@ -68,6 +68,7 @@ struct flow_request {
     struct sampling sampling; /* bias and stop_ids are copied; prompt_len is set by the flow */
     Baton__Route route;
     bool no_cache;
+    int32_t priority;     /* lower is sooner */
     uint64_t deadline_us; /* absolute, on the clock of flows_options.now */
     struct trace_context trace;
     const struct flow_callbacks *callbacks;

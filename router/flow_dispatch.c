@@ -66,6 +66,7 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker, uint
     body.prefills = pointers;
     body.n_prefills = n;
     body.no_cache = flow->request.no_cache;
+    body.priority = flow->request.priority;
     body.dispatch = number;
     struct message_head head = { FRAME_GENERATE,      flow_key(flow), flow->attempt, 0, flow->request.deadline_us,
                                  &flow->request.trace };

@@ -43,8 +43,8 @@ TAILQ_HEAD(flow_list, flow);
 
 struct flows {
     struct flows_options options;
-    struct flow_list list;
-    struct flow *cursor; /* the next one of the walk under way: callbacks may cancel any flow */
+    struct flow_list list; /* by priority, then as they came */
+    struct flow *cursor;   /* the next one of the walk under way: callbacks may cancel any flow */
     struct flow *buckets[FLOW_BUCKETS];
     uint64_t next_seq;
     uint32_t in_state[FLOW_STATE_COUNT];

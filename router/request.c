@@ -379,6 +379,7 @@ static status read_generation(struct request *r, const struct request_rules *rul
     r->keep_special = !v->skip_special_tokens;
     r->echo = v->echo;
     r->n = (uint32_t)v->n;
+    r->priority = (int32_t)v->priority;
     status st = check_unbuilt(r, v, err);
     if (st == ST_OK)
         st = read_sampling(r, v, err);

@@ -42,6 +42,7 @@ struct request {
     struct stop_set stops;
     bool stream, include_usage, continuous_usage, echo, keep_special;
     bool return_strings; /* /tokenize */
+    int32_t priority;    /* lower is sooner */
     Baton__Route route;
     bool no_cache, want_timing, want_baton;
     char ignored[REQUEST_IGNORED_BYTES];

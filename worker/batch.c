@@ -9,10 +9,14 @@ status batch_init(struct worker *worker)
     uint32_t seqs = worker->options.limits.max_seqs, requests = 2 * worker->options.max_requests;
     b->seqs = calloc(seqs, sizeof *b->seqs);
     b->owners = calloc(seqs, sizeof(struct sequence *));
-    b->wanted = calloc(requests, sizeof *b->wanted);
+    b->wants = calloc(requests, sizeof *b->wants);
+    b->order = calloc(requests, sizeof *b->order);
     b->rows = calloc(requests, sizeof *b->rows);
     b->waiting = calloc(requests, sizeof(struct sequence *));
-    return b->seqs && b->owners && b->wanted && b->rows && b->waiting ? ST_OK : ST_NO_MEMORY;
+    if (worker->options.speculation != SPECULATION_OFF)
+        b->sampled = calloc((size_t)seqs * (worker->options.draft_tokens + 1), sizeof *b->sampled);
+    bool has_sampled = b->sampled || worker->options.speculation == SPECULATION_OFF;
+    return b->seqs && b->owners && b->wants && b->order && b->rows && b->waiting && has_sampled ? ST_OK : ST_NO_MEMORY;
 }
 
 void batch_free(struct worker *worker)
@@ -20,7 +24,9 @@ void batch_free(struct worker *worker)
     struct batch *b = &worker->batch;
     free(b->seqs);
     free(b->owners);
-    free(b->wanted);
+    free(b->sampled);
+    free(b->wants);
+    free(b->order);
     free(b->rows);
     free(b->waiting);
 }
@@ -30,6 +36,7 @@ void batch_add(struct worker *worker, struct sequence *seq)
     if (!seq->is_running)
         TAILQ_INSERT_TAIL(&worker->running, seq, running);
     seq->is_running = true;
+    seq->served_us = worker->io->now(worker->io->ctx);
 }
 
 void batch_remove(struct worker *worker, struct sequence *seq)
@@ -42,7 +49,8 @@ void batch_remove(struct worker *worker, struct sequence *seq)
 static uint32_t gather(struct worker *worker)
 {
     struct batch *b = &worker->batch;
-    uint32_t n = 0;
+    uint32_t n = 0, n_decoding = 0;
+    uint64_t now = worker->io->now(worker->io->ctx), attended = 0;
     struct sequence *seq;
     TAILQ_FOREACH(seq, &worker->running, running)
     {
@@ -50,23 +58,39 @@ static uint32_t gather(struct worker *worker)
             continue;
         ASSERT(n < 2 * worker->options.max_requests);
         b->waiting[n] = seq;
-        b->wanted[n++] = seq->n_tokens - seq->computed;
+        b->wants[n++] = (struct scheduler_want){
+            .rows = seq->n_tokens - seq->computed,
+            .first_pos = seq->computed,
+            .priority = seq->priority,
+            .waited = now - seq->served_us,
+        };
+        if (seq->n_tokens - seq->computed == 1) {
+            n_decoding++;
+            attended += seq->n_tokens;
+        }
     }
+    b->draft_price = drafts_price(worker, n_decoding, attended);
+    for (uint32_t i = 0; i < n; i++)
+        if (b->wants[i].rows == 1)
+            b->wants[i].drafts = drafts_propose(worker, b->waiting[i]);
     return n;
 }
 
-/* A sequence that grows needs a block now and then. When none is free, the
- * youngest gives its own back; that may be the one that asked. */
-static bool make_room(struct worker *worker, struct sequence *seq, uint32_t rows)
+/* A sequence that grows needs a block now and then. When none is free, guesses are given up first; then the last in
+ * priority and arrival gives its blocks back, which may be the one that asked. Returns the rows that have room. */
+static uint32_t make_room(struct worker *worker, struct sequence *seq, uint32_t rows)
 {
-    uint32_t need = seq->computed + rows;
+    uint32_t known = seq->n_tokens - seq->computed;
     for (;;) {
         if (!seq->is_running)
-            return false;
-        if (sequence_reserve(seq, worker->pool, worker->options.layout.block_tokens, need, BLOCK_FILLING) == ST_OK)
-            return true;
-        if (!generations_preempt(worker))
-            return false;
+            return 0;
+        if (sequence_reserve(seq, worker->pool, worker->options.layout.block_tokens, seq->computed + rows,
+                             BLOCK_FILLING) == ST_OK)
+            return rows;
+        if (rows > known)
+            rows = known;
+        else if (!generations_preempt(worker))
+            return 0;
     }
 }
 
@@ -74,19 +98,24 @@ static void fill_row(struct worker *worker, struct sequence *seq, uint32_t rows)
 {
     struct batch *b = &worker->batch;
     uint32_t i = b->step.n_seqs++;
-    bool last = seq->computed + rows == seq->n_tokens;
+    uint32_t end = seq->computed + rows;
     b->owners[i] = seq;
     b->seqs[i] = (struct step_seq){
         .tokens = seq->tokens + seq->computed,
         .n_rows = rows,
         .first_pos = seq->computed,
         .blocks = seq->blocks,
-        .logits = last ? STEP_SAMPLE : STEP_NO_LOGITS,
+        .logits = end > seq->n_tokens    ? STEP_SAMPLE_EACH
+                  : end == seq->n_tokens ? STEP_SAMPLE
+                                         : STEP_NO_LOGITS,
         .sampling = &seq->sampling,
         .history = seq->tokens,
-        .n_history = seq->n_tokens,
+        .n_history = end,
         .cancelled = &seq->cancelled,
     };
+    if (end > seq->n_tokens)
+        b->seqs[i].sampled_each = b->sampled + (size_t)i * (worker->options.draft_tokens + 1);
+    seq->served_us = worker->step_started_us;
     seq->in_step = true;
     seq->step_rows = rows;
 }
@@ -98,13 +127,14 @@ void batch_start(struct worker *worker)
         return;
     uint32_t n = gather(worker);
     uint64_t preempted = worker->counters.preemptions;
-    if (scheduler_form(&worker->options.limits, b->wanted, n, b->rows) == 0)
+    if (scheduler_form(&worker->options.limits, &worker->cost, b->wants, n, b->order, b->rows) == 0)
         return;
     /* Room first, for all: a preemption may take a sequence out again. */
     for (uint32_t i = 0; i < n; i++)
-        if (b->rows[i] && !make_room(worker, b->waiting[i], b->rows[i]))
-            b->rows[i] = 0;
+        if (b->rows[i])
+            b->rows[i] = make_room(worker, b->waiting[i], b->rows[i]);
     b->step = (struct step){ .seqs = b->seqs };
+    worker->step_started_us = worker->io->now(worker->io->ctx);
     for (uint32_t i = 0; i < n; i++)
         if (b->rows[i] && b->waiting[i]->is_running)
             fill_row(worker, b->waiting[i], b->rows[i]);
@@ -115,7 +145,6 @@ void batch_start(struct worker *worker)
     }
     b->is_running = true;
     worker->counters.steps++;
-    worker->step_started_us = worker->io->now(worker->io->ctx);
     worker->io->run(worker->io->ctx, &b->step);
 }
 
@@ -131,18 +160,24 @@ void worker_layers_done(struct worker *worker, uint32_t layers)
     }
 }
 
-/* Smoothed figures that the router predicts with. */
+/* Smoothed figures that the router predicts with, and the cost model. */
 static void measure(struct worker *worker)
 {
     struct batch *b = &worker->batch;
-    uint64_t us = worker->io->now(worker->io->ctx) - worker->step_started_us;
+    uint64_t us = worker->io->now(worker->io->ctx) - worker->step_started_us, attended = 0;
     uint32_t rows = 0;
-    for (uint32_t i = 0; i < b->step.n_seqs; i++)
-        rows += b->seqs[i].n_rows;
+    bool with_prompt = false;
+    for (uint32_t i = 0; i < b->step.n_seqs; i++) {
+        const struct step_seq *ran = &b->seqs[i];
+        rows += ran->n_rows;
+        attended += step_attended(ran->first_pos, ran->n_rows);
+        with_prompt |= ran->n_rows > 1 && ran->logits != STEP_SAMPLE_EACH;
+    }
     worker->counters.tokens_computed += rows;
     if (us == 0)
         return;
-    if (rows > b->step.n_seqs) {
+    step_cost_observe(&worker->cost, rows, attended, us);
+    if (with_prompt) {
         double rate = rows * 1e6 / (double)us;
         worker->prefill_tokens_per_s += 0.1 * (rate - worker->prefill_tokens_per_s);
     } else {
@@ -150,6 +185,7 @@ static void measure(struct worker *worker)
     }
 }
 
+/* Rows behind a wrong guess are as if never computed: their slots are written again by the rows that follow. */
 static void finish_rows(struct worker *worker, struct sequence *seq, const struct step_seq *ran)
 {
     seq->in_step = false;
@@ -158,10 +194,15 @@ static void finish_rows(struct worker *worker, struct sequence *seq, const struc
         return;
     }
     ASSERT(ran->done);
+    bool guessed = ran->logits == STEP_SAMPLE_EACH;
     uint32_t first = seq->computed;
-    seq->computed += ran->n_rows;
-    sequence_filled(seq, worker->pool, worker->options.layout.block_tokens, first, ran->n_rows);
-    seq->ops->on_rows(seq, first, ran->n_rows, ran->logits == STEP_SAMPLE ? &ran->sampled : NULL);
+    uint32_t n = guessed ? 1 + drafts_accepted(worker, seq, ran) : ran->n_rows;
+    seq->computed += n;
+    sequence_filled(seq, worker->pool, worker->options.layout.block_tokens, first, n);
+    if (guessed)
+        seq->ops->on_rows(seq, first, n, ran->sampled_each, n);
+    else
+        seq->ops->on_rows(seq, first, n, &ran->sampled, ran->logits == STEP_SAMPLE);
 }
 
 void worker_step_done(struct worker *worker)

@@ -19,10 +19,13 @@ TAILQ_HEAD(prefill_job_list, prefill_job);
 struct batch {
     bool is_running;
     struct step step;
-    struct step_seq *seqs;     /* [limits.max_seqs] */
-    struct sequence **owners;  /* [limits.max_seqs] */
-    uint32_t *wanted, *rows;   /* [max_requests], scratch of forming */
-    struct sequence **waiting; /* [max_requests] */
+    struct step_seq *seqs;        /* [limits.max_seqs] */
+    struct sequence **owners;     /* [limits.max_seqs] */
+    struct sampled *sampled;      /* [limits.max_seqs][draft_tokens + 1], where guesses are made */
+    struct scheduler_want *wants; /* [2 * max_requests], scratch of forming */
+    uint32_t *order, *rows;       /* likewise */
+    struct sequence **waiting;    /* likewise */
+    double draft_price;           /* of the step that is being formed, for speculation_depth */
 };
 
 struct worker {
@@ -35,6 +38,7 @@ struct worker {
     bool is_pumping, pump_again;
     struct sequence_list running; /* want rows, in order of arrival */
     struct batch batch;
+    struct step_cost cost;
 
     struct request_table generations; /* current ones, by key */
     struct generation_list generation_order;
@@ -67,6 +71,14 @@ void batch_remove(struct worker *worker, struct sequence *seq);
 /* Forms and starts a step when none is running and somebody wants rows. */
 void batch_start(struct worker *worker);
 
+/* drafts.c */
+/* What a further row costs in a step of so many decoding sequences, in tokens. */
+double drafts_price(const struct worker *worker, uint32_t n_decoding, uint64_t attended);
+/* Writes guesses behind the sequence's tokens, as many as pay; returns how many. */
+uint32_t drafts_propose(struct worker *worker, struct sequence *seq);
+/* How many of the guesses among the rows that ran were right. */
+uint32_t drafts_accepted(struct worker *worker, struct sequence *seq, const struct step_seq *ran);
+
 /* generation.c */
 void generation_on_generate(struct worker *worker, struct worker_peer *router, const struct frame *frame,
                             uint64_t deadline_us, const Baton__Generate *msg);
@@ -92,7 +104,8 @@ uint64_t generations_queued_tokens(const struct worker *worker);
 size_t generations_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max);
 void generations_answer_claims(struct worker *worker);
 void generations_send_tokens(struct worker *worker);
-/* Takes the blocks of the youngest decoding sequence back, to be recomputed; false when there is none. */
+/* Takes the blocks of the last decoding sequence by priority and arrival back, to be recomputed; false when there is
+ * none. */
 bool generations_preempt(struct worker *worker);
 void generations_destroy(struct worker *worker);
 

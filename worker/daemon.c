@@ -284,6 +284,7 @@ static status protocol_start(struct daemon *d, struct error *err)
 {
     struct worker_process *p = worker_process_of(d);
     const struct worker_config *c = p->config;
+    bool decodes = p->role == WORKER_DECODE;
     p->io = (struct worker_io){ p,      io_now,  io_send,        io_forget, peers_find_prefill,
                                 io_run, io_take, io_cancel_take, io_entered };
     struct worker_options options = {
@@ -296,7 +297,14 @@ static status protocol_start(struct daemon *d, struct error *err)
         .n_vocab = model_config(p->model)->n_vocab,
         .max_model_len = p->max_model_len,
         .max_requests = (uint32_t)c->max_requests,
-        .limits = { (uint32_t)c->step_tokens, (uint32_t)c->max_seqs, (uint32_t)c->chunk_tokens },
+        .limits = { .budget_rows = (uint32_t)c->step_tokens,
+                    .max_seqs = (uint32_t)c->max_seqs,
+                    .chunk_tokens = (uint32_t)c->chunk_tokens,
+                    .beside_rows = decodes ? (uint32_t)c->beside_tokens : 0,
+                    .target_us = decodes ? c->itl_target : 0,
+                    .patience = c->patience },
+        .speculation = decodes ? (enum worker_speculation)c->speculation : SPECULATION_OFF,
+        .draft_tokens = (uint32_t)c->draft_tokens,
         .grant_window = (uint32_t)c->grant_window,
         .chunks_in_flight = (uint32_t)c->chunks_in_flight,
         .reserve_blocks = (uint32_t)c->reserve_blocks,

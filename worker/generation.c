@@ -114,21 +114,21 @@ static void on_timer(void *arg)
 
 /* ---- the engine's side --------------------------------------------------------- */
 
-static void on_rows(struct sequence *seq, uint32_t first, uint32_t n, const struct sampled *sampled)
+static void on_rows(struct sequence *seq, uint32_t first, uint32_t n, const struct sampled *sampled, uint32_t n_sampled)
 {
     struct generation *g = (struct generation *)((char *)seq - offsetof(struct generation, seq));
     (void)first;
     if (g->state == GENERATION_COMPUTING)
         g->computed_tokens += n;
-    if (!sampled)
-        return;
-    if (g->state == GENERATION_COMPUTING) {
+    if (n_sampled && g->state == GENERATION_COMPUTING) {
         g->prefill_us += now_of(g) - g->prefill_started_us;
         generation_enter(g, GENERATION_DECODING);
     }
-    struct kept_token token;
-    kept_token_from_sampled(g, sampled, &token);
-    generation_append(g, &token, sampled->is_stop);
+    for (uint32_t i = 0; i < n_sampled && g->state == GENERATION_DECODING; i++) {
+        struct kept_token token;
+        kept_token_from_sampled(g, &sampled[i], &token);
+        generation_append(g, &token, sampled[i].is_stop);
+    }
 }
 
 static void on_stopped(struct sequence *seq)
@@ -138,23 +138,48 @@ static void on_stopped(struct sequence *seq)
 
 static const struct sequence_ops generation_ops = { .on_rows = on_rows, .on_stopped = on_stopped };
 
+struct scheduler_claim generation_claim(const struct generation *g, uint64_t now)
+{
+    return (struct scheduler_claim){
+        .priority = g->seq.priority,
+        .preempted = g->preempted,
+        .sheltered = g->sheltered,
+        .arrival = g->arrival,
+        .waited = g->in_claims ? now - g->claim_since_us : 0,
+    };
+}
+
+static struct generation *choose_victim(const struct worker *worker)
+{
+    struct generation *victim = NULL, *g;
+    struct scheduler_claim of_victim, claim;
+    TAILQ_FOREACH(g, &worker->generation_order, order)
+    {
+        if ((g->state != GENERATION_DECODING && g->state != GENERATION_COMPUTING) || g->seq.in_step)
+            continue;
+        claim = generation_claim(g, 0); /* it waits for nothing */
+        if (victim && !scheduler_yields_before(&claim, &of_victim))
+            continue;
+        victim = g;
+        of_victim = claim;
+    }
+    return victim;
+}
+
 bool generations_preempt(struct worker *worker)
 {
-    struct generation *youngest = NULL, *g;
-    TAILQ_FOREACH(g, &worker->generation_order, order)
-    if ((g->state == GENERATION_DECODING || g->state == GENERATION_COMPUTING) && !g->seq.in_step &&
-        (!youngest || g->arrival > youngest->arrival))
-        youngest = g;
-    if (!youngest)
+    struct generation *victim = choose_victim(worker);
+    if (!victim)
         return false;
     worker->counters.preemptions++;
-    batch_remove(worker, &youngest->seq);
-    sequence_release_blocks(&youngest->seq, worker->pool);
-    youngest->committed = 0;
-    youngest->preempted = true;
-    youngest->n_preempted++;
-    generation_enter(youngest, GENERATION_WAITING);
-    claim_add(youngest);
+    batch_remove(worker, &victim->seq);
+    sequence_release_blocks(&victim->seq, worker->pool);
+    victim->committed = 0;
+    victim->preempted = true;
+    victim->sheltered = false;
+    victim->n_preempted++;
+    generation_enter(victim, GENERATION_WAITING);
+    claim_add(victim);
     return true;
 }
 
@@ -176,6 +201,7 @@ static bool send_prefill(struct generation *g, struct worker_peer *to)
     body.sampling = &sampling->msg;
     body.held = g->committed;
     body.no_cache = g->no_cache;
+    body.priority = g->seq.priority;
     status st = worker->io->send(worker->io->ctx, to, &head, &body.base, true);
     free(sampling);
     return st == ST_OK;
@@ -294,6 +320,8 @@ static void accept_generate(struct worker *worker, struct generation *g, struct 
     g->trace = frame->trace;
     g->router = router;
     g->no_cache = msg->no_cache;
+    g->seq.priority = msg->priority;
+    g->seq.may_draft = true;
     g->arrival = ++worker->arrivals;
     g->born_us = now_of(g);
     g->kept_first = g->sent = g->seq.n_tokens;

@@ -79,6 +79,7 @@ struct generation {
     bool no_cache;
     uint64_t arrival; /* order of Generates; a preempted one keeps its own */
     bool in_claims, in_unsent, preempted;
+    bool sheltered; /* struct scheduler_claim says what it is */
     uint64_t claim_since_us;
     struct timer timer; /* deadline; after FINISHED: how long ids are kept */
 
@@ -120,6 +121,9 @@ void generation_prefill_somewhere(struct generation *g);
 void generation_drop_leg(struct generation *g, const char *why);
 /* The current leg went wrong: the next prefill worker is asked, or the rest is computed here. */
 void generation_leg_failed(struct generation *g, const char *why);
+
+/* As the scheduler orders those that wait for blocks or could give theirs back. */
+struct scheduler_claim generation_claim(const struct generation *g, uint64_t now);
 
 /* generation_claims.c */
 void claim_add(struct generation *g);

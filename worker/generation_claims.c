@@ -1,27 +1,45 @@
-/* All claims on a decode worker's blocks stand in one list: preempted sequences
- * first, then local prompts and Grant asks in the order of their Generate. */
+/* All claims on a decode worker's blocks stand in one list, in the order of
+ * scheduler_goes_before: local prompts, Grant asks and preempted sequences. */
 #include "worker/generation.h"
 
-static bool goes_before(const struct generation *a, const struct generation *b)
+static bool goes_before(const struct generation *a, const struct generation *b, uint64_t now)
 {
-    if (a->preempted != b->preempted)
-        return a->preempted;
-    return a->arrival < b->arrival;
+    struct scheduler_claim of_a = generation_claim(a, now), of_b = generation_claim(b, now);
+    return scheduler_goes_before(&a->worker->options.limits, &of_a, &of_b);
 }
 
-void claim_add(struct generation *g)
+static void insert(struct generation *g, uint64_t now)
 {
     struct generation_list *claims = &g->worker->claims;
     struct generation *other;
-    ASSERT(!g->in_claims);
-    g->in_claims = true;
-    g->claim_since_us = g->worker->io->now(g->worker->io->ctx);
     TAILQ_FOREACH(other, claims, claim)
-    if (goes_before(g, other)) {
+    if (goes_before(g, other, now)) {
         TAILQ_INSERT_BEFORE(other, g, claim);
         return;
     }
     TAILQ_INSERT_TAIL(claims, g, claim);
+}
+
+void claim_add(struct generation *g)
+{
+    ASSERT(!g->in_claims);
+    g->in_claims = true;
+    g->claim_since_us = g->worker->io->now(g->worker->io->ctx);
+    insert(g, g->claim_since_us);
+}
+
+/* Waiting changes the order: who became overdue moves up. */
+static void resort(struct worker *worker, uint64_t now)
+{
+    struct generation *g, *next, *before;
+    for (g = TAILQ_FIRST(&worker->claims); g; g = next) {
+        next = TAILQ_NEXT(g, claim);
+        before = TAILQ_PREV(g, generation_list, claim);
+        if (!before || !goes_before(g, before, now))
+            continue;
+        TAILQ_REMOVE(&worker->claims, g, claim);
+        insert(g, now);
+    }
 }
 
 void claim_remove(struct generation *g)
@@ -44,6 +62,8 @@ static void send_grant(struct generation *g)
 
 static void answer(struct generation *g)
 {
+    g->sheltered =
+        g->preempted && g->worker->io->now(g->worker->io->ctx) - g->claim_since_us > g->worker->options.limits.patience;
     claim_remove(g);
     if (!g->started_us)
         g->started_us = g->worker->io->now(g->worker->io->ctx);
@@ -81,6 +101,7 @@ void generations_answer_claims(struct worker *worker)
     const struct worker_options *o = &worker->options;
     uint32_t growing, active = count_active(worker, &growing);
     struct generation *g, *next;
+    resort(worker, worker->io->now(worker->io->ctx));
     for (g = TAILQ_FIRST(&worker->claims); g && active < o->limits.max_seqs; g = next) {
         next = TAILQ_NEXT(g, claim);
         if (g->takes_out)

@@ -70,6 +70,7 @@ void generation_append(struct generation *g, const struct kept_token *token, boo
     struct worker *worker = g->worker;
     sequence_append(&g->seq, token->id);
     keep(g, token);
+    g->sheltered = false;
     worker->counters.tokens_generated++;
     if (!g->first_token_us)
         g->first_token_us = worker->io->now(worker->io->ctx);

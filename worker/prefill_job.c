@@ -125,18 +125,18 @@ static void on_layers(struct sequence *seq, uint32_t layers)
     outgoing_layers(job_of(seq), seq->computed, seq->step_rows, layers);
 }
 
-static void on_rows(struct sequence *seq, uint32_t first, uint32_t n, const struct sampled *sampled)
+static void on_rows(struct sequence *seq, uint32_t first, uint32_t n, const struct sampled *sampled, uint32_t n_sampled)
 {
     struct prefill_job *job = job_of(seq);
     struct worker *worker = job->worker;
-    if (sampled) {
+    if (n_sampled) {
         job->sampled = *sampled;
         job->done_us = now_of(worker);
         batch_remove(worker, seq);
         leave_window(job);
         prefill_enter(job, PREFILL_HANDING);
     }
-    outgoing_computed(job, first, n, sampled != NULL);
+    outgoing_computed(job, first, n, n_sampled > 0);
 }
 
 static void on_stopped(struct sequence *seq)
@@ -183,6 +183,8 @@ static void accept_job(struct worker *worker, struct prefill_job *job, struct wo
     job->trace = frame->trace;
     job->decode = decode;
     job->no_cache = msg->no_cache;
+    job->seq.priority = msg->priority;
+    job->arrival = ++worker->arrivals;
     job->born_us = now_of(worker);
     TAILQ_INIT(&job->chunks);
     request_table_add(&worker->jobs, &job->node);
@@ -352,11 +354,29 @@ static bool ask_grant(struct prefill_job *job)
     return true;
 }
 
-/* In the order of the queue: a long prompt is not passed by short ones for ever. */
+static struct prefill_job *first_in_queue(const struct worker *worker)
+{
+    struct prefill_job *first = NULL, *job;
+    struct scheduler_claim of_first, claim;
+    uint64_t now = now_of(worker);
+    TAILQ_FOREACH(job, &worker->job_queue, queue)
+    {
+        claim = (struct scheduler_claim){ .priority = job->seq.priority,
+                                          .arrival = job->arrival,
+                                          .waited = now - job->born_us };
+        if (first && !scheduler_goes_before(&worker->options.limits, &claim, &of_first))
+            continue;
+        first = job;
+        of_first = claim;
+    }
+    return first;
+}
+
+/* The first waits for blocks, and all behind it with it: a long prompt is not passed by short ones for ever. */
 void prefills_ask_grants(struct worker *worker)
 {
     struct prefill_job *job;
-    while (worker->jobs_in_window < worker->options.grant_window && (job = TAILQ_FIRST(&worker->job_queue)))
+    while (worker->jobs_in_window < worker->options.grant_window && (job = first_in_queue(worker)))
         if (!ask_grant(job))
             return;
 }

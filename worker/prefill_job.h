@@ -59,6 +59,7 @@ struct prefill_job {
     struct outgoing_list chunks;
     struct outgoing_chunk *current; /* the one that the running step computes */
     struct sampled sampled;         /* the first token */
+    uint64_t arrival;               /* order of Prefills */
     uint64_t born_us, started_us, done_us;
 };
 

@@ -45,6 +45,17 @@ static void report_links(struct worker_process *p)
 #undef X
 }
 
+static void report_schedule(struct worker_process *p)
+{
+    const struct worker_counters *c = worker_counters(p->worker);
+    const struct step_cost *cost = worker_step_cost(p->worker);
+    set(p, WORKER_DRAFT_ACCEPTANCE, NULL, c->drafted ? (double)c->drafts_accepted / (double)c->drafted : 0);
+    set(p, WORKER_DRAFT_PAUSED, NULL, worker_paused_drafts(p->worker));
+    set(p, WORKER_STEP_COST, "step", cost->drift * cost->base_us / 1e6);
+    set(p, WORKER_STEP_COST, "row", cost->drift * cost->row_us / 1e6);
+    set(p, WORKER_STEP_COST, "position", cost->drift * cost->position_us / 1e6);
+}
+
 static void report(void *arg)
 {
     struct worker_process *p = arg;
@@ -63,6 +74,7 @@ static void report(void *arg)
     set(p, WORKER_RUNNING, NULL, load.running_sequences);
     set(p, WORKER_QUEUED_TOKENS, NULL, (double)load.queued_tokens);
     set(p, WORKER_ETCD_UP, NULL, membership_etcd_up(p->membership));
+    report_schedule(p);
     report_transfer(p);
     report_links(p);
 }

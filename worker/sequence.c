@@ -96,6 +96,7 @@ status sequence_init(struct sequence *seq, const struct sequence_ops *ops, const
     }
     memcpy(seq->tokens, tokens, n_tokens * sizeof *tokens);
     seq->n_tokens = (uint32_t)n_tokens;
+    speculation_begin(&seq->speculation);
     return ST_OK;
 fail:
     sequence_free(seq);

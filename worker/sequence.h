@@ -11,6 +11,7 @@
 
 #include "common/status.h"
 #include "engine/sampling.h"
+#include "engine/speculation.h"
 #include "kvbm/block_pool.h"
 #include "proto/baton.pb-c.h"
 #include "proto/frame.h"
@@ -21,8 +22,10 @@ struct sequence;
 struct sequence_ops {
     /* Layers [0, layers) of the rows [computed, computed + step_rows) are in the blocks. May be NULL. */
     void (*on_layers)(struct sequence *seq, uint32_t layers);
-    /* n rows from first on are computed; sampled is NULL unless they reach the last token. */
-    void (*on_rows)(struct sequence *seq, uint32_t first, uint32_t n, const struct sampled *sampled);
+    /* n rows from first on are computed. sampled [n_sampled] are the tokens that follow the last known one: none
+     * unless the rows reach it, several when guesses were right. */
+    void (*on_rows)(struct sequence *seq, uint32_t first, uint32_t n, const struct sampled *sampled,
+                    uint32_t n_sampled);
     /* The step that held it has ended after the sequence was cancelled. */
     void (*on_stopped)(struct sequence *seq);
 };
@@ -32,7 +35,7 @@ struct sequence {
     bool is_running;
     const struct sequence_ops *ops;
 
-    uint32_t *tokens; /* prompt, then what was generated */
+    uint32_t *tokens; /* prompt, then what was generated; behind n_tokens the guesses of the running step */
     uint32_t n_tokens, tokens_capacity;
     uint32_t computed; /* KV of [0, computed) is in the blocks */
 
@@ -42,6 +45,11 @@ struct sequence {
     struct sampling sampling;
     struct logit_bias *bias; /* owned; sampling borrows */
     uint32_t *stop_ids;
+
+    int32_t priority;   /* lower is sooner */
+    uint64_t served_us; /* when it last got rows, or joined the batch */
+    bool may_draft;     /* its answer is decoded here */
+    struct speculation speculation;
 
     bool in_step;
     uint32_t step_rows;

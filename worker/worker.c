@@ -254,6 +254,20 @@ const struct worker_counters *worker_counters(const struct worker *worker)
     return &worker->counters;
 }
 
+uint32_t worker_paused_drafts(const struct worker *worker)
+{
+    uint32_t n = 0;
+    const struct sequence *seq;
+    TAILQ_FOREACH(seq, &worker->running, running)
+    n += seq->speculation.paused;
+    return n;
+}
+
+const struct step_cost *worker_step_cost(const struct worker *worker)
+{
+    return &worker->cost;
+}
+
 struct block_pool *worker_pool(struct worker *worker)
 {
     return worker->pool;

@@ -18,6 +18,7 @@
 struct worker;
 
 enum worker_role { WORKER_PREFILL, WORKER_DECODE };
+enum worker_speculation { SPECULATION_OFF, SPECULATION_LOOKUP };
 const char *worker_role_name(enum worker_role role);
 
 struct worker_options {
@@ -31,9 +32,11 @@ struct worker_options {
     uint32_t n_blocks;
     _Atomic uint64_t *generations; /* [n_blocks], lent memory */
     uint32_t n_vocab;
-    uint32_t max_model_len; /* prompt and answer */
-    uint32_t max_requests;  /* held at one time: beyond, FAILURE_BUSY */
-    struct scheduler_limits limits;
+    uint32_t max_model_len;         /* prompt and answer */
+    uint32_t max_requests;          /* held at one time: beyond, FAILURE_BUSY */
+    struct scheduler_limits limits; /* waits in microseconds */
+    enum worker_speculation speculation;
+    uint32_t draft_tokens;     /* guesses of one sequence in one step at most */
     uint32_t grant_window;     /* prefill: requests that hold blocks at one time */
     uint32_t chunks_in_flight; /* prefill: chunks of one request not yet taken */
     uint32_t reserve_blocks;   /* decode: blocks kept for the growth of running sequences */
@@ -81,6 +84,8 @@ void worker_load(struct worker *worker, Baton__Load *out); /* strings and marks 
     X(tokens_computed, "rows computed by the engine")                                                                  \
     X(steps, "engine steps")                                                                                           \
     X(preemptions, "sequences whose blocks were taken back")                                                           \
+    X(drafted, "tokens guessed ahead")                                                                                 \
+    X(drafts_accepted, "guesses that were right")                                                                      \
     X(legs_failed, "prefills that had to be started again elsewhere")                                                  \
     X(chunks_taken, "chunks committed")                                                                                \
     X(chunks_sent, "chunks handed over")                                                                               \
@@ -94,6 +99,8 @@ struct worker_counters {
 #undef X
 };
 const struct worker_counters *worker_counters(const struct worker *worker);
+uint32_t worker_paused_drafts(const struct worker *worker);
+const struct step_cost *worker_step_cost(const struct worker *worker);
 struct block_pool *worker_pool(struct worker *worker);
 
 #endif

@@ -429,7 +429,7 @@ static void start(struct world *w, const struct worker_io *io)
         .n_vocab = VOCAB,
         .max_model_len = 64,
         .max_requests = 4,
-        .limits = { 16, 4, 8 },
+        .limits = { .budget_rows = 16, .max_seqs = 4, .chunk_tokens = 8, .patience = 1000000 },
         .grant_window = 2,
         .chunks_in_flight = 2,
         .reserve_blocks = 2,

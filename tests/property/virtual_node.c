@@ -155,7 +155,7 @@ void node_start_worker(struct node *n)
         .n_vocab = VC_VOCAB,
         .max_model_len = 200,
         .max_requests = 64,
-        .limits = { 64, 16, vc->options.chunk_tokens },
+        .limits = { .budget_rows = 64, .max_seqs = 16, .chunk_tokens = vc->options.chunk_tokens, .patience = 5000000 },
         .grant_window = 4,
         .chunks_in_flight = 8,
         .reserve_blocks = 4,

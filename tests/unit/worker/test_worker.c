@@ -100,7 +100,7 @@ static void start(struct world *w)
                                 .n_vocab = 50,
                                 .max_model_len = 1000, /* more than the pool holds */
                                 .max_requests = 4,
-                                .limits = { 16, 4, 16 },
+                                .limits = { .budget_rows = 16, .max_seqs = 4, .chunk_tokens = 16, .patience = 1000000 },
                                 .grant_window = 2,
                                 .chunks_in_flight = 4,
                                 .max_legs = 2,
