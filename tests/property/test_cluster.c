@@ -22,6 +22,7 @@ static void add_requests(struct vc *vc, uint32_t n, uint64_t over_us, uint64_t s
         uint64_t x = seed * 1000003 + i * 7919;
         vc_submit(vc, &(struct vc_request){ .n_prompt = 1 + (uint32_t)(x % 61),
                                             .max_tokens = 1 + (uint32_t)(x / 61 % 40),
+                                            .priority = (int32_t)(x / 7 % 5) - 2,
                                             .route = (Baton__Route)(x % 3),
                                             .at_us = over_us * i / n });
     }
@@ -85,6 +86,32 @@ static void test_tight(void **state)
         vc_destroy(vc);
     }
     assert_true(preemptions > 0);
+}
+
+/* Guesses, right and wrong, with sequences that are preempted, cancelled and replayed. A model of three words makes
+ * every pair of them stand somewhere before. */
+static void test_guesses(void **state)
+{
+    (void)state;
+    uint64_t drafted = 0, accepted = 0, preemptions = 0;
+    for (uint64_t seed = 0; seed < 8; seed++) {
+        struct vc_options o = calm(50 + seed);
+        o.vocab = 3;
+        o.guesses = 1 + (uint32_t)seed;
+        o.n_blocks = seed % 2 ? 52 : 96;
+        o.target_us = seed % 3 ? 0 : 700;
+        o.drop = 0.02;
+        struct vc *vc = vc_create(&o);
+        add_requests(vc, 40, 20000, seed);
+        vc_fault(vc, 1, FAULT_KILL, 30000);
+        vc_run(vc, 30 * MINUTE);
+        check_all(vc, 40, "guesses");
+        drafted += vc_counters(vc, 2)->drafted;
+        accepted += vc_counters(vc, 2)->drafts_accepted;
+        preemptions += vc_counters(vc, 2)->preemptions;
+        vc_destroy(vc);
+    }
+    assert_true(accepted > 50 && accepted < drafted && preemptions > 0);
 }
 
 static void test_lossy_network(void **state)
@@ -512,6 +539,8 @@ static void random_run(uint64_t seed, uint32_t n)
     o.slow = seed % 4 ? 0.05 : 0;
     o.chunk_tokens = 1 + (uint32_t)(seed * 11 % 40);
     o.n_blocks = 52 + (uint32_t)(seed % 5) * 30;
+    o.vocab = seed % 2 ? 3 : 0;
+    o.guesses = seed % 2 ? 4 : 0;
     struct vc *vc = vc_create(&o);
     uint64_t over = 20000ull * n;
     add_requests(vc, n, over, seed);
@@ -540,6 +569,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_calm),
         cmocka_unit_test(test_tight),
+        cmocka_unit_test(test_guesses),
         cmocka_unit_test(test_lossy_network),
         cmocka_unit_test(test_damaged_blocks),
         cmocka_unit_test(test_cancelled),

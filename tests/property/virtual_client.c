@@ -2,9 +2,9 @@
 
 #include "virtual_internal.h"
 
-static void check_token(struct vc_request *r, uint32_t position, uint32_t id)
+static void check_token(const struct vc *vc, struct vc_request *r, uint32_t position, uint32_t id)
 {
-    if (position != r->n_tokens || vc_next_token(r->tokens, r->n_tokens) != id)
+    if (position != r->n_tokens || vc_next_token(vc, r->tokens, r->n_tokens) != id)
         r->wrong++;
     if (r->n_tokens < r->n_prompt + r->max_tokens)
         r->tokens[r->n_tokens++] = id;
@@ -22,7 +22,7 @@ static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *t
     struct vc_request *r = ((struct client *)arg)->request;
     r->wrong += !r->timed;
     for (size_t i = 0; i < n; i++)
-        check_token(r, position + (uint32_t)i, tokens[i]->id);
+        check_token(((struct client *)arg)->vc, r, position + (uint32_t)i, tokens[i]->id);
 }
 
 static void on_finish(void *arg, Baton__Finish finish, const struct flow_timing *timing)
@@ -69,6 +69,7 @@ void client_submit(struct vc *vc, struct vc_request *r)
                       .n_logprobs = -1,
                       .want_hash = true },
         .route = r->route,
+        .priority = r->priority,
         .deadline_us = vc->now + (r->deadline_us ? r->deadline_us : 600000000),
         .callbacks = &client_callbacks,
         .arg = &vc->clients[r - vc->requests],

@@ -24,6 +24,9 @@ struct vc_options {
     uint32_t n_decodes, n_prefills;
     uint32_t n_blocks; /* of each worker */
     uint32_t chunk_tokens;
+    uint32_t vocab;       /* the model answers with ids below; 0: VC_VOCAB */
+    uint32_t guesses;     /* that decode workers make for a sequence in one step; 0: none */
+    uint64_t target_us;   /* of a step that decodes; 0: none */
     double drop, repeat;  /* probability for each message */
     double flip;          /* probability that a copied layer has one wrong bit */
     double slow;          /* probability that a copy takes up to SLOW_TAKE_US */
@@ -39,6 +42,7 @@ struct vc_options {
 
 struct vc_request {
     uint32_t n_prompt, max_tokens;
+    int32_t priority;
     Baton__Route route;
     uint64_t at_us;        /* submitted */
     uint64_t cancel_at_us; /* 0: never */
@@ -80,6 +84,6 @@ uint32_t vc_held(struct vc *vc, uint32_t worker);
 const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker);
 const struct flow_counters *vc_flow_counters(struct vc *vc);
 /* The naive model: the token after these. */
-uint32_t vc_next_token(const uint32_t *tokens, uint32_t n);
+uint32_t vc_next_token(const struct vc *vc, const uint32_t *tokens, uint32_t n);
 
 #endif

@@ -26,21 +26,25 @@ static void compute_layer(struct node *n, struct step_seq *seq, uint32_t layer)
         }
 }
 
-/* Reads every slot, as attention does. */
-static uint32_t sample(struct node *n, const struct step_seq *seq)
+static uint32_t token_of(const struct vc *vc, uint64_t sum)
+{
+    return (uint32_t)(vc_mix(sum) % (vc->options.vocab ? vc->options.vocab : VC_VOCAB));
+}
+
+/* After position end - 1. Reads every slot, as attention does. */
+static struct sampled sample(struct node *n, const struct step_seq *seq, uint32_t end)
 {
     uint64_t sum = 0;
-    uint32_t end = seq->first_pos + seq->n_rows;
     for (uint32_t l = 0; l < LAYERS; l++)
         for (uint32_t s = 0; s < 2 * HEADS; s++)
             for (uint32_t pos = 0; pos < end; pos++) {
                 const uint64_t *v = slot(n, seq->blocks, pos, l, s);
                 sum += vc_mix(v[0]) + 3 * vc_mix(v[1]);
             }
-    return (uint32_t)(vc_mix(sum) % VC_VOCAB);
+    return (struct sampled){ .id = token_of(n->vc, sum), .hash = { end, 7 } };
 }
 
-uint32_t vc_next_token(const uint32_t *tokens, uint32_t n)
+uint32_t vc_next_token(const struct vc *vc, const uint32_t *tokens, uint32_t n)
 {
     uint64_t sum = 0;
     for (uint32_t l = 0; l < LAYERS; l++)
@@ -51,7 +55,7 @@ uint32_t vc_next_token(const uint32_t *tokens, uint32_t n)
                 sum += vc_mix(v) + 3 * vc_mix(~v);
             }
         }
-    return (uint32_t)(vc_mix(sum) % VC_VOCAB);
+    return token_of(vc, sum);
 }
 
 void virtual_run(void *ctx, struct step *step)
@@ -89,9 +93,10 @@ void virtual_step_done(struct node *n)
 {
     for (uint32_t i = 0; i < n->step->n_seqs; i++) {
         struct step_seq *seq = &n->step->seqs[i];
-        if (!seq->done || seq->logits != STEP_SAMPLE)
-            continue;
-        seq->sampled = (struct sampled){ .id = sample(n, seq), .hash = { seq->n_history, 7 } };
+        if (seq->done && seq->logits == STEP_SAMPLE)
+            seq->sampled = sample(n, seq, seq->first_pos + seq->n_rows);
+        for (uint32_t r = 0; r < seq->n_rows && seq->done && seq->logits == STEP_SAMPLE_EACH; r++)
+            seq->sampled_each[r] = sample(n, seq, seq->first_pos + r + 1);
     }
     n->step = NULL;
     worker_step_done(n->worker);

@@ -21,7 +21,7 @@ struct fake_sent {
     /* of Generate */
     uint32_t n_tokens, first, last, max_tokens, choice, prompt_len, n_stop_ids, n_bias;
     uint64_t seed, dispatch;
-    int32_t n_logprobs, route;
+    int32_t n_logprobs, route, priority;
     bool no_cache, want_hash;
     /* of Resume and TokensAck, and of Cancel */
     uint32_t position;
@@ -57,6 +57,7 @@ static inline void fake_note_generate(struct fake_sent *s, const Baton__Generate
     s->want_hash = g->sampling->want_hash;
     s->route = (int32_t)g->route;
     s->no_cache = g->no_cache;
+    s->priority = g->priority;
 }
 
 static inline status fake_send(void *ctx, struct fleet_worker *worker, const struct message_head *head,

@@ -118,10 +118,12 @@ static void test_baton_object(void **state)
 {
     (void)state;
     struct client *c =
-        ask("/v1/completions", "{" ONCE ",\"baton\":{\"route\":\"local\",\"timing\":true,\"logits_hash\":true,"
-                               "\"no_cache\":true}}");
+        ask("/v1/completions",
+            "{" ONCE ",\"priority\":-7,\"baton\":{\"route\":\"local\",\"timing\":true,\"logits_hash\":true,"
+            "\"no_cache\":true}}");
     const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
     assert_true(g->want_hash && g->no_cache);
+    assert_int_equal(g->priority, -7);
     assert_int_equal(g->route, BATON__ROUTE__ROUTE_LOCAL);
     Baton__Timing timing = BATON__TIMING__INIT;
     timing.route = "local";

@@ -103,7 +103,7 @@ static int close_all(void **state)
     return 0;
 }
 
-static struct flow *submit(void)
+static struct flow *submit_with(int32_t priority)
 {
     static const uint32_t prompt[] = { 10, 11, 12 };
     struct flow *flow = NULL;
@@ -113,6 +113,7 @@ static struct flow *submit(void)
         .prompt = prompt,
         .n_prompt = 3,
         .sampling = { .max_tokens = 20, .seed = 99, .choice = 2, .top_p = 1, .n_logprobs = -1 },
+        .priority = priority,
         .deadline_us = fake.now_us + DEADLINE_US,
         .callbacks = &callbacks,
         .arg = &client,
@@ -120,6 +121,11 @@ static struct flow *submit(void)
     assert_int_equal(flow_submit(flows, &request, &flow), ST_OK);
     assert_int_equal(fake.n_sent, sent); /* never from inside the call */
     return flow;
+}
+
+static struct flow *submit(void)
+{
+    return submit_with(0);
 }
 
 static struct flow *submit_and_run(void)
@@ -225,6 +231,25 @@ static void test_waits_for_a_worker(void **state)
     w0->up = true;
     flows_on_worker_ready(flows);
     assert_int_equal(fake_count(&fake, FRAME_GENERATE), 1);
+}
+
+/* Those that wait for a worker go by priority, then as they came. */
+static void test_priorities(void **state)
+{
+    (void)state;
+    static const int32_t priorities[] = { 0, 5, -1, 0, -1 };
+    static const int32_t expected[] = { -1, -1, 0, 0, 5 };
+    static const uint64_t seqs[] = { 3, 5, 1, 4, 2 };
+    w0->up = false;
+    for (size_t i = 0; i < 5; i++)
+        (void)submit_with(priorities[i]);
+    pass(1);
+    w0->up = true;
+    flows_on_worker_ready(flows);
+    for (size_t i = 0; i < 5; i++) {
+        assert_int_equal(fake.sent[i].priority, expected[i]);
+        assert_int_equal(fake.sent[i].key.seq, seqs[i]);
+    }
 }
 
 static void test_no_worker_at_all(void **state)
@@ -402,6 +427,7 @@ int main(void)
         TEST(test_repeats_and_gaps),
         TEST(test_replay_after_loss),
         TEST(test_waits_for_a_worker),
+        TEST(test_priorities),
         TEST(test_no_worker_at_all),
         TEST(test_deadline),
         TEST(test_cancel),

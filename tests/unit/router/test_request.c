@@ -264,7 +264,8 @@ static void test_all_members(void **state)
                   "\"stop_token_ids\":[3],\"include_stop_str_in_output\":true,\"n\":2,\"logprobs\":true,"
                   "\"top_logprobs\":4,\"stream\":true,\"stream_options\":{\"include_usage\":true,\"more\":1},"
                   "\"baton\":{\"route\":\"remote\",\"timing\":true,\"logits_hash\":true,\"no_cache\":true},"
-                  "\"user\":\"u\",\"store\":false,\"metadata\":{},\"modalities\":[\"text\"],\"tools\":[{}],"
+                  "\"user\":\"u\",\"priority\":-2147483648,\"store\":false,\"metadata\":{},\"modalities\":[\"text\"],"
+                  "\"tools\":[{}],"
                   "\"tool_choice\":\"none\",\"audio\":null,\"response_format\":{\"type\":\"text\"},"
                   "\"skip_special_tokens\":false,\"colour\":\"red\",\"a,b\":1"));
     const struct sampling *s = &r->sampling;
@@ -279,6 +280,7 @@ static void test_all_members(void **state)
     assert_int_equal(s->n_stop_ids, 3);
     assert_int_equal(s->stop_ids[2], 3);
     assert_int_equal(s->n_logprobs, 4);
+    assert_int_equal(r->priority, INT32_MIN);
     assert_int_equal(r->stops.n, 2);
     assert_true(r->stops.keep && r->stream && r->include_usage && !r->continuous_usage && r->keep_special);
     assert_true(r->route == BATON__ROUTE__ROUTE_REMOTE && r->want_timing && s->want_hash && r->no_cache);

@@ -25,9 +25,14 @@ struct world {
     struct transfer_take *takes[8];
     uint32_t n_takes;
     bool refuse_takes;
-    uint32_t sent[64]; /* by frame type */
-    uint32_t leg;      /* of the last Prefill */
-    uint64_t dispatch; /* of the last Generate */
+    uint32_t sent[64];           /* by frame type */
+    uint32_t leg;                /* of the last Prefill */
+    uint64_t dispatch;           /* of the last Generate */
+    uint64_t seq;                /* of what is said: the request's */
+    int32_t priority;            /* of the next Generate or Prefill */
+    uint64_t ended[8], asked[8]; /* requests whose last token was sent, and whose Grant was asked for, in order */
+    uint32_t n_ended, n_asked, n_tokens;
+    Baton__Finish finish; /* of the last that ended */
 };
 
 static uint64_t io_now(void *ctx)
@@ -35,14 +40,30 @@ static uint64_t io_now(void *ctx)
     return ((struct world *)ctx)->now;
 }
 
+static void note_tokens(struct world *w, const Baton__Tokens *msg)
+{
+    for (size_t i = 0; i < msg->n_sequences; i++) {
+        const Baton__SequenceTokens *s = msg->sequences[i];
+        w->n_tokens += (uint32_t)s->n_tokens;
+        if (s->finish != BATON__FINISH__FINISH_NONE && w->n_ended < 8) {
+            w->ended[w->n_ended++] = s->seq;
+            w->finish = s->finish;
+        }
+    }
+}
+
 static status io_send(void *ctx, struct worker_peer *to, const struct message_head *head, const ProtobufCMessage *body,
                       bool acked)
 {
     struct world *w = ctx;
-    (void)to, (void)body, (void)acked;
+    (void)to, (void)acked;
     w->sent[head->type]++;
     if (head->type == FRAME_PREFILL)
         w->leg = head->leg;
+    if (head->type == FRAME_GRANT_ASK && w->n_asked < 8)
+        w->asked[w->n_asked++] = head->key.seq;
+    if (head->type == FRAME_TOKENS)
+        note_tokens(w, (const Baton__Tokens *)(const void *)body);
     return ST_OK;
 }
 
@@ -83,9 +104,10 @@ static void io_entered(void *ctx, const char *what, const char *state)
     (void)ctx, (void)what, (void)state;
 }
 
-static void start(struct world *w)
+static void start_guessing(struct world *w, uint32_t guesses)
 {
     memset(w, 0, sizeof *w);
+    w->seq = 1;
     w->now = 1000;
     timers_init(&w->timers);
     w->io = (struct worker_io){ w,      io_now,  io_send,        io_forget, io_find_prefill,
@@ -101,6 +123,8 @@ static void start(struct world *w)
                                 .max_model_len = 1000, /* more than the pool holds */
                                 .max_requests = 4,
                                 .limits = { .budget_rows = 16, .max_seqs = 4, .chunk_tokens = 16, .patience = 1000000 },
+                                .speculation = guesses ? SPECULATION_LOOKUP : SPECULATION_OFF,
+                                .draft_tokens = guesses,
                                 .grant_window = 2,
                                 .chunks_in_flight = 4,
                                 .max_legs = 2,
@@ -110,6 +134,11 @@ static void start(struct world *w)
     assert_int_equal(worker_create(&o, &w->worker), ST_OK);
     w->other.transfer = (struct transfer_peer *)(void *)w; /* never followed */
     w->other.transport = "shm";
+}
+
+static void start(struct world *w)
+{
+    start_guessing(w, 0);
 }
 
 static void stop(struct world *w)
@@ -131,7 +160,7 @@ static void stop(struct world *w)
 static void say(struct world *w, struct worker_peer *from, enum frame_type type, uint32_t leg, const void *body)
 {
     static uint8_t payload[1024];
-    struct frame frame = { .type = type, .key = { 1, 1 }, .attempt = 1, .leg = leg, .payload = payload };
+    struct frame frame = { .type = type, .key = { 1, w->seq }, .attempt = 1, .leg = leg, .payload = payload };
     frame.payload_len = (uint32_t)protobuf_c_message_pack(body, payload);
     worker_on_message(w->worker, from, &frame, FRAME_NO_DEADLINE);
 }
@@ -155,6 +184,7 @@ static void say_prefill(struct world *w, uint32_t n)
     fill_sampling(&s, n, 1);
     msg.model = "m";
     msg.kv_format = "f";
+    msg.priority = w->priority;
     msg.tokens = prompt;
     msg.n_tokens = n;
     msg.sampling = &s;
@@ -177,6 +207,7 @@ static void say_generate(struct world *w, uint32_t n, Baton__Route route, uint32
     msg.prefills = prefills;
     msg.n_prefills = 1;
     msg.dispatch = ++w->dispatch;
+    msg.priority = w->priority;
     say(w, &w->router, FRAME_GENERATE, 0, &msg);
 }
 
@@ -364,14 +395,142 @@ static void test_longer_than_the_pool(void **state)
     stop(&w);
 }
 
+static void run_out(struct world *w)
+{
+    for (int i = 0; w->step && i < 200; i++)
+        end_step(w);
+}
+
+/* Who has the lowest priority gives its blocks back though it came first, and gets blocks last. */
+static void test_priorities(void **state)
+{
+    (void)state;
+    static const int32_t priorities[] = { 7, 0, 3, -2 };
+    struct world w;
+    start(&w);
+    for (w.seq = 1; w.seq <= 4; w.seq++) {
+        w.priority = priorities[w.seq - 1];
+        say_generate(&w, 27, BATON__ROUTE__ROUTE_LOCAL, 20); /* two fit, and neither's growth */
+    }
+    run_out(&w);
+    assert_int_equal(worker_counters(w.worker)->finished, 4);
+    assert_true(worker_counters(w.worker)->preemptions > 0);
+    assert_int_equal(w.n_ended, 4);
+    assert_int_equal(w.ended[0], 4);
+    assert_int_equal(w.ended[1], 2);
+    assert_int_equal(w.ended[2], 3);
+    assert_int_equal(w.ended[3], 1);
+    stop(&w);
+}
+
+/* Unless one has waited for longer than the patience. */
+static void test_patience(void **state)
+{
+    (void)state;
+    struct world w;
+    start(&w);
+    for (w.seq = 1; w.seq <= 2; w.seq++)
+        say_generate(&w, 27, BATON__ROUTE__ROUTE_LOCAL, 1); /* both fit, and end after their first token */
+    w.priority = 9;
+    say_generate(&w, 27, BATON__ROUTE__ROUTE_LOCAL, 1);
+    w.priority = -9;
+    w.seq = 4;
+    say_generate(&w, 27, BATON__ROUTE__ROUTE_LOCAL, 1);
+    for (; w.step; end_step(&w))
+        w.now += 1000001;
+    assert_int_equal(w.n_ended, 4);
+    assert_int_equal(w.ended[2], 3);
+    assert_int_equal(w.ended[3], 4);
+    stop(&w);
+}
+
+static void test_prefills_by_priority(void **state)
+{
+    (void)state;
+    static const int32_t priorities[] = { 0, 0, 5, -1 };
+    struct world w;
+    start(&w);
+    for (w.seq = 1; w.seq <= 4; w.seq++) { /* the window has two */
+        w.priority = priorities[w.seq - 1];
+        say_prefill(&w, 8);
+    }
+    run_out(&w);
+    assert_int_equal(w.n_asked, 4);
+    assert_int_equal(w.asked[2], 4);
+    assert_int_equal(w.asked[3], 3);
+    stop(&w);
+}
+
+/* The prompt and all that is sampled are zeros: every guess is right, and no token beyond the limit is made. */
+static void test_right_guesses(void **state)
+{
+    (void)state;
+    struct world w;
+    start_guessing(&w, 4);
+    say_generate(&w, 10, BATON__ROUTE__ROUTE_LOCAL, 12);
+    run_out(&w);
+    assert_int_equal(w.n_tokens, 12);
+    assert_int_equal(w.finish, BATON__FINISH__FINISH_LENGTH);
+    assert_int_equal(worker_counters(w.worker)->steps, 4); /* 1 token, 5, 5, 1 */
+    assert_int_equal(worker_counters(w.worker)->drafts_accepted, 8);
+    stop(&w);
+}
+
+/* What was guessed behind the end of the answer is no part of it. */
+static void test_end_among_guesses(void **state)
+{
+    (void)state;
+    struct world w;
+    start_guessing(&w, 4);
+    say_generate(&w, 10, BATON__ROUTE__ROUTE_LOCAL, 12);
+    end_step(&w);
+    assert_int_equal(w.step->seqs[0].n_rows, 5);
+    w.step->seqs[0].sampled_each[1].is_stop = true;
+    end_step(&w);
+    assert_int_equal(w.n_tokens, 3);
+    assert_int_equal(w.finish, BATON__FINISH__FINISH_STOP);
+    assert_null(w.step);
+    stop(&w);
+}
+
+/* Only rows up to the first wrong guess are the sequence's: the next step writes over the others. */
+static void test_wrong_guesses(void **state)
+{
+    (void)state;
+    struct world w;
+    start_guessing(&w, 4);
+    say_generate(&w, 10, BATON__ROUTE__ROUTE_LOCAL, 12);
+    end_step(&w);
+    assert_int_equal(w.step->seqs[0].first_pos, 10);
+    w.step->seqs[0].sampled_each[2].id = 9;
+    end_step(&w);
+    assert_int_equal(w.n_tokens, 4);
+    assert_int_equal(w.step->seqs[0].first_pos, 13);
+    assert_int_equal(w.step->seqs[0].tokens[0], 9);
+    assert_int_equal(w.step->seqs[0].n_history, 13 + w.step->seqs[0].n_rows);
+    run_out(&w);
+    assert_int_equal(w.n_tokens, 12);
+    stop(&w);
+}
+
 int main(void)
 {
     log_init("test", LOG_OFF);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused_checksum),         cmocka_unit_test(test_chunk_beyond_the_last),
-        cmocka_unit_test(test_gap_between_chunks),       cmocka_unit_test(test_lost_way),
-        cmocka_unit_test(test_resume_of_what_is_gone),   cmocka_unit_test(test_strangers_end_nothing),
-        cmocka_unit_test(test_load_holds_what_was_seen), cmocka_unit_test(test_longer_than_the_pool),
+        cmocka_unit_test(test_refused_checksum),
+        cmocka_unit_test(test_chunk_beyond_the_last),
+        cmocka_unit_test(test_gap_between_chunks),
+        cmocka_unit_test(test_lost_way),
+        cmocka_unit_test(test_resume_of_what_is_gone),
+        cmocka_unit_test(test_strangers_end_nothing),
+        cmocka_unit_test(test_load_holds_what_was_seen),
+        cmocka_unit_test(test_longer_than_the_pool),
+        cmocka_unit_test(test_priorities),
+        cmocka_unit_test(test_patience),
+        cmocka_unit_test(test_prefills_by_priority),
+        cmocka_unit_test(test_right_guesses),
+        cmocka_unit_test(test_end_among_guesses),
+        cmocka_unit_test(test_wrong_guesses),
     };
     return cmocka_run_group_tests_name("worker", tests, NULL, NULL);
 }
