@@ -15,8 +15,13 @@ status batch_init(struct worker *worker)
     b->waiting = calloc(requests, sizeof(struct sequence *));
     if (worker->options.speculation != SPECULATION_OFF)
         b->sampled = calloc((size_t)seqs * (worker->options.draft_tokens + 1), sizeof *b->sampled);
+    if (worker->options.speculation == SPECULATION_MODEL)
+        b->drafts.asks = calloc(seqs, sizeof *b->drafts.asks);
+    bool has_asks = b->drafts.asks || worker->options.speculation != SPECULATION_MODEL;
     bool has_sampled = b->sampled || worker->options.speculation == SPECULATION_OFF;
-    return b->seqs && b->owners && b->wants && b->order && b->rows && b->waiting && has_sampled ? ST_OK : ST_NO_MEMORY;
+    return b->seqs && b->owners && b->wants && b->order && b->rows && b->waiting && has_sampled && has_asks
+               ? ST_OK
+               : ST_NO_MEMORY;
 }
 
 void batch_free(struct worker *worker)
@@ -25,6 +30,7 @@ void batch_free(struct worker *worker)
     free(b->seqs);
     free(b->owners);
     free(b->sampled);
+    free(b->drafts.asks);
     free(b->wants);
     free(b->order);
     free(b->rows);
@@ -113,11 +119,26 @@ static void fill_row(struct worker *worker, struct sequence *seq, uint32_t rows)
         .n_history = end,
         .cancelled = &seq->cancelled,
     };
+    if (end > seq->n_tokens && b->drafts.asks)
+        drafts_ask(worker, seq, i, end - seq->n_tokens);
     if (end > seq->n_tokens)
         b->seqs[i].sampled_each = b->sampled + (size_t)i * (worker->options.draft_tokens + 1);
     seq->served_us = worker->step_started_us;
     seq->in_step = true;
     seq->step_rows = rows;
+}
+
+/* The time that guesses take is not left for the step; where they would take all, only least chunks are. */
+static struct scheduler_limits limits_now(const struct worker *worker, uint32_t n)
+{
+    struct scheduler_limits limits = worker->options.limits;
+    uint32_t guesses = 0;
+    for (uint32_t i = 0; i < n; i++)
+        guesses += worker->batch.wants[i].drafts;
+    uint64_t us = drafts_expected(worker, guesses);
+    if (limits.target_us > 0)
+        limits.target_us = us < limits.target_us ? limits.target_us - us : 1;
+    return limits;
 }
 
 void batch_start(struct worker *worker)
@@ -127,13 +148,15 @@ void batch_start(struct worker *worker)
         return;
     uint32_t n = gather(worker);
     uint64_t preempted = worker->counters.preemptions;
-    if (scheduler_form(&worker->options.limits, &worker->cost, b->wants, n, b->order, b->rows) == 0)
+    struct scheduler_limits limits = limits_now(worker, n);
+    if (scheduler_form(&limits, &worker->cost, b->wants, n, b->order, b->rows) == 0)
         return;
     /* Room first, for all: a preemption may take a sequence out again. */
     for (uint32_t i = 0; i < n; i++)
         if (b->rows[i])
             b->rows[i] = make_room(worker, b->waiting[i], b->rows[i]);
     b->step = (struct step){ .seqs = b->seqs };
+    b->drafts.n = 0;
     worker->step_started_us = worker->io->now(worker->io->ctx);
     for (uint32_t i = 0; i < n; i++)
         if (b->rows[i] && b->waiting[i]->is_running)
@@ -145,7 +168,7 @@ void batch_start(struct worker *worker)
     }
     b->is_running = true;
     worker->counters.steps++;
-    worker->io->run(worker->io->ctx, &b->step);
+    worker->io->run(worker->io->ctx, &b->step, b->drafts.n ? &b->drafts : NULL);
 }
 
 void worker_layers_done(struct worker *worker, uint32_t layers)
@@ -176,7 +199,7 @@ static void measure(struct worker *worker)
     worker->counters.tokens_computed += rows;
     if (us == 0)
         return;
-    step_cost_observe(&worker->cost, rows, attended, us);
+    step_cost_observe(&worker->cost, rows, attended, drafts_took(worker, us));
     if (with_prompt) {
         double rate = rows * 1e6 / (double)us;
         worker->prefill_tokens_per_s += 0.1 * (rate - worker->prefill_tokens_per_s);

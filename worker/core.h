@@ -4,6 +4,7 @@
 #ifndef BATON_WORKER_CORE_H
 #define BATON_WORKER_CORE_H
 
+#include "worker/drafter.h"
 #include "worker/request_table.h"
 #include "worker/router_marks.h"
 #include "worker/sequence.h"
@@ -25,6 +26,8 @@ struct batch {
     struct scheduler_want *wants; /* [2 * max_requests], scratch of forming */
     uint32_t *order, *rows;       /* likewise */
     struct sequence **waiting;    /* likewise */
+    struct drafts drafts;         /* asks [limits.max_seqs], where a model guesses */
+    double draft_us;              /* smoothed time of one of its guesses */
     double draft_price;           /* of the step that is being formed, for speculation_depth */
 };
 
@@ -72,10 +75,16 @@ void batch_remove(struct worker *worker, struct sequence *seq);
 void batch_start(struct worker *worker);
 
 /* drafts.c */
-/* What a further row costs in a step of so many decoding sequences, in tokens. */
+/* What a further guess costs in a step of so many decoding sequences, in tokens. */
 double drafts_price(const struct worker *worker, uint32_t n_decoding, uint64_t attended);
-/* Writes guesses behind the sequence's tokens, as many as pay; returns how many. */
+/* How many guesses pay; those of lookup are written behind the sequence's tokens. */
 uint32_t drafts_propose(struct worker *worker, struct sequence *seq);
+/* Has a model make n guesses for this sequence of the step, before the step runs. */
+void drafts_ask(struct worker *worker, struct sequence *seq, uint32_t in_step, uint32_t n);
+/* How long a model will take for n guesses. */
+uint64_t drafts_expected(const struct worker *worker, uint32_t n);
+/* How long the step took but for the guesses made before it; learns what they cost. */
+uint64_t drafts_took(struct worker *worker, uint64_t us);
 /* How many of the guesses among the rows that ran were right. */
 uint32_t drafts_accepted(struct worker *worker, struct sequence *seq, const struct step_seq *ran);
 

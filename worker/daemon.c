@@ -188,6 +188,44 @@ static status create_engine(struct worker_process *p, struct engine_options *opt
     return st;
 }
 
+static void engine_stop(struct daemon *d)
+{
+    struct worker_process *p = worker_process_of(d);
+    drafter_destroy(&p->drafter);
+    model_close(&p->draft_model);
+    engine_destroy(&p->engine);
+    weights_client_destroy(&p->weights);
+}
+
+static void before_step(void *ctx, struct step *step)
+{
+    struct worker_process *p = ctx;
+    if (p->drafts)
+        drafter_run(p->drafter, step, p->drafts);
+}
+
+static status start_drafter(struct worker_process *p, const struct engine_options *engine, struct error *err)
+{
+    const struct worker_config *c = p->config;
+    if (p->role != WORKER_DECODE || c->speculation != SPECULATION_MODEL)
+        return ST_OK;
+    status st = model_open(c->draft_model, MODEL_WEIGHTS, &p->draft_model, err);
+    if (st != ST_OK)
+        return st;
+    struct drafter_options options = {
+        .model = p->draft_model,
+        .isa = engine->isa,
+        .f32_math = engine->f32_math,
+        .n_threads = engine->n_threads,
+        .pin_threads = engine->pin_threads,
+        .n_blocks = p->n_blocks,
+        .max_seqs = engine->max_seqs,
+        .max_len = p->max_model_len,
+    };
+    model_kv_layout(model_config(p->draft_model), p->layout.block_tokens, p->layout.type, &options.kv);
+    return drafter_create(&options, p->model, &p->drafter, err);
+}
+
 static status engine_start(struct daemon *d, struct error *err)
 {
     struct worker_process *p = worker_process_of(d);
@@ -208,24 +246,18 @@ static status engine_start(struct daemon *d, struct error *err)
     status st = create_engine(p, &options, err);
     if (st != ST_OK)
         return st;
-    struct engine_thread_options thread = { daemon_loop(d), p->engine, on_layers, on_step_done, p };
-    st = engine_thread_create(&thread, &p->thread);
+    struct engine_thread_options thread = { daemon_loop(d), p->engine, before_step, on_layers, on_step_done, p };
+    st = start_drafter(p, &options, err);
+    if (st == ST_OK && engine_thread_create(&thread, &p->thread) != ST_OK)
+        st = error_set(err, ST_NO_MEMORY, "the engine thread could not be started");
     if (st != ST_OK) {
-        engine_destroy(&p->engine);
-        weights_client_destroy(&p->weights);
-        return error_set(err, st, "the engine thread could not be started");
+        engine_stop(d);
+        return st;
     }
     p->step_seconds = metrics_series(daemon_metrics(d), &worker_metric_table, WORKER_STEP_SECONDS, NULL);
     note_load(p, "pack", begin);
     log_engine(p, options.n_threads);
     return ST_OK;
-}
-
-static void engine_stop(struct daemon *d)
-{
-    struct worker_process *p = worker_process_of(d);
-    engine_destroy(&p->engine);
-    weights_client_destroy(&p->weights);
 }
 
 const struct part part_engine = { .name = "engine", .start = engine_start, .stop = engine_stop };
@@ -255,9 +287,10 @@ static void io_forget(void *ctx, struct worker_peer *to, struct request_key key,
     link_forget(to->link, key, attempt);
 }
 
-static void io_run(void *ctx, struct step *step)
+static void io_run(void *ctx, struct step *step, struct drafts *drafts)
 {
     struct worker_process *p = ctx;
+    p->drafts = drafts;
     p->step_started_us = clock_now_us();
     engine_thread_run(p->thread, step);
 }
@@ -355,6 +388,8 @@ static status check_config(const void *config, struct error *err)
     const struct worker_config *c = config;
     if (!c->model[0])
         return error_set(err, ST_INVALID, "--model is missing: a GGUF file or a Hugging Face folder");
+    if (c->speculation == SPECULATION_MODEL && !c->draft_model[0])
+        return error_set(err, ST_INVALID, "--draft-model is missing, which --speculation model needs");
     return ST_OK;
 }
 

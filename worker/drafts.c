@@ -7,7 +7,8 @@ double drafts_price(const struct worker *worker, uint32_t n_decoding, uint64_t a
     if (n_decoding == 0 || !(plain > 0.0))
         return 0.0;
     double more = step_cost_predict(&worker->cost, n_decoding + 1, attended + attended / n_decoding);
-    return (more - plain) * n_decoding / plain;
+    double guess = worker->options.speculation == SPECULATION_MODEL ? worker->batch.draft_us : 0.0;
+    return (more - plain + guess) * n_decoding / plain;
 }
 
 /* So that the step samples no token beyond the answer's longest. */
@@ -24,9 +25,34 @@ uint32_t drafts_propose(struct worker *worker, struct sequence *seq)
 {
     if (worker->options.speculation == SPECULATION_OFF || !seq->may_draft)
         return 0;
-    uint32_t found =
-        speculation_lookup(seq->tokens, seq->n_tokens, room_for_drafts(worker, seq), seq->tokens + seq->n_tokens);
-    return speculation_depth(&seq->speculation, worker->batch.draft_price, found);
+    uint32_t most = room_for_drafts(worker, seq);
+    if (worker->options.speculation == SPECULATION_LOOKUP)
+        most = speculation_lookup(seq->tokens, seq->n_tokens, most, seq->tokens + seq->n_tokens);
+    return speculation_depth(&seq->speculation, worker->batch.draft_price, most);
+}
+
+void drafts_ask(struct worker *worker, struct sequence *seq, uint32_t in_step, uint32_t n)
+{
+    struct drafts *d = &worker->batch.drafts;
+    d->asks[d->n++] = (struct draft_ask){
+        .id = seq->id, .seq = in_step, .tokens = seq->tokens, .n_tokens = seq->n_tokens, .wanted = n
+    };
+}
+
+uint64_t drafts_expected(const struct worker *worker, uint32_t n)
+{
+    return worker->options.speculation == SPECULATION_MODEL ? (uint64_t)(worker->batch.draft_us * n) : 0;
+}
+
+uint64_t drafts_took(struct worker *worker, uint64_t us)
+{
+    struct batch *b = &worker->batch;
+    uint32_t made = 0;
+    for (uint32_t i = 0; i < b->drafts.n; i++)
+        made += b->drafts.asks[i].made;
+    if (made > 0)
+        b->draft_us += 0.1 * ((double)b->drafts.us / made - b->draft_us);
+    return b->drafts.n && b->drafts.us < us ? us - b->drafts.us : us;
 }
 
 uint32_t drafts_accepted(struct worker *worker, struct sequence *seq, const struct step_seq *ran)

@@ -54,6 +54,8 @@ static void *thread_main(void *arg)
         struct step *step = t->step;
         t->step = NULL;
         pthread_mutex_unlock(&t->lock);
+        if (t->options.before)
+            t->options.before(t->options.ctx, step);
         engine_run(t->options.engine, step);
         loop_post(t->options.loop, deliver_done, t);
         pthread_mutex_lock(&t->lock);

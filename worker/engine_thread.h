@@ -12,6 +12,7 @@ struct engine_thread;
 struct engine_thread_options {
     struct loop *loop;
     struct engine *engine;                         /* borrowed */
+    void (*before)(void *ctx, struct step *step);  /* on the engine thread, before each step; NULL: nothing */
     void (*on_layers)(void *ctx, uint32_t layers); /* layers [0, layers) of all rows; calls may be merged */
     void (*on_done)(void *ctx);
     void *ctx;

@@ -322,7 +322,7 @@ static void accept_generate(struct worker *worker, struct generation *g, struct 
     g->no_cache = msg->no_cache;
     g->seq.priority = msg->priority;
     g->seq.may_draft = true;
-    g->arrival = ++worker->arrivals;
+    g->seq.id = g->arrival = ++worker->arrivals;
     g->born_us = now_of(g);
     g->kept_first = g->sent = g->seq.n_tokens;
     g->transport = "";

@@ -12,6 +12,8 @@
 #include "proto/link.h"
 #include "transfer/transfer.h"
 
+struct drafts;
+
 /* Another daemon, as long as its link lives. Owned by whoever implements worker_io. */
 struct worker_peer {
     char id[64];
@@ -32,8 +34,9 @@ struct worker_io {
     void (*forget)(void *ctx, struct worker_peer *to, struct request_key key, uint32_t attempt);
     /* A prefill worker that is up and whose blocks we can take; NULL otherwise. */
     struct worker_peer *(*find_prefill)(void *ctx, const char *id);
-    /* Starts the step; worker_layers_done and worker_step_done follow on the loop thread. */
-    void (*run)(void *ctx, struct step *step);
+    /* Starts the step, with the guesses of drafts (NULL: none are asked for) made first; worker_layers_done and
+     * worker_step_done follow on the loop thread. */
+    void (*run)(void *ctx, struct step *step, struct drafts *drafts);
     status (*take)(void *ctx, struct transfer_take *take);
     void (*cancel_take)(void *ctx, struct transfer_take *take);
     /* Told of every state that a request ("generation", "prefill") or a block enters: failpoints. */

@@ -6,6 +6,7 @@
 
 #include "common/daemon.h"
 #include "proto/membership.h"
+#include "worker/drafter.h"
 #include "worker/engine_thread.h"
 #include "worker/worker.h"
 
@@ -40,6 +41,9 @@ struct worker_process {
     struct weights_client *weights; /* counts as a use of what is shared */
     struct engine *engine;
     struct engine_thread *thread;
+    struct model *draft_model; /* NULL: no model guesses */
+    struct drafter *drafter;
+    struct drafts *drafts; /* of the running step; the engine thread's until it ends */
     struct worker_io io;
     struct worker *worker;
     struct links *links;

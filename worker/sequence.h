@@ -46,6 +46,7 @@ struct sequence {
     struct logit_bias *bias; /* owned; sampling borrows */
     uint32_t *stop_ids;
 
+    uint64_t id;        /* of this worker, never 0 where it may draft */
     int32_t priority;   /* lower is sooner */
     uint64_t served_us; /* when it last got rows, or joined the batch */
     bool may_draft;     /* its answer is decoded here */

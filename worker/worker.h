@@ -18,7 +18,7 @@
 struct worker;
 
 enum worker_role { WORKER_PREFILL, WORKER_DECODE };
-enum worker_speculation { SPECULATION_OFF, SPECULATION_LOOKUP };
+enum worker_speculation { SPECULATION_OFF, SPECULATION_LOOKUP, SPECULATION_MODEL };
 const char *worker_role_name(enum worker_role role);
 
 struct worker_options {

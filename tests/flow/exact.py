@@ -25,6 +25,9 @@ SETTINGS = [
     ("a target for the time between tokens", ["decode.itl_target=1ms", "decode.local_tokens=1000"], "auto"),
     ("few prompt rows beside tokens", ["decode.beside_tokens=3", "decode.local_tokens=1000", "decode.step_tokens=16"], "auto"),
     ("four guesses by lookup", ["decode.speculation=lookup"], "auto"),
+    ("guesses by a model", ["decode.speculation=model", f"decode.draft_model={TINY}"], "auto"),
+    ("guesses by a model, in little room", ["decode.speculation=model", f"decode.draft_model={TINY}", "decode.draft_tokens=9",
+                                            "decode.kv_memory=2MiB", "decode.reserve_blocks=0"], "auto"),
     ("guesses and little room", ["decode.speculation=lookup", "decode.draft_tokens=16", "decode.kv_memory=2MiB",
                                  "decode.reserve_blocks=0"], "auto"),
 ]
@@ -72,7 +75,7 @@ def matrix(suite, name, model, prompts, tokens, settings):
     with Cluster(model=model, sets=BASE) as c:
         want = ask_all(c, prompts, False, tokens)
     for title, sets, transport in settings:
-        if any("kv_memory" in s for s in sets) and model != TINY:
+        if any("kv_memory" in s or "draft_model" in s for s in sets) and model != TINY:
             continue
         if why := lacks(sets):
             suite.skip(f"{name}: {title}", why)

@@ -93,8 +93,9 @@ static struct worker_peer *io_find_prefill(void *ctx, const char *id)
     return w->up[1] && !strcmp(id, w->peers[1].id) ? &w->peers[1] : NULL;
 }
 
-static void io_run(void *ctx, struct step *step)
+static void io_run(void *ctx, struct step *step, struct drafts *drafts)
 {
+    (void)drafts;
     ((struct world *)ctx)->step = step;
 }
 

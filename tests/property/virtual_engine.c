@@ -58,8 +58,9 @@ uint32_t vc_next_token(const struct vc *vc, const uint32_t *tokens, uint32_t n)
     return token_of(vc, sum);
 }
 
-void virtual_run(void *ctx, struct step *step)
+void virtual_run(void *ctx, struct step *step, struct drafts *drafts)
 {
+    (void)drafts;
     struct node *n = ctx;
     uint64_t rows = 0, at = node_time(n);
     for (uint32_t i = 0; i < step->n_seqs; i++)

@@ -171,7 +171,7 @@ void virtual_deliver(struct node *n, struct message *m);
 void virtual_load(struct node *n);
 
 /* virtual_engine.c */
-void virtual_run(void *node, struct step *step);
+void virtual_run(void *node, struct step *step, struct drafts *drafts);
 void virtual_layer_done(struct node *n, uint32_t layer);
 void virtual_step_done(struct node *n);
 

@@ -24,13 +24,17 @@ void engine_enter(struct engine *engine)
     entered = pthread_self();
 }
 
-static uint32_t runs; /* touched by the engine's thread during a step, by ours between steps */
+static uint32_t runs, unprepared; /* touched by the engine's thread during a step, by ours between steps */
+
+static bool is_prepared;
 
 void engine_run(struct engine *engine, struct step *step)
 {
     (void)engine;
     runs++;
     strangers += !pthread_equal(entered, pthread_self());
+    unprepared += !is_prepared;
+    is_prepared = false;
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
         step->seqs[0].n_rows += layer;
         if (runs % 7 == 0)
@@ -38,6 +42,12 @@ void engine_run(struct engine *engine, struct step *step)
         step->on_layer(step->ctx, layer);
     }
     step->seqs[0].done = true;
+}
+
+static void before(void *ctx, struct step *step)
+{
+    (void)ctx, (void)step;
+    is_prepared = true;
 }
 
 struct watcher {
@@ -79,9 +89,9 @@ static void on_done(void *ctx)
 static void make(struct watcher *w)
 {
     *w = (struct watcher){ .steps = 0 };
-    runs = 0;
+    runs = unprepared = 0;
     assert_int_equal(loop_create(&w->loop), ST_OK);
-    struct engine_thread_options options = { w->loop, NULL, on_layers, on_done, w };
+    struct engine_thread_options options = { w->loop, NULL, before, on_layers, on_done, w };
     assert_int_equal(engine_thread_create(&options, &w->thread), ST_OK);
     assert_false(engine_thread_busy(w->thread));
 }
@@ -99,6 +109,7 @@ static void test_steps_one_after_another(void **state)
     loop_destroy(&w.loop);
     assert_int_equal(w.steps, STEPS);
     assert_int_equal(runs, STEPS);
+    assert_int_equal(unprepared, 0);
     assert_int_equal(w.wrong, 0);
     assert_int_equal(strangers, 0);
     assert_true(w.calls >= STEPS && w.calls <= STEPS * LAYERS);

@@ -78,8 +78,9 @@ static struct worker_peer *io_find_prefill(void *ctx, const char *id)
     return strcmp(id, "p") ? NULL : &w->other;
 }
 
-static void io_run(void *ctx, struct step *step)
+static void io_run(void *ctx, struct step *step, struct drafts *drafts)
 {
+    (void)drafts;
     ((struct world *)ctx)->step = step;
 }
 
