@@ -115,12 +115,12 @@ static void check_guesses(struct world *w, const struct talk *t, const struct dr
     w->missed += ask->wanted - ask->made;
 }
 
-/* Some of the guesses were right, and a token follows that may be anything. */
+/* Some of the guesses were right, and tokens follow that may be anything: not every step has guesses. */
 static void go_on(struct world *w, struct talk *t, uint32_t made)
 {
     t->n += draw(made + 1);
-    t->tokens[t->n] = draw(2) ? say(w, t, t->n) : draw(model_config(w->model)->n_vocab);
-    t->n++;
+    for (uint32_t more = 1 + draw(3); more > 0 && t->n + 1 < LONGEST; more--, t->n++)
+        t->tokens[t->n] = draw(2) ? say(w, t, t->n) : draw(model_config(w->model)->n_vocab);
 }
 
 static void run_once(struct world *w, const uint32_t *which, uint32_t n)
@@ -168,7 +168,7 @@ static void test_drops_what_it_has_no_room_for(void **state)
 {
     (void)state;
     struct world w;
-    open_world(&w, 30);
+    open_world(&w, 14);
     run_rounds(&w, 60, SEQS);
     assert_true(w.made > 0 && w.missed > 0);
     close_world(&w);

@@ -477,6 +477,12 @@ static void test_right_guesses(void **state)
     stop(&w);
 }
 
+static struct step_seq *running(const struct world *w)
+{
+    ASSERT(w->step);
+    return &w->step->seqs[0];
+}
+
 /* What was guessed behind the end of the answer is no part of it. */
 static void test_end_among_guesses(void **state)
 {
@@ -485,8 +491,8 @@ static void test_end_among_guesses(void **state)
     start_guessing(&w, 4);
     say_generate(&w, 10, BATON__ROUTE__ROUTE_LOCAL, 12);
     end_step(&w);
-    assert_int_equal(w.step->seqs[0].n_rows, 5);
-    w.step->seqs[0].sampled_each[1].is_stop = true;
+    assert_int_equal(running(&w)->n_rows, 5);
+    running(&w)->sampled_each[1].is_stop = true;
     end_step(&w);
     assert_int_equal(w.n_tokens, 3);
     assert_int_equal(w.finish, BATON__FINISH__FINISH_STOP);
@@ -502,13 +508,13 @@ static void test_wrong_guesses(void **state)
     start_guessing(&w, 4);
     say_generate(&w, 10, BATON__ROUTE__ROUTE_LOCAL, 12);
     end_step(&w);
-    assert_int_equal(w.step->seqs[0].first_pos, 10);
-    w.step->seqs[0].sampled_each[2].id = 9;
+    assert_int_equal(running(&w)->first_pos, 10);
+    running(&w)->sampled_each[2].id = 9;
     end_step(&w);
     assert_int_equal(w.n_tokens, 4);
-    assert_int_equal(w.step->seqs[0].first_pos, 13);
-    assert_int_equal(w.step->seqs[0].tokens[0], 9);
-    assert_int_equal(w.step->seqs[0].n_history, 13 + w.step->seqs[0].n_rows);
+    assert_int_equal(running(&w)->first_pos, 13);
+    assert_int_equal(running(&w)->tokens[0], 9);
+    assert_int_equal(running(&w)->n_history, 13 + running(&w)->n_rows);
     run_out(&w);
     assert_int_equal(w.n_tokens, 12);
     stop(&w);
