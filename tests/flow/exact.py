@@ -36,7 +36,7 @@ PROMPTS = QUESTIONS + [STORY + str(n) + " and then" * n for n in (3, 14, 15, 16,
 
 
 # What looks back at the answer, or ends it: guesses must not show in it.
-EXTRAS = [{}, {"repetition_penalty": 1.2, "min_tokens": 9}, {"frequency_penalty": 0.7, "logprobs": True, "top_logprobs": 3},
+EXTRAS = [{}, {"repetition_penalty": 1.2, "min_tokens": 5}, {"frequency_penalty": 0.7, "logprobs": True, "top_logprobs": 3},
           {"stop": ["e ", "n"]}, {"presence_penalty": -0.5, "priority": -3}]
 
 
