@@ -223,7 +223,12 @@ static status start_drafter(struct worker_process *p, const struct engine_option
         .max_len = p->max_model_len,
     };
     model_kv_layout(model_config(p->draft_model), p->layout.block_tokens, p->layout.type, &options.kv);
-    return drafter_create(&options, p->model, &p->drafter, err);
+    struct model *served = NULL; /* once more, with its vocabulary */
+    st = model_open(c->model, 0, &served, err);
+    if (st == ST_OK)
+        st = drafter_create(&options, served, &p->drafter, err);
+    model_close(&served);
+    return st;
 }
 
 static status engine_start(struct daemon *d, struct error *err)
