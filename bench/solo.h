@@ -11,7 +11,7 @@ struct solo_options {
     const char *path; /* of the model */
     enum engine_isa isa;
     bool f32_math;
-    enum dtype kv_type;  /* BF16, F16 or F32 */
+    enum dtype kv_type;  /* F32, BF16, F16 or INT8 */
     uint32_t n_threads;  /* 0: one for each core that this process may use */
     uint32_t max_tokens; /* of a sequence; ST_LIMIT when the model has fewer positions */
     uint32_t max_rows;   /* of one step, at least n_seqs */

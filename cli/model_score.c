@@ -122,7 +122,10 @@ static bool read_top(const char *text, uint32_t n_vocab, uint32_t *top)
 
 static enum dtype kv_type(const char *text)
 {
-    return !strcmp(text, "f32") ? DTYPE_F32 : !strcmp(text, "f16") ? DTYPE_F16 : DTYPE_BF16;
+    return !strcmp(text, "f32")    ? DTYPE_F32
+           : !strcmp(text, "f16")  ? DTYPE_F16
+           : !strcmp(text, "int8") ? DTYPE_INT8
+                                   : DTYPE_BF16;
 }
 
 static status open_model(struct scorer *s, struct solo_options *o, struct error *err)
@@ -157,7 +160,7 @@ static int run(const struct command *self, int argc, char **argv)
         { "engine", 0, OPTION_WORD, &engine, "auto|reference|avx2|avx512", "Instruction set of the kernels (auto)", 0,
           0 },
         { "f32", 0, OPTION_FLAG, &f32, "", "Widen all weights and quantise no activation", 0, 0 },
-        { "kv", 0, OPTION_WORD, &kv, "f32|bf16|f16", "Number format of the KV cache (bf16)", 0, 0 },
+        { "kv", 0, OPTION_WORD, &kv, "f32|bf16|f16|int8", "Number format of the KV cache (bf16)", 0, 0 },
         { "threads", 0, OPTION_INT, &threads, "N", "Threads that compute; 0: one for each core (0)", 0, 256 },
         { "chunk", 0, OPTION_INT, &chunk, "N", "Tokens of one step (64)", 1, 4096 },
     };

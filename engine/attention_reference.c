@@ -27,7 +27,15 @@ uint32_t attention_reference_rows(uint32_t group)
 static const float *load_slot(const struct attention *a, const struct attention_item *item, enum kv_side side,
                               uint32_t pos, float *slot)
 {
-    dtype_to_f32(a->kv->type, attention_slot(a, item->blocks, side, item->kv_head, pos), slot, a->kv->head_dim);
+    const uint32_t dim = a->kv->head_dim;
+    const uint8_t *src = attention_slot(a, item->blocks, side, item->kv_head, pos);
+    dtype_to_f32(a->kv->type, src, slot, dim);
+    if (a->kv->type == DTYPE_INT8) {
+        float scale;
+        memcpy(&scale, src + dim, sizeof scale);
+        for (uint32_t d = 0; d < dim; d++)
+            slot[d] *= scale;
+    }
     return slot;
 }
 

@@ -51,7 +51,7 @@ struct backend {
     void (*scale)(float *x, float factor, uint32_t n);
     void (*add)(float *x, const float *y, uint32_t n);
     void (*silu_mul)(float *gate, const float *up, uint32_t n); /* gate = silu(gate) * up */
-    /* n values to the cache's dtype. */
+    /* One slot of a KV cache (kv_layout.h) from its n values. */
     void (*kv_store)(enum dtype type, const float *x, void *dst, uint32_t n);
 
     size_t (*attend_scratch_bytes)(uint32_t head_dim, uint32_t group); /* group: query heads of a KV head */

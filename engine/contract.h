@@ -30,7 +30,9 @@
  *   binary64 by math_trig.c, rounded to binary32; for a pair (a, b):
  *   a' = fma(a, cos, b * -sin), b' = fma(b, cos, a * sin).
  * Attention: q * (1 / sqrt(head_dim)) after the rotation, one rounding; K and V
- *   rounded to the cache dtype before anything reads them. A score is a chain
+ *   rounded to the cache dtype before anything reads them; in INT8, each token and KV
+ *   head by itself, as rule INT8's activations are (amax over the head's dimension, dx in
+ *   binary32), and read as q * dx, one rounding. A score is a chain
  *   fma(q, k, s) over the head's dimension ascending. Positions are divided in
  *   splits of 64 absolute positions; in each, over its unmasked positions:
  *   m = max, p = exp(s - m), l = l + p ascending, o = fma(p, v, o) ascending.

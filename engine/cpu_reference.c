@@ -42,27 +42,33 @@ static void reference_pack_panel(const struct tensor *t, const struct matrix *m,
     (void)row;
 }
 
+/* The scale of n values that are to become integers within +-most; 0 where all of those are 0. */
+static float integer_scale(const float *x, uint32_t n, float most, float *inv)
+{
+    float amax = 0.0f;
+    for (uint32_t i = 0; i < n; i++)
+        amax = max_f32(fabsf(x[i]), amax);
+    *inv = amax < CONTRACT_TINY ? 0.0f : most / amax;
+    return amax < CONTRACT_TINY ? 0.0f : amax / most;
+}
+
+static int32_t to_integer(float x, float inv, float most)
+{
+    float v = x * inv;
+    v = v < most ? v : most;
+    return (int32_t)math_round(max_f32(v, -most));
+}
+
 /* One group: q[32] within +-most, scale[0] = dx, scale[1] = dx * sum(q). */
 static void quantise_group(const float *x, float most, int32_t *q, float *scale)
 {
-    float amax = 0.0f;
-    for (uint32_t i = 0; i < CONTRACT_GROUP; i++)
-        amax = max_f32(fabsf(x[i]), amax);
-    if (amax < CONTRACT_TINY) {
-        memset(q, 0, CONTRACT_GROUP * sizeof *q);
-        scale[0] = scale[1] = 0.0f;
-        return;
-    }
-    float inv = most / amax;
+    float inv;
     int32_t sum = 0;
+    scale[0] = integer_scale(x, CONTRACT_GROUP, most, &inv);
     for (uint32_t i = 0; i < CONTRACT_GROUP; i++) {
-        float v = x[i] * inv;
-        v = v < most ? v : most;
-        v = max_f32(v, -most);
-        q[i] = (int32_t)math_round(v);
+        q[i] = scale[0] == 0.0f ? 0 : to_integer(x[i], inv, most);
         sum += q[i];
     }
-    scale[0] = amax / most;
     scale[1] = scale[0] * (float)sum;
 }
 
@@ -253,11 +259,22 @@ static void reference_silu_mul(float *gate, const float *up, uint32_t n)
         gate[i] = math_silu(gate[i]) * up[i];
 }
 
+static void store_int8(const float *x, int8_t *dst, uint32_t n)
+{
+    float inv;
+    float scale = integer_scale(x, n, CONTRACT_INT8_MAX, &inv);
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = (int8_t)(scale == 0.0f ? 0 : to_integer(x[i], inv, CONTRACT_INT8_MAX));
+    memcpy(dst + n, &scale, sizeof scale);
+}
+
 static void reference_kv_store(enum dtype type, const float *x, void *dst, uint32_t n)
 {
     uint16_t *half = dst;
     if (type == DTYPE_F32)
         memcpy(dst, x, n * sizeof *x);
+    else if (type == DTYPE_INT8)
+        store_int8(x, dst, n);
     else
         for (uint32_t i = 0; i < n; i++)
             half[i] = type == DTYPE_F16 ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);

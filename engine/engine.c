@@ -51,8 +51,9 @@ static const struct backend *choose_backend(enum engine_isa isa)
 
 static status check_options(const struct engine_options *o, const struct model_config *c, struct error *err)
 {
-    if (o->kv.type != DTYPE_F32 && o->kv.type != DTYPE_F16 && o->kv.type != DTYPE_BF16)
-        return error_set(err, ST_INVALID, "the KV cache must be F32, F16 or BF16, not %s", dtype_name(o->kv.type));
+    const enum dtype type = o->kv.type;
+    if (type != DTYPE_F32 && type != DTYPE_F16 && type != DTYPE_BF16 && type != DTYPE_INT8)
+        return error_set(err, ST_INVALID, "the KV cache must be F32, F16, BF16 or INT8, not %s", dtype_name(type));
     if (o->kv.n_layers != c->n_layers || o->kv.n_kv_heads != c->n_kv_heads || o->kv.head_dim != c->head_dim)
         return error_set(err, ST_INVALID, "the KV layout is of another model");
     if (o->kv.block_tokens == 0 || o->kv_pool == NULL || o->kv_blocks == 0 || (uintptr_t)o->kv_pool % 64 != 0)

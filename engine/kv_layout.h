@@ -2,7 +2,8 @@
  * A block holds block_tokens tokens of every layer:
  *   [layer][k|v][kv_head][token][head_dim]
  * so one layer of a block is contiguous, and the slots of consecutive tokens of
- * one (layer, k|v, head) are contiguous too. */
+ * one (layer, k|v, head) are contiguous too. In INT8 a slot is its head_dim
+ * integers and, behind them, their scale: a float32, aligned to nothing. */
 #ifndef BATON_ENGINE_KV_LAYOUT_H
 #define BATON_ENGINE_KV_LAYOUT_H
 
@@ -19,18 +20,18 @@ struct kv_layout {
     uint32_t n_kv_heads;
     uint32_t head_dim;
     uint32_t block_tokens;
-    enum dtype type; /* BF16, F16 or F32 */
+    enum dtype type; /* F32, BF16, F16 or INT8 */
 };
 
 static inline size_t kv_value_bytes(const struct kv_layout *l)
 {
-    return l->type == DTYPE_F32 ? 4 : 2;
+    return l->type == DTYPE_F32 ? 4 : l->type == DTYPE_INT8 ? 1 : 2;
 }
 
 /* Bytes of one token of one (layer, k|v, head). */
 static inline size_t kv_slot_bytes(const struct kv_layout *l)
 {
-    return l->head_dim * kv_value_bytes(l);
+    return l->head_dim * kv_value_bytes(l) + (l->type == DTYPE_INT8 ? sizeof(float) : 0);
 }
 
 /* Bytes of one (layer, k|v, head): block_tokens slots. */

@@ -19,7 +19,7 @@ static const struct dtype_row dtypes[DTYPE_COUNT] = {
 
 const char *dtype_name(enum dtype type)
 {
-    return (unsigned)type < DTYPE_COUNT ? dtypes[type].name : "unknown";
+    return (unsigned)type < DTYPE_COUNT ? dtypes[type].name : type == DTYPE_INT8 ? "INT8" : "unknown";
 }
 
 size_t dtype_block_values(enum dtype type)
@@ -112,6 +112,12 @@ static void widen_bf16(const uint8_t *src, float *dst, size_t n)
         dst[i] = bf16_to_f32(load_u16(src + 2 * i));
 }
 
+static void widen_int8(const int8_t *src, float *dst, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = src[i];
+}
+
 static void widen_quantised(enum dtype type, const uint8_t *src, float *dst, size_t n)
 {
     for (size_t g = 0; g < n / CONTRACT_GROUP; g++) {
@@ -127,7 +133,7 @@ static void widen_quantised(enum dtype type, const uint8_t *src, float *dst, siz
 
 void dtype_to_f32(enum dtype type, const void *src, float *dst, size_t n)
 {
-    ASSERT(n % dtype_block_values(type) == 0);
+    ASSERT(type == DTYPE_INT8 || n % dtype_block_values(type) == 0);
     switch (type) {
     case DTYPE_F32:
         memcpy(dst, src, n * sizeof *dst);
@@ -137,6 +143,9 @@ void dtype_to_f32(enum dtype type, const void *src, float *dst, size_t n)
         return;
     case DTYPE_BF16:
         widen_bf16(src, dst, n);
+        return;
+    case DTYPE_INT8:
+        widen_int8(src, dst, n);
         return;
     default:
         widen_quantised(type, src, dst, n);

@@ -25,7 +25,8 @@ enum dtype {
 #define X(name, values, bytes) DTYPE_##name,
     DTYPES(X)
 #undef X
-        DTYPE_COUNT
+        DTYPE_COUNT,
+    DTYPE_INT8, /* of KV caches, no tensor's: a slot's integers, whose scale stands behind them (kv_layout.h) */
 };
 
 const char *dtype_name(enum dtype type);
@@ -35,7 +36,8 @@ size_t dtype_block_bytes(enum dtype type);
 size_t dtype_row_bytes(enum dtype type, size_t n);
 
 /* n values (a multiple of the block) to float32, equal bit for bit to Python gguf's
- * dequantize: exact for plain formats, a rounding for each operation for the others. */
+ * dequantize: exact for plain formats, a rounding for each operation for the others.
+ * Of INT8 the integers, without their scale. */
 void dtype_to_f32(enum dtype type, const void *src, float *dst, size_t n);
 uint16_t f32_to_f16(float x); /* nearest even */
 float f16_to_f32(uint16_t x);

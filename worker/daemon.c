@@ -82,7 +82,7 @@ static status size_pool(struct worker_process *p, struct error *err)
 {
     const struct worker_config *c = p->config;
     const struct model_config *m = model_config(p->model);
-    static const enum dtype dtypes[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32 };
+    static const enum dtype dtypes[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32, DTYPE_INT8 };
     model_kv_layout(m, (uint32_t)c->block_tokens, dtypes[c->kv_dtype], &p->layout);
     uint64_t wanted = c->max_model_len ? (uint64_t)c->max_model_len : m->max_positions;
     if (wanted > m->max_positions)

@@ -120,10 +120,28 @@ ALWAYS_INLINE void widen_slots(const enum dtype type, const uint8_t *src, uint32
             vec_store(dst, load_widened(type, src + d * bytes, vec_part_at(d, dim)));
 }
 
+/* The same for slots that end with their scale. */
+static void widen_int8(const int8_t *src, uint32_t n, uint32_t dim, float *dst)
+{
+    for (; n > 0; n--, src += dim + sizeof(float)) {
+        float scale;
+        memcpy(&scale, src + dim, sizeof scale);
+        for (uint32_t d = 0; d + LANES <= dim; d += LANES, dst += LANES)
+            vec_store(dst, vec_mul(vec_load_8_part(src + d, vec_part_at(0, LANES)), vec_set1(scale)));
+        if (dim % LANES != 0) {
+            vec_part part = vec_part_at(dim / LANES * LANES, dim);
+            vec_store(dst, vec_mul(vec_load_8_part(src + dim / LANES * LANES, part), vec_set1(scale)));
+            dst += LANES;
+        }
+    }
+}
+
 static float *widen_run(enum dtype type, const uint8_t *src, uint32_t n, const struct work *w, float *dst)
 {
     if (type == DTYPE_BF16)
         widen_slots(DTYPE_BF16, src, n, w->dim, dst);
+    else if (type == DTYPE_INT8)
+        widen_int8((const int8_t *)src, n, w->dim, dst);
     else if (type == DTYPE_F16)
         widen_slots(DTYPE_F16, src, n, w->dim, dst);
     else

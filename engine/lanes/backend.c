@@ -111,11 +111,38 @@ static void silu_mul(float *gate, const float *up, uint32_t n)
     }
 }
 
+/* Every step is as in quantise_group() of cpu_reference.c. */
+static void store_int8(const float *x, int8_t *dst, uint32_t n)
+{
+    float lanes[LANES];
+    vec most = vec_zero();
+    for (uint32_t i = 0; i < n; i += LANES)
+        most = vec_max(vec_abs(vec_load_part(x + i, vec_part_at(i, n))), most);
+    vec_store(lanes, most);
+    float amax = 0.0f;
+    for (uint32_t l = 0; l < LANES; l++)
+        amax = lanes[l] > amax ? lanes[l] : amax;
+    const bool tiny = amax < CONTRACT_TINY;
+    const float scale = tiny ? 0.0f : amax / CONTRACT_INT8_MAX;
+    const vec inv = vec_set1(CONTRACT_INT8_MAX / amax);
+    for (uint32_t i = 0; i < n; i += LANES) {
+        vec_part part = vec_part_at(i, n);
+        vec v = vec_min(vec_mul(vec_load_part(x + i, part), inv), vec_set1(CONTRACT_INT8_MAX));
+        v = vec_max(v, vec_set1(-CONTRACT_INT8_MAX));
+        vec_store_8_part(dst + i, tiny ? vec_zero() : v, part);
+    }
+    memcpy(dst + n, &scale, sizeof scale);
+}
+
 static void kv_store(enum dtype type, const float *x, void *dst, uint32_t n)
 {
     uint16_t *half = dst;
     if (type == DTYPE_F32) {
         memcpy(dst, x, n * sizeof *x);
+        return;
+    }
+    if (type == DTYPE_INT8) {
+        store_int8(x, dst, n);
         return;
     }
     for (uint32_t i = 0; i < n; i += LANES) {

@@ -98,6 +98,11 @@ static inline vec vec_max(vec a, vec b)
     return _mm256_max_ps(a, b);
 }
 
+static inline vec vec_abs(vec x)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
+
 static inline vec vec_negate(vec x)
 {
     return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
@@ -176,6 +181,23 @@ static inline void vec_store_16_part(void *x, vec_16 v, vec_part part)
         _mm_storeu_si128(x, v);
     else
         memcpy(x, &v, part * sizeof(uint16_t));
+}
+
+/* Signed bytes as floats; zero in the other lanes. */
+static inline vec vec_load_8_part(const int8_t *x, vec_part part)
+{
+    int64_t bytes = 0;
+    memcpy(&bytes, x, part);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)));
+}
+
+/* Nearest even; within +-127. */
+static inline void vec_store_8_part(int8_t *x, vec v, vec_part part)
+{
+    __m256i wide = _mm256_cvtps_epi32(v);
+    __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    int64_t bytes = _mm_cvtsi128_si64(_mm_packs_epi16(half, half));
+    memcpy(x, &bytes, part);
 }
 
 static inline vec vec_widen_f16(vec_16 x)

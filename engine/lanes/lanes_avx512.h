@@ -90,6 +90,11 @@ static inline vec vec_max(vec a, vec b)
     return _mm512_max_ps(a, b);
 }
 
+static inline vec vec_abs(vec x)
+{
+    return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x);
+}
+
 static inline vec vec_negate(vec x)
 {
     return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
@@ -161,6 +166,18 @@ static inline vec_16 vec_load_16_part(const void *x, vec_part part)
 static inline void vec_store_16_part(void *x, vec_16 v, vec_part part)
 {
     _mm256_mask_storeu_epi16(x, part, v);
+}
+
+/* Signed bytes as floats; zero in the other lanes. */
+static inline vec vec_load_8_part(const int8_t *x, vec_part part)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(part, x)));
+}
+
+/* Nearest even; within +-127. */
+static inline void vec_store_8_part(int8_t *x, vec v, vec_part part)
+{
+    _mm_mask_storeu_epi8(x, part, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
 static inline vec vec_widen_f16(vec_16 x)

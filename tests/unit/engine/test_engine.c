@@ -408,6 +408,14 @@ static void test_biases_window_and_yarn(void **state)
                      0x265fa029794abe99);
 }
 
+/* A slot of INT8 is of an odd size, and its scale lies behind its values. */
+static void test_int8_kv(void **state)
+{
+    (void)state;
+    check_everything(&odd_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q5_0 }, DTYPE_INT8, false, 150,
+                     0xb3a07ee94c0b3ea8);
+}
+
 /* A file's own frequency factors, all two, are linear scaling by two. */
 static void test_rope_factors(void **state)
 {
@@ -718,6 +726,7 @@ int main(void)
         cmocka_unit_test(test_qwen_q4_0),
         cmocka_unit_test(test_qwen_float),
         cmocka_unit_test(test_biases_window_and_yarn),
+        cmocka_unit_test(test_int8_kv),
         cmocka_unit_test(test_rope_factors),
         cmocka_unit_test(test_sampling_sees_the_logits),
         cmocka_unit_test(test_guesses_change_nothing),

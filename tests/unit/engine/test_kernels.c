@@ -367,21 +367,23 @@ static void test_silu_of_every_size(void **state)
         assert_true(isnan(a[i]) ? isnan(b[i]) : memcmp(&a[i], &b[i], 4) == 0);
 }
 
+static const enum dtype kv_types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_INT8 };
+
 static void test_kv_store_equal(void **state)
 {
     const struct backend *fast = backend_of(state);
-    const enum dtype types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
     enum { N = 133 };
-    uint32_t bits[N];
     float x[N];
-    for (int round = 0; round < 3 * rounds; round++) {
-        for (uint32_t i = 0; i < N; i++)
-            bits[i] = random_u32();
-        memcpy(x, bits, sizeof x);
+    for (int round = 0; round < 4 * rounds; round++) {
+        for (uint32_t i = 0; i < N; i++) {
+            uint32_t bits = random_u32(); /* all signs and exponents, infinities and NaNs too */
+            memcpy(&x[i], &bits, sizeof bits);
+            x[i] = round % 3 == 0 ? x[i] : round % 3 == 1 ? random_f32() : random_f32() * 0x1p-110f;
+        }
         uint8_t a[N * 4] = { 0 };
         uint8_t b[N * 4] = { 0 };
-        backend_reference.kv_store(types[round % 3], x, a, N);
-        fast->kv_store(types[round % 3], x, b, N);
+        backend_reference.kv_store(kv_types[round % 4], x, a, N);
+        fast->kv_store(kv_types[round % 4], x, b, N);
         assert_memory_equal(a, b, sizeof a);
     }
 }
@@ -393,14 +395,13 @@ struct attention_case {
 
 static struct attention_case random_attention(void)
 {
-    const enum dtype types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
     const uint32_t dims[] = { 32, 64, 128, 16, 80, 8, 40 };
     const uint32_t block_tokens[] = { 16, 1, 7, 64 };
     struct attention_case c = { .kv = { .n_layers = 2,
                                         .n_kv_heads = 1 + random_below(3),
                                         .head_dim = dims[random_below(7)],
                                         .block_tokens = block_tokens[random_below(4)],
-                                        .type = types[random_below(3)] } };
+                                        .type = kv_types[random_below(4)] } };
     c.n_heads = c.kv.n_kv_heads * (1 + random_below(random_below(8) == 0 ? 70 : 9));
     c.n_rows = random_below(2) ? 1 + random_below(3) : 1 + random_below(50);
     c.first_pos = random_below(3) ? random_below(300) : 0;
@@ -431,7 +432,7 @@ static void attend_all(const struct backend *b, const struct attention_case *c, 
 static void test_attention_equal(void **state)
 {
     const struct backend *fast = backend_of(state);
-    for (int i = 0; i < 3 * rounds; i++) {
+    for (int i = 0; i < 4 * rounds; i++) {
         struct attention_case c = random_attention();
         uint32_t n_pos = c.first_pos + c.n_rows;
         uint32_t n_blocks = (n_pos + c.kv.block_tokens - 1) / c.kv.block_tokens;
@@ -459,7 +460,7 @@ static void test_attention_equal(void **state)
             for (uint32_t side = 0; side < 2; side++)
                 for (uint32_t h = 0; h < c.kv.n_kv_heads; h++) {
                     for (uint32_t d = 0; d < c.kv.head_dim; d++)
-                        slot[d] = pos < unseen ? NAN : random_f32();
+                        slot[d] = pos < unseen ? INFINITY : random_f32();
                     uint8_t *block = pool + blocks[pos / c.kv.block_tokens] * kv_block_bytes(&c.kv);
                     backend_reference.kv_store(
                         c.kv.type, slot, block + kv_offset(&c.kv, 1, (enum kv_side)side, h, pos % c.kv.block_tokens),

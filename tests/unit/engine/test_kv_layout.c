@@ -23,6 +23,10 @@ static void test_sizes(void **state)
     struct kv_layout wide = layout;
     wide.type = DTYPE_F32;
     assert_int_equal(kv_block_bytes(&wide), 2 * kv_block_bytes(&layout));
+    struct kv_layout narrow = layout;
+    narrow.type = DTYPE_INT8;
+    assert_int_equal(kv_slot_bytes(&narrow), 24 + 4);
+    assert_int_equal(kv_offset(&narrow, 1, KV_V, 2, 3), (((2 + 1) * 5 + 2) * 16 + 3) * 28);
 }
 
 /* [layer][k|v][kv_head][token][head_dim] without gaps. */
