@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-from cluster import BIN, QUESTIONS, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel
+from cluster import BIN, QUESTIONS, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel, wait_for
 
 SETTINGS = [
     ("chunks of 1", ["prefill.chunk_tokens=1", "decode.chunk_tokens=1"], "auto"),
@@ -32,6 +32,7 @@ SETTINGS = [
                                  "decode.reserve_blocks=0"], "auto"),
 ]
 BASE = ["prefill.threads=1", "decode.threads=1"]
+INT8 = ["prefill.kv_dtype=int8", "decode.kv_dtype=int8"]
 PROMPTS = QUESTIONS + [STORY + str(n) + " and then" * n for n in (3, 14, 15, 16, 17, 31, 32, 33)]
 
 
@@ -59,6 +60,30 @@ def compare(model, prompts, tokens, sets, transport, want):
         drafted = [c.count(w, "drafted") for w in c.workers("decode")]
         assert any(drafted) == any("speculation" in s for s in sets), drafted
         c.wait_nothing_left()
+
+
+def int8_moves(transport):
+    """Blocks of int8 carry their scales along: computed elsewhere is computed here."""
+    with Cluster(sets=BASE + INT8, transfer=transport) as c:
+        for text in PROMPTS:
+            here, there = (c.ask(text, max_tokens=16, route=route) for route in ("local", "remote"))
+            assert not here.error and not there.error, here.error or there.error
+            assert there.extra["route"] == "remote", there.extra
+            assert (here.text, here.hashes) == (there.text, there.hashes), text
+        c.wait_nothing_left()
+
+
+class Unequal(Cluster):
+    def wait_workers(self, prefill, decode):
+        """They are not to find each other."""
+        wait_for("the router to find decode", lambda: not self.ask("Hello!").error, 30)
+
+
+def formats_are_not_mixed():
+    """A decode worker takes no KV of another number format."""
+    with Unequal(sets=BASE + ["prefill.kv_dtype=bf16", "decode.kv_dtype=int8"]) as c:
+        answer = c.ask(STORY * 4, max_tokens=4, route="remote")
+        assert not answer.error and answer.extra["route"] == "local", (answer.error, answer.extra)
 
 
 def lacks(sets):
@@ -96,6 +121,9 @@ def main():
             suite.skip("smollm2", "the model is not there")
     if "--smollm2" not in sys.argv or full:
         matrix(suite, "baton-tiny", TINY, PROMPTS, 24, SETTINGS)
+        for transport in ("shm", "tcp"):
+            suite.test(f"int8 KV by {transport}", int8_moves, transport)
+        suite.test("KV of two formats is not mixed", formats_are_not_mixed)
     suite.finish()
 
 
