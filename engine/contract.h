@@ -21,6 +21,8 @@
  *   of 293 positions, 16 bits in 6; decode reads the same bytes either way.
  * Products, weights in F32, F16, BF16, or any type under f32_math (rule F32):
  *   weights widened exactly; acc = fma(w, x, acc), k ascending.
+ * An adapter (rule F32, A and B in float32): t = A x, t *= scale, y = y + B t, y being
+ *   the layer's product, before a bias and all else. Rows without it are left alone.
  * Every accumulator starts at +0.
  *
  * RMS norm of n values: lane[i % 16] = fma(x, x, lane), i ascending; then

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "common/status.h"
+#include "engine/adapter.h"
 #include "engine/kv_layout.h"
 #include "engine/model.h"
 #include "engine/page_kind.h"
@@ -41,6 +42,8 @@ struct engine_options {
     /* Where packed weights are found or left; borrowed for the call. NULL: this process packs its own. Only for
      * engine_create. */
     const struct weights_store *weights_store;
+    const struct adapter *const *adapters; /* borrowed, as they are; opened for this model's shape */
+    uint32_t n_adapters;
 };
 
 MUST_CHECK status engine_create(const struct engine_options *options, struct engine **out, struct error *err);
@@ -73,6 +76,7 @@ struct step_seq {
     uint32_t n_rows;
     uint32_t first_pos;
     const uint32_t *blocks; /* borrowed: block of each block_tokens positions, from 0 on */
+    uint32_t adapter;       /* 0: none; else its place in engine_options.adapters, from 1 on */
     enum step_logits logits;
     /* STEP_SAMPLE: sample after the last row. history [n_history] are all ids up to and including the last row. */
     const struct sampling *sampling;

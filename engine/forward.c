@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
+#include "engine/lora.h"
 #include "engine/math_trig.h"
 #include "engine/products.h"
 #include "engine/rows.h"
@@ -27,6 +28,10 @@ struct forward {
     uint32_t kv_blocks;
     struct step *step;
     struct rows rows;
+    struct loras *loras; /* NULL without adapters */
+    uint32_t n_adapters;
+    bool adapted;   /* some sequence of this step has one */
+    uint32_t layer; /* under way */
     struct attention_item *items;
     double *inv_freq; /* [head_dim / 2] */
     double rope_magnitude;
@@ -132,6 +137,7 @@ static void prepare(struct forward *f, const float *in, uint32_t n_rows, uint32_
 {
     f->acts.n_rows = n_rows;
     f->acts.n_in = width;
+    rules |= f->adapted ? RULE_F32 : 0; /* adapters read them, too */
     struct row_job job = { .f = f, .in = in, .n_rows = n_rows, .norm = norm, .width = width, .rules = rules };
     run_rows(prepare_rows, &job);
 }
@@ -242,8 +248,9 @@ static void attend(struct forward *f, uint32_t layer)
     f->times.attention_ns += clock_now_ns() - begin;
 }
 
-static void project(struct forward *f, uint32_t n_parts, const struct matrix *const m[], float *const out[],
-                    enum products_then then)
+/* first: of the parts' modules, which follow one another. */
+static void project(struct forward *f, enum adapter_module first, uint32_t n_parts, const struct matrix *const m[],
+                    float *const out[], enum products_then then)
 {
     struct products p = { .backend = f->backend, .in = &f->acts, .n_parts = n_parts, .then = then, .residual = f->x };
     for (uint32_t i = 0; i < n_parts; i++) {
@@ -251,7 +258,14 @@ static void project(struct forward *f, uint32_t n_parts, const struct matrix *co
         p.out[i] = out[i];
     }
     uint64_t begin = clock_now_ns();
-    products_run(&p, f->team);
+    if (f->adapted && first != ADAPTER_NONE) {
+        p.then = PRODUCTS_KEEP;
+        products_run(&p, f->team);
+        p.then = then;
+        loras_add(f->loras, &p, &f->rows, f->layer, first);
+    } else {
+        products_run(&p, f->team);
+    }
     f->times.products_ns += clock_now_ns() - begin;
 }
 
@@ -291,9 +305,10 @@ static bool run_layer(struct forward *f, uint32_t layer)
     const struct model_config *c = f->config;
     const struct layer_weights *w = &f->weights->layers[layer];
 
+    f->layer = layer;
     prepare(f, f->x, f->rows.n_rows, c->n_embd, w->attn_norm, w->wq.rule | w->wk.rule | w->wv.rule);
-    project(f, 3, (const struct matrix *const[]){ &w->wq, &w->wk, &w->wv }, (float *const[]){ f->q, f->k, f->v },
-            PRODUCTS_KEEP);
+    project(f, ADAPTER_Q, 3, (const struct matrix *const[]){ &w->wq, &w->wk, &w->wv },
+            (float *const[]){ f->q, f->k, f->v }, PRODUCTS_KEEP);
     struct row_job job = { .f = f, .layer = w, .layer_index = layer, .n_rows = f->rows.n_rows };
     run_rows(position_rows, &job);
     if (f->step->on_layer != NULL)
@@ -302,13 +317,13 @@ static bool run_layer(struct forward *f, uint32_t layer)
         return false;
     attend(f, layer);
     prepare(f, f->attended, f->rows.n_rows, c->n_heads * c->head_dim, NULL, w->wo.rule);
-    project(f, 1, (const struct matrix *const[]){ &w->wo }, (float *const[]){ f->y }, PRODUCTS_ADD);
+    project(f, ADAPTER_O, 1, (const struct matrix *const[]){ &w->wo }, (float *const[]){ f->y }, PRODUCTS_ADD);
 
     prepare(f, f->x, f->rows.n_rows, c->n_embd, w->ffn_norm, w->gate.rule | w->up.rule);
-    project(f, 2, (const struct matrix *const[]){ &w->gate, &w->up }, (float *const[]){ f->gate, f->up },
+    project(f, ADAPTER_GATE, 2, (const struct matrix *const[]){ &w->gate, &w->up }, (float *const[]){ f->gate, f->up },
             PRODUCTS_SILU_MUL);
     prepare(f, f->gate, f->rows.n_rows, c->n_ffn, NULL, w->down.rule);
-    project(f, 1, (const struct matrix *const[]){ &w->down }, (float *const[]){ f->y }, PRODUCTS_ADD);
+    project(f, ADAPTER_DOWN, 1, (const struct matrix *const[]){ &w->down }, (float *const[]){ f->y }, PRODUCTS_ADD);
     return true;
 }
 
@@ -351,7 +366,8 @@ static void run_head(struct forward *f)
     for (uint32_t first = 0; first < f->rows.n_rows; first += LOGIT_ROWS) {
         uint32_t n = min_u32(LOGIT_ROWS, f->rows.n_rows - first);
         prepare(f, f->x + (size_t)first * n_embd, n, n_embd, w->final_norm, w->head.rule);
-        project(f, 1, (const struct matrix *const[]){ &w->head }, (float *const[]){ f->logits }, PRODUCTS_KEEP);
+        project(f, ADAPTER_NONE, 1, (const struct matrix *const[]){ &w->head }, (float *const[]){ f->logits },
+                PRODUCTS_KEEP);
         struct sample_job job = { .f = f, .first_row = first };
         team_run(f->team, sample_item, &job, n);
         show_logits(f, first, n);
@@ -364,6 +380,11 @@ static void run_step(struct forward *f, struct step *step)
 {
     f->step = step;
     rows_begin(&f->rows, step);
+    f->adapted = false;
+    for (uint32_t i = 0; i < step->n_seqs; i++) {
+        ASSERT(step->seqs[i].adapter <= f->n_adapters);
+        f->adapted |= step->seqs[i].adapter != 0;
+    }
     struct row_job job = { .f = f, .n_rows = f->rows.n_rows };
     run_rows(embed_rows, &job);
     for (uint32_t layer = 0; layer < f->config->n_layers; layer++)
@@ -463,13 +484,18 @@ status forward_create(const struct model_config *config, const struct weights *w
         goto fail;
     carver.used = 0;
     carve_scratch(f, &carver, options->max_rows, options->max_seqs);
+    f->n_adapters = options->n_adapters;
+    if (loras_create(options->adapters, options->n_adapters, config, backend, team, options->max_rows, &f->loras) !=
+        ST_OK)
+        goto fail;
     rope_frequencies(&config->rope, config->head_dim, weights->rope_factors, f->inv_freq);
     f->rope_magnitude = rope_magnitude(&config->rope);
     *out = f;
     return ST_OK;
 fail:
     forward_destroy(&f);
-    return error_set(err, ST_NO_MEMORY, "out of memory for a step of %u rows", options->max_rows);
+    return error_set(err, ST_NO_MEMORY, "out of memory for a step of %u rows with %u adapters", options->max_rows,
+                     options->n_adapters);
 }
 
 void forward_destroy(struct forward **forward)
@@ -478,6 +504,7 @@ void forward_destroy(struct forward **forward)
     if (f == NULL)
         return;
     rows_release(&f->rows);
+    loras_destroy(&f->loras);
     free(f->memory);
     free(f->desks);
     free(f);

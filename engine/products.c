@@ -91,6 +91,13 @@ static void run_part(const struct products *p, uint32_t part, const struct regio
         finish(p, g);
 }
 
+void products_finish(const struct products *p, uint32_t row0, uint32_t row1)
+{
+    struct region g = { .row0 = row0, .row1 = row1, .panel1 = matrix_panels(p->matrix[0]) };
+    if (p->then != PRODUCTS_KEEP)
+        finish(p, &g);
+}
+
 static void run_item(void *ctx, uint32_t item, uint32_t thread)
 {
     (void)thread;

@@ -26,5 +26,7 @@ struct products {
 };
 
 void products_run(const struct products *p, struct team *team);
+/* What p->then does, alone, for rows [row0, row1): after a run with PRODUCTS_KEEP. */
+void products_finish(const struct products *p, uint32_t row0, uint32_t row1);
 
 #endif
