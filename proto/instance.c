@@ -10,7 +10,8 @@
 /* Members that are text: name in JSON and in the struct, and whether it must be there. */
 /* clang-format off */
 #define INSTANCE_TEXTS(X)                                                              \
-    X(id, true) X(role, true) X(model, false) X(kv_format, false) X(control, false)     \
+    X(id, true) X(role, true) X(model, false) X(kv_format, false) X(adapters, false)    \
+    X(control, false)                                                                  \
     X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)       \
     X(zone, false) X(version, false) X(process, false)
 /* clang-format on */
@@ -34,6 +35,32 @@ bool instance_id_of_key(const char *key, char *id, size_t size)
         return false;
     memcpy(id, slash + 1, strlen(slash + 1) + 1);
     return true;
+}
+
+size_t instance_adapter_name_len(const char *adapter)
+{
+    return strcspn(adapter, "@");
+}
+
+bool instance_next_adapter(const char **at, char adapter[INSTANCE_ADAPTER_BYTES])
+{
+    size_t len = strcspn(*at, ","), name = instance_adapter_name_len(*at);
+    if (len == 0 || len >= INSTANCE_ADAPTER_BYTES || name == 0 || name >= len)
+        return false;
+    memcpy(adapter, *at, len);
+    adapter[len] = '\0';
+    *at += len + ((*at)[len] == ',');
+    return true;
+}
+
+bool instance_has_adapter(const struct instance *instance, const char *adapter)
+{
+    const char *at = instance->adapters;
+    char one[INSTANCE_ADAPTER_BYTES];
+    while (instance_next_adapter(&at, one))
+        if (!strcmp(one, adapter))
+            return true;
+    return false;
 }
 
 void instance_write(const struct instance *instance, struct text_buffer *out)

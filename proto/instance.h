@@ -11,13 +11,18 @@
 #include "common/status.h"
 #include "common/text_buffer.h"
 
+#define INSTANCE_MAX_ADAPTERS       32
+#define INSTANCE_ADAPTER_NAME_BYTES 41 /* with the NUL */
+#define INSTANCE_ADAPTER_BYTES      58 /* "NAME@" and 16 hexadecimal digits: equal ones compute the same */
+
 struct instance {
     char id[64];
     char role[16];
     uint64_t incarnation;
     char model[256];
-    char kv_format[128]; /* equal formats can exchange KV */
-    char control[128];   /* "tcp://127.0.0.1:4000" */
+    char kv_format[128];                                           /* equal formats can exchange KV */
+    char adapters[INSTANCE_MAX_ADAPTERS * INSTANCE_ADAPTER_BYTES]; /* of the model, "A@0123456789abcdef,B@..." */
+    char control[128];                                             /* "tcp://127.0.0.1:4000" */
     char events[128];
     char admin[128]; /* "http://127.0.0.1:5000" */
     char api[128];   /* router: "http://127.0.0.1:8000" */
@@ -39,5 +44,11 @@ void instance_write(const struct instance *instance, struct text_buffer *out);
 MUST_CHECK status instance_read(const char *json, size_t len, struct instance *out, struct error *err);
 /* "role/id" at the end of a key, into id; false when the key has another shape. */
 bool instance_id_of_key(const char *key, char *id, size_t size);
+
+/* The next of its adapters; *at begins as instance->adapters. False at the end, and where the list is malformed. */
+bool instance_next_adapter(const char **at, char adapter[INSTANCE_ADAPTER_BYTES]);
+bool instance_has_adapter(const struct instance *instance, const char *adapter);
+/* The length of the NAME of "NAME@FINGERPRINT". */
+size_t instance_adapter_name_len(const char *adapter);
 
 #endif

@@ -12,7 +12,7 @@
 
 #define RETRY_MIN_US     100000u
 #define RETRY_MAX_US     2000000u
-#define RECORD_MAX_BYTES 4096
+#define RECORD_MAX_BYTES 8192
 #define LINK_MAX_PENDING 4096u /* acknowledged messages under way on one link */
 
 struct membership {

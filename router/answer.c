@@ -52,7 +52,7 @@ static void record_answer(struct answer *a)
 {
     static const char *const finishes[] = { [CHOICE_STOP] = "stop", [CHOICE_LENGTH] = "length" };
     struct call_record *record = &a->call->record;
-    record->model = a->request->model->name;
+    record->model = a->request->name;
     record->choices = a->n_choices;
     record->prompt_tokens = a->usage.prompt_tokens;
     record->completion_tokens = a->usage.completion_tokens;
@@ -355,8 +355,8 @@ static void on_error(void *arg, enum flow_error error, const char *text)
     struct api_error err;
     c->flow = NULL;
     if (error == FLOW_NO_WORKER)
-        (void)api_error_set(&err, API_NO_WORKER, NULL, "The model '%s' cannot be served now: %s.",
-                            c->request->model->name, text);
+        (void)api_error_set(&err, API_NO_WORKER, NULL, "The model '%s' cannot be served now: %s.", c->request->name,
+                            text);
     else
         (void)api_error_sentence(&err, kinds[error], text);
     fail(c->answer, &err);
@@ -381,6 +381,7 @@ static status submit_choice(struct answer *a, struct choice *c, uint64_t seed, u
     struct call *call = a->call;
     struct flow_request flow = {
         .model = r->model->name,
+        .adapter = r->adapter_id,
         .prompt = c->prompt->tokens.ids,
         .n_prompt = (uint32_t)c->prompt->tokens.n,
         .sampling = r->sampling,

@@ -35,7 +35,7 @@ static void add_head(const struct answer_head *h, const char *object, struct tex
 {
     text_buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%" PRId64 ",\"model\":", h->id, object,
                        h->created);
-    add_string(out, h->request->model->name, strlen(h->request->model->name));
+    add_string(out, h->request->name, strlen(h->request->name));
 }
 
 void answer_head_init(struct answer_head *head, const char *id, int64_t created, const struct request *request)

@@ -1,4 +1,5 @@
 /* From a body to a checked request: small ones at once, large ones on the pool. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,8 +18,25 @@ struct read_job {
     char body[]; /* a copy: the exchange may end first */
 };
 
+/* Only here, on the loop's thread, may the fleet be asked. */
+static bool find_adapter(struct call *call, struct request *request)
+{
+    const struct known_adapter *known = known_adapters_find(
+        fleet_adapters(call->api->options.fleet), request->model->name, request->adapter, strlen(request->adapter));
+    if (known)
+        snprintf(request->adapter_id, sizeof request->adapter_id, "%s", known->id);
+    return known != NULL;
+}
+
 static void go_on(struct call *call, struct request *request)
 {
+    if (request->adapter[0] && !find_adapter(call, request)) {
+        struct api_error err;
+        (void)request_no_model(request->name, &err);
+        request_free(&request);
+        call_fail(call, &err);
+        return;
+    }
     switch (request->kind) {
     case REQUEST_CHAT:
     case REQUEST_TEXT:

@@ -12,6 +12,7 @@ struct fleet {
     struct fleet_list workers;
     uint32_t n_workers;
     uint64_t turn, last_number;
+    struct known_adapters adapters;
     /* scratch of choosing */
     struct fleet_worker *listed[FLEET_MAX_WORKERS];
     struct pick_candidate candidates[FLEET_MAX_WORKERS];
@@ -145,6 +146,15 @@ static void tell_lost(struct fleet_worker *worker)
         fleet->options.callbacks.on_lost(fleet->options.callbacks.ctx, worker);
 }
 
+static void learn_adapters(struct fleet *fleet, const char *model)
+{
+    const struct fleet_worker *worker;
+    known_adapters_forget(&fleet->adapters, model);
+    TAILQ_FOREACH(worker, &fleet->workers, entry)
+    if (worker->is_decode && !strcmp(worker->instance.model, model))
+        known_adapters_add(&fleet->adapters, &worker->instance);
+}
+
 void fleet_member(struct fleet *fleet, const struct instance *instance)
 {
     if (strcmp(instance->role, "decode") != 0 && strcmp(instance->role, "prefill") != 0)
@@ -164,6 +174,9 @@ void fleet_member(struct fleet *fleet, const struct instance *instance)
         return;
     worker->is_member = true;
     worker->instance.max_model_len = instance->max_model_len;
+    memcpy(worker->instance.adapters, instance->adapters, sizeof instance->adapters);
+    if (worker->is_decode)
+        learn_adapters(fleet, worker->instance.model);
     log_info("worker known", "id=%s role=%s model=%s address=%s", instance->id, instance->role, instance->model,
              instance->control);
     if (!worker->is_decode && fleet->options.callbacks.on_ready)
@@ -313,12 +326,18 @@ static bool decode_usable(const struct fleet_worker *worker, const char *model)
            !strcmp(worker->instance.model, model);
 }
 
-static struct fleet_worker *choose(struct fleet *fleet, const char *model, const char (*avoid)[64], uint32_t n_avoid)
+static bool has_adapter(const struct fleet_worker *worker, const char *adapter)
+{
+    return !adapter[0] || instance_has_adapter(&worker->instance, adapter);
+}
+
+static struct fleet_worker *choose(struct fleet *fleet, const char *model, const char *adapter, const char (*avoid)[64],
+                                   uint32_t n_avoid)
 {
     struct fleet_worker *worker;
     uint32_t n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-    if (decode_usable(worker, model)) {
+    if (decode_usable(worker, model) && has_adapter(worker, adapter)) {
         fleet->listed[n] = worker;
         fleet->candidates[n++] = snapshot(worker, !avoided(worker, avoid, n_avoid));
     }
@@ -326,12 +345,12 @@ static struct fleet_worker *choose(struct fleet *fleet, const char *model, const
     return i == PICK_NONE ? NULL : fleet->listed[i];
 }
 
-struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, uint32_t n_tokens,
+struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, const char *adapter, uint32_t n_tokens,
                                        const char (*avoid)[64], uint32_t n_avoid)
 {
     (void)n_tokens;
-    struct fleet_worker *worker = choose(fleet, model, avoid, n_avoid);
-    return worker || n_avoid == 0 ? worker : choose(fleet, model, NULL, 0);
+    struct fleet_worker *worker = choose(fleet, model, adapter, avoid, n_avoid);
+    return worker || n_avoid == 0 ? worker : choose(fleet, model, adapter, NULL, 0);
 }
 
 static bool prefill_usable(const struct fleet *fleet, const struct fleet_worker *worker,
@@ -344,13 +363,13 @@ static bool prefill_usable(const struct fleet *fleet, const struct fleet_worker 
            !strcmp(worker->instance.model, decode->instance.model);
 }
 
-uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, struct fleet_worker **out,
-                             uint32_t max)
+uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, const char *adapter,
+                             struct fleet_worker **out, uint32_t max)
 {
     struct fleet_worker *worker;
     uint32_t order[64], n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-    if (prefill_usable(fleet, worker, decode)) {
+    if (prefill_usable(fleet, worker, decode) && has_adapter(worker, adapter)) {
         fleet->listed[n] = worker;
         fleet->candidates[n++] = snapshot(worker, true);
     }
@@ -414,6 +433,11 @@ uint32_t fleet_max_model_len(const struct fleet *fleet, const char *model)
     if (worker->is_decode && !strcmp(worker->instance.model, model) && worker->instance.max_model_len > most)
         most = worker->instance.max_model_len;
     return most;
+}
+
+const struct known_adapters *fleet_adapters(const struct fleet *fleet)
+{
+    return &fleet->adapters;
 }
 
 const struct fleet_list *fleet_workers(const struct fleet *fleet)

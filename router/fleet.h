@@ -10,6 +10,7 @@
 
 #include "proto/instance.h"
 #include "proto/link.h"
+#include "router/known_adapters.h"
 #include "router/pick.h"
 
 #define FLEET_MAX_WORKERS 4096
@@ -89,13 +90,13 @@ void fleet_on_message(void *fleet, struct link *link, const struct frame *frame,
 size_t fleet_live(void *fleet, struct link *link, Baton__Live *out, size_t max);
 void fleet_on_load(struct fleet *fleet, const Baton__Load *load);
 
-/* The decode worker for a prompt of n_tokens, not one of the `avoid` ids unless
- * there is no other. NULL: none is up for this model. */
-struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, uint32_t n_tokens,
+/* The decode worker for a prompt of n_tokens, which has the adapter (by id; "": none), not one of the `avoid` ids
+ * unless there is no other. NULL: none is up for this model. */
+struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, const char *adapter, uint32_t n_tokens,
                                        const char (*avoid)[64], uint32_t n_avoid);
-/* Prefill workers whose KV the decode worker can use, best first. Returns how many. */
-uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, struct fleet_worker **out,
-                             uint32_t max);
+/* Prefill workers which have the adapter and whose KV the decode worker can use, best first. Returns how many. */
+uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, const char *adapter,
+                             struct fleet_worker **out, uint32_t max);
 /* The number of the next Generate; each is higher than the last. */
 uint64_t fleet_next_number(struct fleet *fleet);
 /* Load is counted at dispatch, under a number that no other had, and given back on every exit path. A load whose mark
@@ -111,6 +112,7 @@ void fleet_forget(struct fleet_worker *worker, struct request_key key, uint32_t 
 bool fleet_has_decode(const struct fleet *fleet, const char *model);
 /* The longest prompt and answer that a decode worker of the model takes; 0: none is known. */
 uint32_t fleet_max_model_len(const struct fleet *fleet, const char *model);
+const struct known_adapters *fleet_adapters(const struct fleet *fleet);
 const struct fleet_list *fleet_workers(const struct fleet *fleet);
 uint32_t fleet_ours(const struct fleet *fleet); /* dispatched and not over, of all workers */
 

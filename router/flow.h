@@ -63,6 +63,7 @@ struct flow_callbacks {
 
 struct flow_request {
     const char *model;      /* borrowed for the life of the flow */
+    const char *adapter;    /* borrowed as well: its id; "": none */
     const uint32_t *prompt; /* copied */
     uint32_t n_prompt;
     struct sampling sampling; /* bias and stop_ids are copied; prompt_len is set by the flow */

@@ -26,6 +26,7 @@ static void fill_sampling(const struct flow *flow, Baton__Sampling *out, Baton__
     out->ignore_eos = s->ignore_eos;
     out->n_logprobs = s->n_logprobs;
     out->want_hash = s->want_hash;
+    out->adapter = (char *)flow->request.adapter;
     out->stop_ids = flow->stop_ids;
     out->n_stop_ids = s->n_stop_ids;
     if (s->n_bias == 0)
@@ -50,7 +51,8 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker, uint
     Baton__LogitBias bias;
     uint32_t bias_ids[SAMPLING_MAX_BIAS];
     float bias_values[SAMPLING_MAX_BIAS];
-    uint32_t n = fleet_rank_prefills(flow->flows->options.fleet, worker, prefills, MAX_PREFILL_CANDIDATES);
+    uint32_t n = fleet_rank_prefills(flow->flows->options.fleet, worker, flow->request.adapter, prefills,
+                                     MAX_PREFILL_CANDIDATES);
     for (uint32_t i = 0; i < n; i++) {
         baton__instance__init(&instances[i]);
         instances[i].id = prefills[i]->instance.id;
@@ -99,7 +101,7 @@ static void wait_for_worker(struct flow *flow)
 
 static struct fleet_worker *pick(struct flow *flow)
 {
-    return fleet_pick_decode(flow->flows->options.fleet, flow->request.model, flow->n_tokens,
+    return fleet_pick_decode(flow->flows->options.fleet, flow->request.model, flow->request.adapter, flow->n_tokens,
                              (const char(*)[64])flow->avoid, flow->n_avoid);
 }
 

@@ -24,24 +24,54 @@ static status refuse(struct api_error *err, const char *name, const char *why)
 
 /* ---- model, and what is not built --------------------------------------------------- */
 
+status request_no_model(const char *name, struct api_error *err)
+{
+    return api_error_set(err, API_NO_MODEL, "model",
+                         "The model '%.200s' does not exist; GET /v1/models lists the models.", name);
+}
+
+static bool is_printable(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (text[i] < ' ' || text[i] > '~')
+            return false;
+    return true;
+}
+
+/* "MODEL", or "MODEL:ADAPTER" with a name that an adapter may have. */
+static void find_model(struct request *r, const struct models *models, const char *name, size_t len)
+{
+    const char *colon = memrchr(name, ':', len);
+    const size_t adapter_len = colon ? len - (size_t)(colon + 1 - name) : 0;
+    r->model = models_find(models, name, len);
+    if (r->model || adapter_len == 0 || adapter_len >= INSTANCE_ADAPTER_NAME_BYTES ||
+        !is_printable(colon + 1, adapter_len))
+        return;
+    r->adapter = arena_copy(r->arena, colon + 1, adapter_len);
+    r->name = arena_copy(r->arena, name, len);
+    if (r->adapter && r->name)
+        r->model = models_find(models, name, (size_t)(colon - name));
+}
+
 static status read_model(struct request *r, const struct request_rules *rules, const struct request_values *v,
                          struct api_error *err)
 {
     char shown[SHOWN_NAME_BYTES];
     bool may_miss = r->kind == REQUEST_TOKENS || r->kind == REQUEST_IDS;
-    if (!v->model && may_miss) {
-        r->model = models_at(rules->models, 0);
-        return ST_OK;
-    }
-    if (!v->model)
-        return missing(err, "model");
-    if (!json_is_string(v->model))
+    r->adapter = "";
+    if (v->model && !json_is_string(v->model))
         return request_wrong_type(err, "model", "a string", v->model);
-    r->model = models_find(rules->models, json_string_value(v->model), json_string_length(v->model));
-    if (r->model)
-        return ST_OK;
-    return api_error_set(err, API_NO_MODEL, "model", "The model '%s' does not exist; GET /v1/models lists the models.",
-                         request_show(v->model, shown, sizeof shown));
+    if (v->model)
+        find_model(r, rules->models, json_string_value(v->model), json_string_length(v->model));
+    else if (may_miss)
+        r->model = models_at(rules->models, 0);
+    else
+        return missing(err, "model");
+    if (!r->model)
+        return request_no_model(request_show(v->model, shown, sizeof shown), err);
+    if (!r->adapter[0])
+        r->name = r->model->name;
+    return ST_OK;
 }
 
 static bool is_word(const json_t *value, const char *word)

@@ -10,6 +10,7 @@
 #include "common/arena.h"
 #include "engine/sampling.h"
 #include "proto/baton.pb-c.h"
+#include "proto/instance.h"
 #include "router/models.h"
 #include "router/request_values.h"
 #include "router/stop_match.h"
@@ -33,7 +34,10 @@ struct request_prompt {
 struct request {
     enum request_kind kind;
     const struct served_model *model;
-    struct arena *arena; /* of what follows */
+    const char *name;                        /* of the model as it was asked for: "MODEL" or "MODEL:ADAPTER" */
+    const char *adapter;                     /* its name; "": none. Whether there is such a one the fleet knows */
+    char adapter_id[INSTANCE_ADAPTER_BYTES]; /* "" until it was found there */
+    struct arena *arena;                     /* of what follows */
     struct request_prompt *prompts;
     uint32_t n_prompts, n;    /* n answers for each */
     struct sampling sampling; /* choice, seed and max_tokens are set for each choice; bias, stop_ids: arena */
@@ -51,6 +55,9 @@ struct request {
 MUST_CHECK status request_read(const struct request_rules *rules, enum request_kind kind, const char *body, size_t len,
                                struct request **out, struct api_error *err);
 void request_free(struct request **request);
+
+/* Tells that there is no such model; name is printable. Returns ST_INVALID. */
+status request_no_model(const char *name, struct api_error *err);
 
 /* Settles sampling.max_tokens of a prompt under max_model_len (prompt and answer together);
  * default_tokens: when the client did not say, 0: as many as fit; at most the model's own limit, which binds

@@ -111,6 +111,7 @@ static void fill_row(struct worker *worker, struct sequence *seq, uint32_t rows)
         .n_rows = rows,
         .first_pos = seq->computed,
         .blocks = seq->blocks,
+        .adapter = seq->adapter,
         .logits = end > seq->n_tokens    ? STEP_SAMPLE_EACH
                   : end == seq->n_tokens ? STEP_SAMPLE
                                          : STEP_NO_LOGITS,

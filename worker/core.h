@@ -65,6 +65,8 @@ struct worker {
 /* Does all that can be done now: answers claims, asks grants, sends tokens,
  * starts a step. Safe to call from anywhere in the core; nested calls coalesce. */
 void worker_pump(struct worker *worker);
+/* Gives a sequence the adapter that a request names. False when it is not here; seq may be NULL. */
+bool worker_find_adapter(const struct worker *worker, const Baton__Sampling *sampling, struct sequence *seq);
 
 /* batch.c */
 status batch_init(struct worker *worker);

@@ -62,6 +62,12 @@ static status model_start(struct daemon *d, struct error *err)
     }
     const char *name = p->config->model_name[0] ? p->config->model_name : model_name(p->model);
     snprintf(p->model_name, sizeof p->model_name, "%.255s", name);
+    st = adapters_open(p->config->adapters, p->model_name, model_config(p->model), &p->adapters, err);
+    if (st != ST_OK) {
+        model_close(&p->model);
+        free(p);
+        return st;
+    }
     note_load(p, "map", begin);
     return ST_OK;
 }
@@ -69,6 +75,7 @@ static status model_start(struct daemon *d, struct error *err)
 static void model_stop(struct daemon *d)
 {
     struct worker_process *p = worker_process_of(d);
+    adapters_close(&p->adapters);
     model_close(&p->model);
     free(p);
 }
@@ -247,6 +254,8 @@ static status engine_start(struct daemon *d, struct error *err)
         .kv_blocks = p->n_blocks,
         .max_rows = (uint32_t)(c->step_tokens > c->max_seqs ? c->step_tokens : c->max_seqs),
         .max_seqs = (uint32_t)c->max_seqs,
+        .adapters = (const struct adapter *const *)p->adapters.list,
+        .n_adapters = p->adapters.n,
     };
     status st = create_engine(p, &options, err);
     if (st != ST_OK)
@@ -329,6 +338,7 @@ static status protocol_start(struct daemon *d, struct error *err)
         .io = &p->io,
         .timers = loop_timers(daemon_loop(d)),
         .role = p->role,
+        .adapters = &p->adapters,
         .layout = p->layout,
         .n_blocks = p->n_blocks,
         .generations = transfer_generations(p->transfer),

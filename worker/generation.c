@@ -291,6 +291,10 @@ static struct refusal check_generate(struct worker *worker, const Baton__Generat
         (void)error_set(err, ST_INVALID, "the worker serves model %s", o->model);
         return (struct refusal){ BATON__FAILURE_CODE__FAILURE_INVALID, true };
     }
+    if (!worker_find_adapter(worker, msg->sampling, NULL)) {
+        (void)error_set(err, ST_INVALID, "the worker has no adapter %.60s", msg->sampling->adapter);
+        return (struct refusal){ BATON__FAILURE_CODE__FAILURE_INVALID, true };
+    }
     if (msg->n_tokens + 1 > slots) {
         (void)error_set(err, ST_LIMIT, "%zu prompt tokens, the worker's KV holds %llu", msg->n_tokens,
                         (unsigned long long)slots - 1);
@@ -320,6 +324,7 @@ static void accept_generate(struct worker *worker, struct generation *g, struct 
     g->trace = frame->trace;
     g->router = router;
     g->no_cache = msg->no_cache;
+    (void)worker_find_adapter(worker, msg->sampling, &g->seq);
     g->seq.priority = msg->priority;
     g->seq.may_draft = true;
     g->seq.id = g->arrival = ++worker->arrivals;

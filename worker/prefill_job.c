@@ -164,6 +164,10 @@ static Baton__FailureCode check_prefill(struct worker *worker, const Baton__Pref
         (void)error_set(err, ST_INVALID, "the worker serves %s with KV format %s", o->model, o->kv_format);
         return BATON__FAILURE_CODE__FAILURE_INVALID;
     }
+    if (!worker_find_adapter(worker, msg->sampling, NULL)) {
+        (void)error_set(err, ST_INVALID, "the worker has no adapter %.60s", msg->sampling->adapter);
+        return BATON__FAILURE_CODE__FAILURE_INVALID;
+    }
     if (msg->n_tokens > slots) {
         (void)error_set(err, ST_LIMIT, "%zu prompt tokens, the worker's KV holds %llu", msg->n_tokens,
                         (unsigned long long)slots);
@@ -185,6 +189,7 @@ static void accept_job(struct worker *worker, struct prefill_job *job, struct wo
     job->no_cache = msg->no_cache;
     job->seq.priority = msg->priority;
     job->arrival = ++worker->arrivals;
+    (void)worker_find_adapter(worker, msg->sampling, &job->seq);
     job->born_us = now_of(worker);
     TAILQ_INIT(&job->chunks);
     request_table_add(&worker->jobs, &job->node);

@@ -6,6 +6,7 @@
 
 #include "common/daemon.h"
 #include "proto/membership.h"
+#include "worker/adapters.h"
 #include "worker/drafter.h"
 #include "worker/engine_thread.h"
 #include "worker/worker.h"
@@ -33,6 +34,7 @@ struct worker_process {
     const struct worker_config *config;
     enum worker_role role;
     struct model *model;
+    struct adapters adapters;
     char model_name[256];
     char kv_format[128];
     struct kv_layout layout;

@@ -82,6 +82,7 @@ status sequence_init(struct sequence *seq, const struct sequence_ops *ops, const
 {
     memset(seq, 0, sizeof *seq);
     seq->ops = ops;
+    seq->adapter_id = "";
     status st = check_tokens(tokens, n_tokens, sampling, n_vocab, max_tokens, err);
     if (st == ST_OK)
         st = unpack_sampling(seq, sampling, n_vocab, err);
@@ -181,6 +182,7 @@ void sequence_pack_sampling(const struct sequence *seq, struct wire_sampling *ou
     out->msg.ignore_eos = s->ignore_eos;
     out->msg.n_logprobs = s->n_logprobs;
     out->msg.want_hash = s->want_hash;
+    out->msg.adapter = (char *)seq->adapter_id;
     out->msg.stop_ids = seq->stop_ids;
     out->msg.n_stop_ids = s->n_stop_ids;
     if (s->n_bias == 0)

@@ -42,6 +42,9 @@ struct sequence {
     block_id *blocks; /* of positions 0 .. n_blocks * block_tokens - 1 */
     uint32_t n_blocks, blocks_capacity;
 
+    uint32_t adapter;       /* as the engine knows it; 0: none */
+    const char *adapter_id; /* borrowed; as others do, "": none */
+
     struct sampling sampling;
     struct logit_bias *bias; /* owned; sampling borrows */
     uint32_t *stop_ids;

@@ -70,6 +70,20 @@ void worker_destroy(struct worker **worker)
     *worker = NULL;
 }
 
+bool worker_find_adapter(const struct worker *worker, const Baton__Sampling *sampling, struct sequence *seq)
+{
+    const struct adapters *adapters = worker->options.adapters;
+    const char *id = sampling ? sampling->adapter : "";
+    uint32_t place = 0;
+    if (adapters ? !adapters_find(adapters, id, &place) : id[0] != '\0')
+        return false;
+    if (seq && place != 0) {
+        seq->adapter = place;
+        seq->adapter_id = adapters->ids[place - 1];
+    }
+    return true;
+}
+
 void worker_pump(struct worker *worker)
 {
     if (worker->is_pumping) {

@@ -13,6 +13,7 @@
 #include "engine/kv_layout.h"
 #include "engine/scheduler.h"
 #include "kvbm/block_pool.h"
+#include "worker/adapters.h"
 #include "worker/io.h"
 
 struct worker;
@@ -28,6 +29,7 @@ struct worker_options {
     char id[64];
     char model[256];
     char kv_format[128];
+    const struct adapters *adapters; /* borrowed; NULL: none */
     struct kv_layout layout;
     uint32_t n_blocks;
     _Atomic uint64_t *generations; /* [n_blocks], lent memory */

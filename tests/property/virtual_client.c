@@ -61,6 +61,7 @@ void client_submit(struct vc *vc, struct vc_request *r)
 {
     struct flow_request q = {
         .model = "m",
+        .adapter = "",
         .prompt = r->tokens,
         .n_prompt = r->n_prompt,
         .sampling = { .max_tokens = r->max_tokens,

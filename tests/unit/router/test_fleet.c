@@ -206,9 +206,9 @@ static void test_the_other_routers_burst_is_avoided(void **state)
     own = dispatch(&s, 1, 20);
     struct fleet_dispatch other;
     fleet_count(idle, &other, fleet_next_number(s.routers[1].fleet), 200);
-    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, "m", 10, NULL, 0), s.worker[1]);
+    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, "m", "", 10, NULL, 0), s.worker[1]);
     publish(&s);
-    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, "m", 10, NULL, 0), idle);
+    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, "m", "", 10, NULL, 0), idle);
     fleet_uncount(idle, &other);
     end(&s, own);
     for (int i = 0; i < 8; i++)
@@ -259,20 +259,20 @@ static void test_losses_are_forgotten_with_time(void **state)
     struct fleet_worker *busy = fake_worker(&fake, "127.0.0.1:2", "decode", "m");
     struct fleet_dispatch some, more;
     fleet_count(busy, &some, fleet_next_number(fake.fleet), 1000);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), lost);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), lost);
     fleet_on_lost(fake.fleet, lost->link, "closed");
     lost->up = true; /* back at once */
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), busy);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), busy);
     fleet_count(busy, &more, fleet_next_number(fake.fleet), 1000);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), busy); /* a loss weighs more than that */
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), busy); /* a loss weighs more than that */
     fake.now_us += 6000000;
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), lost);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), lost);
     fleet_uncount(busy, &more);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), busy);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), busy);
     fleet_uncount(busy, &some);
     fleet_count(busy, &some, fleet_next_number(fake.fleet), 1);
     fake.now_us += 4000000;
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", 10, NULL, 0), lost); /* as if nothing had been */
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), lost); /* as if nothing had been */
     fleet_uncount(busy, &some);
     fleet_destroy(&fake.fleet);
     links_destroy(&links);

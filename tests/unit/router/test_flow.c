@@ -110,6 +110,7 @@ static struct flow *submit_with(int32_t priority)
     size_t sent = fake.n_sent;
     const struct flow_request request = {
         .model = MODEL,
+        .adapter = "",
         .prompt = prompt,
         .n_prompt = 3,
         .sampling = { .max_tokens = 20, .seed = 99, .choice = 2, .top_p = 1, .n_logprobs = -1 },
