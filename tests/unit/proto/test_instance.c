@@ -33,6 +33,7 @@ static void test_round_trip(void **state)
     strcpy(in.kv_format, "f");
     strcpy(in.control, "tcp://[::1]:4000");
     strcpy(in.rack, "r1");
+    strcpy(in.adapters, "a@0123456789abcdef,b@0123456789abcdef");
     struct text_buffer text;
     text_buffer_init(&text, 4096);
     instance_write(&in, &text);
@@ -42,12 +43,36 @@ static void test_round_trip(void **state)
     assert_string_equal(out.model, in.model);
     assert_string_equal(out.control, in.control);
     assert_string_equal(out.rack, "r1");
+    assert_string_equal(out.adapters, in.adapters);
     assert_string_equal(out.zone, "");
     assert_true(out.incarnation == in.incarnation);
     assert_true(out.kv_tokens == in.kv_tokens);
     assert_int_equal(out.max_model_len, 8192);
     assert_int_equal(out.pid, 4321);
     text_buffer_free(&text);
+}
+
+static void test_adapters(void **state)
+{
+    (void)state;
+    struct instance in = { .adapters = "a@1,long-name@2," };
+    const char *at = in.adapters;
+    char one[INSTANCE_ADAPTER_BYTES];
+    assert_true(instance_next_adapter(&at, one));
+    assert_string_equal(one, "a@1");
+    assert_true(instance_next_adapter(&at, one));
+    assert_string_equal(one, "long-name@2");
+    assert_int_equal(instance_adapter_name_len(one), 9);
+    assert_false(instance_next_adapter(&at, one));
+    assert_true(instance_has_adapter(&in, "long-name@2"));
+    assert_false(instance_has_adapter(&in, "long-name@3"));
+    assert_false(instance_has_adapter(&in, "a"));
+    static const char *const bad[] = { "",  ",a@1",  "@1",
+                                       "a", "a,b@1", "0123456789012345678901234567890123456789012345678901234567@1" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        at = bad[i];
+        assert_false(instance_next_adapter(&at, one));
+    }
 }
 
 #define REST "\"role\":\"decode\",\"control\":\"tcp://h:1\""
@@ -123,6 +148,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_adapters),
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_lengths_and_ranges),
         cmocka_unit_test(test_keys),

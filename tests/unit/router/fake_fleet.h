@@ -23,6 +23,8 @@ struct fake_sent {
     uint64_t seed, dispatch;
     int32_t n_logprobs, route, priority;
     bool no_cache, want_hash;
+    char adapter[INSTANCE_ADAPTER_BYTES];
+    uint32_t n_prefills;
     /* of Resume and TokensAck, and of Cancel */
     uint32_t position;
     char reason[32];
@@ -58,6 +60,8 @@ static inline void fake_note_generate(struct fake_sent *s, const Baton__Generate
     s->route = (int32_t)g->route;
     s->no_cache = g->no_cache;
     s->priority = g->priority;
+    s->n_prefills = (uint32_t)g->n_prefills;
+    snprintf(s->adapter, sizeof s->adapter, "%s", g->sampling->adapter);
 }
 
 static inline status fake_send(void *ctx, struct fleet_worker *worker, const struct message_head *head,
@@ -109,9 +113,9 @@ static inline void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *c
     fake_fleet_open_as(f, now, FAKE_ROUTER);
 }
 
-/* A worker that is up. */
-static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, const char *role,
-                                               const char *model)
+/* A worker that is up. adapters: as in struct instance. */
+static inline struct fleet_worker *fake_worker_with(struct fake_fleet *f, const char *id, const char *role,
+                                                    const char *model, const char *adapters)
 {
     struct instance in = { .incarnation = 7, .max_model_len = 4096 };
     struct fleet_worker *w;
@@ -120,6 +124,7 @@ static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char 
     snprintf(in.model, sizeof in.model, "%s", model);
     snprintf(in.kv_format, sizeof in.kv_format, "format");
     snprintf(in.control, sizeof in.control, "tcp://%s", id);
+    snprintf(in.adapters, sizeof in.adapters, "%s", adapters);
     fleet_member(f->fleet, &in);
     TAILQ_FOREACH(w, fleet_workers(f->fleet), entry)
     if (!strcmp(w->instance.id, id))
@@ -127,6 +132,12 @@ static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char 
     ASSERT(w != NULL);
     w->up = w->is_decode;
     return w;
+}
+
+static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, const char *role,
+                                               const char *model)
+{
+    return fake_worker_with(f, id, role, model, "");
 }
 
 /* The last message of a type; NULL: there is none. */

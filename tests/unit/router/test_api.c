@@ -136,6 +136,53 @@ static void test_models_say_when_they_were_opened(void **state)
     client_free(c);
 }
 
+static void show_model(const char *name, int code, const char *part)
+{
+    char text[300];
+    struct client *c = connect_client(0);
+    snprintf(text, sizeof text, "GET /v1/models%s HTTP/1.1\r\nHost: x\r\n\r\n", name);
+    send_all(c, text, strlen(text));
+    json_decref(expect_json(c, code));
+    if (!strstr(c->text, part))
+        fail_msg("%s gives %s", name, c->text);
+    client_free(c);
+}
+
+static void test_adapters(void **state)
+{
+    (void)state;
+    (void)fake_worker_with(&rig.fake, "w1", "decode", MODEL, "red@1,blue@2");
+    (void)fake_worker_with(&rig.fake, "p1", "prefill", MODEL, "blue@2");
+    show_model("", 200, "{\"id\":\"baton-tiny:red\",\"object\":\"model\"");
+    show_model("/baton-tiny:blue", 200, "\"parent\":\"baton-tiny\"");
+    show_model("/baton-tiny:green", 404, "model_not_found");
+    show_model("/baton-tiny:", 404, "model_not_found");
+    show_model("/other:red", 404, "model_not_found");
+    struct client *c = ask("/v1/completions", "{\"model\":\"baton-tiny:blue\",\"prompt\":\"Hello world\"}");
+    struct fake_sent g = *expect_sent(FRAME_GENERATE, 0);
+    assert_string_equal(g.to->instance.id, "w1");
+    assert_string_equal(g.adapter, "blue@2");
+    assert_int_equal(g.n_prefills, 1);
+    answer_text(&g, "fin", true);
+    json_t *json = expect_json(c, 200);
+    json_says(json, "model", "baton-tiny:blue");
+    json_decref(json);
+    client_free(c);
+    static const char *const unknown[] = { "baton-tiny:green",      "baton-tiny:",      "baton-tiny:red:blue", "x:red",
+                                           "baton-tiny:re\\u0000d", "baton-tiny:red\\n" };
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
+        char body[200];
+        snprintf(body, sizeof body, "{\"model\":\"%s\",\"prompt\":\"Hello world\"}", unknown[i]);
+        c = ask(i % 2 ? "/tokenize" : "/v1/completions", body);
+        json = expect_json(c, 404);
+        json_says(json, "error.code", "model_not_found");
+        json_says(json, "error.param", "model");
+        json_decref(json);
+        client_free(c);
+    }
+    assert_int_equal(fake_count(&rig.fake, FRAME_GENERATE), 1);
+}
+
 static void test_bytes_are_bounded(void **state)
 {
     (void)state;
@@ -255,6 +302,7 @@ int main(void)
         TEST(test_queue_is_bounded),
         TEST(test_connections_are_bounded),
         TEST(test_models_say_when_they_were_opened),
+        TEST(test_adapters),
         TEST(test_bytes_are_bounded),
         TEST(test_body_that_never_comes),
         TEST(test_draining),

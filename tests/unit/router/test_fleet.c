@@ -279,6 +279,42 @@ static void test_losses_are_forgotten_with_time(void **state)
     loop_destroy(&loop);
 }
 
+/* A request goes only where its adapter is, of the same content. */
+static void test_adapters(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_worker *ranked[4];
+    fake_fleet_open(&fake, fake_now);
+    struct fleet_worker *plain = fake_worker(&fake, "d1", "decode", "m");
+    struct fleet_worker *red = fake_worker_with(&fake, "d2", "decode", "m", "blue@2,red@1");
+    struct fleet_worker *prefill = fake_worker_with(&fake, "p1", "prefill", "m", "red@1");
+    (void)fake_worker_with(&fake, "p2", "prefill", "m", "red@9,blue@9");
+    (void)fake_worker_with(&fake, "d3", "decode", "other", "green@3");
+    for (int i = 0; i < 5; i++)
+        assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "red@1", 10, NULL, 0), red);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "red@1", 10, (const char[][64]){ "d2" }, 1), red);
+    assert_null(fleet_pick_decode(fake.fleet, "m", "red@9", 10, NULL, 0));
+    assert_null(fleet_pick_decode(fake.fleet, "m", "green@3", 10, NULL, 0));
+    assert_int_equal(fleet_rank_prefills(fake.fleet, red, "red@1", ranked, 4), 1);
+    assert_ptr_equal(ranked[0], prefill);
+    assert_int_equal(fleet_rank_prefills(fake.fleet, red, "blue@2", ranked, 4), 0);
+    assert_int_equal(fleet_rank_prefills(fake.fleet, plain, "", ranked, 4), 2);
+    const struct known_adapters *known = fleet_adapters(fake.fleet);
+    assert_int_equal(known->n, 3); /* what only prefill workers have serves nobody */
+    assert_string_equal(known_adapters_find(known, "m", "red", 3)->id, "red@1");
+    assert_null(known_adapters_find(known, "m", "green", 5));
+    assert_null(known_adapters_find(known, "m", "re", 2));
+    red->up = false;
+    fleet_member_gone(fake.fleet, "d2");
+    assert_non_null(known_adapters_find(known, "m", "red", 3)); /* it may come back */
+    (void)fake_worker_with(&fake, "d2", "decode", "m", "blue@2");
+    assert_null(known_adapters_find(known, "m", "red", 3));
+    assert_non_null(known_adapters_find(known, "m", "blue", 4));
+    assert_non_null(known_adapters_find(known, "other", "green", 5));
+    fleet_destroy(&fake.fleet);
+}
+
 int main(void)
 {
     log_init("test", LOG_OFF);
@@ -287,6 +323,7 @@ int main(void)
         cmocka_unit_test(test_random_routers),
         cmocka_unit_test(test_the_other_routers_burst_is_avoided),
         cmocka_unit_test(test_losses_are_forgotten_with_time),
+        cmocka_unit_test(test_adapters),
     };
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);
 }

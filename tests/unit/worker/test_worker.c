@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +28,7 @@ struct world {
     bool refuse_takes;
     uint32_t sent[64];           /* by frame type */
     uint32_t leg;                /* of the last Prefill */
+    char adapter[64];            /* of the same */
     uint64_t dispatch;           /* of the last Generate */
     uint64_t seq;                /* of what is said: the request's */
     int32_t priority;            /* of the next Generate or Prefill */
@@ -58,8 +60,10 @@ static status io_send(void *ctx, struct worker_peer *to, const struct message_he
     struct world *w = ctx;
     (void)to, (void)acked;
     w->sent[head->type]++;
-    if (head->type == FRAME_PREFILL)
+    if (head->type == FRAME_PREFILL) {
         w->leg = head->leg;
+        snprintf(w->adapter, sizeof w->adapter, "%s", ((const Baton__Prefill *)(const void *)body)->sampling->adapter);
+    }
     if (head->type == FRAME_GRANT_ASK && w->n_asked < 8)
         w->asked[w->n_asked++] = head->key.seq;
     if (head->type == FRAME_TOKENS)
@@ -105,6 +109,8 @@ static void io_entered(void *ctx, const char *what, const char *state)
     (void)ctx, (void)what, (void)state;
 }
 
+static const struct adapters two_adapters = { .n = 2, .ids = { "red@00000000000000aa", "blue@00000000000000bb" } };
+
 static void start_guessing(struct world *w, uint32_t guesses)
 {
     memset(w, 0, sizeof *w);
@@ -118,6 +124,7 @@ static void start_guessing(struct world *w, uint32_t guesses)
                                 .id = "me",
                                 .model = "m",
                                 .kv_format = "f",
+                                .adapters = &two_adapters,
                                 .layout = { LAYERS, 1, 8, BLOCK_TOKENS, DTYPE_BF16 },
                                 .n_blocks = BLOCKS,
                                 .n_vocab = 50,
@@ -167,6 +174,7 @@ static void say(struct world *w, struct worker_peer *from, enum frame_type type,
 }
 
 static uint32_t prompt[BLOCKS * BLOCK_TOKENS];
+static char *adapter = ""; /* that requests name */
 
 static void fill_sampling(Baton__Sampling *s, uint32_t n, uint32_t max_tokens)
 {
@@ -175,6 +183,7 @@ static void fill_sampling(Baton__Sampling *s, uint32_t n, uint32_t max_tokens)
     s->max_tokens = max_tokens;
     s->top_p = s->repetition_penalty = 1;
     s->n_logprobs = -1;
+    s->adapter = adapter;
 }
 
 static void say_prefill(struct world *w, uint32_t n)
@@ -520,6 +529,39 @@ static void test_wrong_guesses(void **state)
     stop(&w);
 }
 
+/* The engine computes with the one that was asked for, and prefill is asked for the same. */
+static void test_adapters(void **state)
+{
+    (void)state;
+    struct world w;
+    Baton__Cancel cancel = BATON__CANCEL__INIT;
+    adapter = "blue@00000000000000bb";
+    start(&w);
+    say_generate(&w, 3, BATON__ROUTE__ROUTE_LOCAL, 1);
+    assert_int_equal(w.step->seqs[0].adapter, 2);
+    end_step(&w);
+    stop(&w);
+    begin_receiving(&w);
+    assert_string_equal(w.adapter, adapter);
+    stop(&w);
+    adapter = "red@00000000000000aa";
+    start(&w);
+    say_prefill(&w, 8);
+    assert_int_equal(w.step->seqs[0].adapter, 1);
+    end_step(&w);
+    say(&w, &w.other, FRAME_CANCEL, 1, &cancel);
+    adapter = "red@00000000000000ab"; /* another of the same name */
+    say_prefill(&w, 8);
+    assert_int_equal(w.sent[FRAME_PREFILL_FAILED], 1);
+    say_generate(&w, 3, BATON__ROUTE__ROUTE_LOCAL, 1);
+    assert_int_equal(worker_counters(w.worker)->refused, 2);
+    adapter = "";
+    say_generate(&w, 3, BATON__ROUTE__ROUTE_LOCAL, 1);
+    assert_int_equal(w.step->seqs[0].adapter, 0);
+    end_step(&w);
+    stop(&w);
+}
+
 int main(void)
 {
     log_init("test", LOG_OFF);
@@ -538,6 +580,7 @@ int main(void)
         cmocka_unit_test(test_right_guesses),
         cmocka_unit_test(test_end_among_guesses),
         cmocka_unit_test(test_wrong_guesses),
+        cmocka_unit_test(test_adapters),
     };
     return cmocka_run_group_tests_name("worker", tests, NULL, NULL);
 }
