@@ -19,12 +19,14 @@ struct scorer {
     struct solo *solo;
     uint32_t n_vocab, top, chunk, max_tokens;
     struct score_pair *scratch;
+    FILE *logits; /* NULL: not wanted */
     /* Of the input under way: */
     const struct score_input *input;
     uint32_t first_pos;      /* of the step */
     struct text_buffer text; /* "top_logprobs", row by row */
     struct text_buffer own;  /* "logprobs" of the given tokens */
     uint32_t n_targets, n_top_right;
+    bool lost; /* logits could not be written */
 };
 
 static void write_top(struct text_buffer *out, const struct score_pair *pairs, uint32_t n)
@@ -41,6 +43,8 @@ static void on_logits(void *ctx, uint32_t row, const float *logits, uint32_t n_v
     uint32_t pos = s->first_pos + row;
     if (pos < s->input->first || pos >= s->input->first + s->input->n_rows)
         return;
+    if (s->logits)
+        s->lost |= fwrite(logits, sizeof *logits, n_vocab, s->logits) != n_vocab;
     const char *comma = pos > s->input->first ? ", " : "";
     score_top(logits, n_vocab, s->top, s->scratch);
     text_buffer_add(&s->text, comma);
@@ -68,6 +72,8 @@ static status score(struct scorer *s, const struct score_input *input, size_t li
         s->first_pos = done;
         solo_step(s->solo, input->tokens + done, n - done < s->chunk ? n - done : s->chunk, done, on_logits, s);
     }
+    if (s->lost)
+        return error_set(err, ST_IO, "the logits cannot be written: %s", strerror(errno));
     if (s->text.state != ST_OK || s->own.state != ST_OK)
         return error_set(err, ST_LIMIT, "the answer of line %zu is too long", line);
     printf("{\"line\": %zu, \"n_tokens\": %u, \"first_position\": %u, \"n_positions\": %u, \"n_targets\": %u, "
@@ -103,6 +109,14 @@ static int score_file(struct scorer *s, const char *path)
     if (file != stdin)
         fclose(file);
     return st == ST_OK ? EXIT_DONE : command_failed(s->self, "%s:%zu: %s", path, number, err.text);
+}
+
+/* Closed in any case: what is still in its buffer counts, too. */
+static int close_logits(struct scorer *s, const char *path, int code)
+{
+    if (s->logits && fclose(s->logits) != 0 && code == EXIT_DONE)
+        return command_failed(s->self, "%s: %s", path, strerror(errno));
+    return code;
 }
 
 static bool read_top(const char *text, uint32_t n_vocab, uint32_t *top)
@@ -147,7 +161,7 @@ static status open_model(struct scorer *s, struct solo_options *o, struct error 
 static int run(const struct command *self, int argc, char **argv)
 {
     struct scorer s = { .self = self };
-    const char *model = NULL, *top = "8", *engine = "auto", *kv = "bf16";
+    const char *model = NULL, *top = "8", *engine = "auto", *kv = "bf16", *logits = NULL;
     int64_t threads = 0, chunk = DEFAULT_CHUNK;
     bool f32 = false, known;
     char path[PATH_MAX];
@@ -161,6 +175,8 @@ static int run(const struct command *self, int argc, char **argv)
           0 },
         { "f32", 0, OPTION_FLAG, &f32, "", "Widen all weights and quantise no activation", 0, 0 },
         { "kv", 0, OPTION_WORD, &kv, "f32|bf16|f16|int8", "Number format of the KV cache (bf16)", 0, 0 },
+        { "logits", 0, OPTION_TEXT, &logits, "FILE",
+          "Also writes the logits of each position, float32 values one after the other", 0, 0 },
         { "threads", 0, OPTION_INT, &threads, "N", "Threads that compute; 0: one for each core (0)", 0, 256 },
         { "chunk", 0, OPTION_INT, &chunk, "N", "Tokens of one step (64)", 1, 4096 },
     };
@@ -184,8 +200,10 @@ static int run(const struct command *self, int argc, char **argv)
         code = command_failed(self, "%s", err.text);
     else if (!read_top(top, s.n_vocab, &s.top))
         code = command_misuse(self, "--top: \"%.40s\" is not allowed; it takes 1 to %u, or all", top, s.n_vocab);
+    else if (logits && !(s.logits = fopen(logits, "wb")))
+        code = command_failed(self, "%s: %s", logits, strerror(errno));
     else
-        code = score_file(&s, arguments.items[0]);
+        code = close_logits(&s, logits, score_file(&s, arguments.items[0]));
     solo_destroy(&s.solo);
     free(s.scratch);
     text_buffer_free(&s.text);

@@ -4,8 +4,10 @@
 #include "engine/contract.h"
 #include "engine/lanes/kernels.h"
 
-#define ITEM_LANES 64u /* queries of an item: enough to repay widening K and V */
-#define SCORE_ROWS 66u /* positions of a split, rounded up to those that are scored together */
+#define ITEM_LANES     64u /* queries of an item: enough to repay widening K and V */
+#define SCORE_ROWS     66u /* positions of a split, rounded up to those that are scored together */
+/* Scored together for two vectors of queries: as many chains as leave registers for what they multiply. */
+#define PAIR_POSITIONS (LANES == 16 ? 8u : 6u)
 
 /* Softmax state of one vector of queries. */
 struct lane_state {
@@ -199,7 +201,7 @@ static void find_seen(const struct attention *a, const struct attention_item *it
 ALWAYS_INLINE void score_step(const uint32_t V, const uint32_t S, const float *q, const float *k, uint32_t dim,
                               size_t stride, float *p)
 {
-    vec s[12];
+    vec s[16];
     UNROLL
     for (uint32_t i = 0; i < V * S; i++)
         s[i] = vec_zero();
@@ -246,7 +248,7 @@ static __attribute__((noinline)) void score_one(const struct work *w, uint32_t v
 
 static __attribute__((noinline)) void score_two(const struct work *w, uint32_t vector, uint32_t n)
 {
-    score_vectors(2, 6, w, vector, n);
+    score_vectors(2, PAIR_POSITIONS, w, vector, n);
 }
 
 static uint32_t larger(uint32_t a, uint32_t b)
@@ -254,16 +256,32 @@ static uint32_t larger(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-/* What a multiply-add takes is hidden by 8 chains at least. With 16 registers that is done best by 12 chains of
- * two vectors, which need less loads. */
+/* What a multiply-add takes is hidden by 8 chains at least; two vectors need fewer loads for each of them. */
 static void score(const struct work *w, uint32_t vectors)
 {
     uint32_t vector = 0;
-    if (LANES == 8)
-        for (; vector + 2 <= vectors; vector += 2)
-            score_two(w, vector, larger(w->states[vector].most, w->states[vector + 1].most));
+    for (; vector + 2 <= vectors; vector += 2)
+        score_two(w, vector, larger(w->states[vector].most, w->states[vector + 1].most));
     for (; vector < vectors; vector++)
         score_one(w, vector, w->states[vector].most);
+}
+
+/* Of each lane; in any order, as only the sign of a zero depends on it, which exp does not see. */
+ALWAYS_INLINE vec largest(const float *p, uint32_t n)
+{
+    vec max[4];
+    UNROLL
+    for (uint32_t i = 0; i < 4; i++)
+        max[i] = vec_set1(-INFINITY);
+    uint32_t pos = 0;
+    for (; pos + 4 <= n; pos += 4) {
+        UNROLL
+        for (uint32_t i = 0; i < 4; i++)
+            max[i] = vec_max(vec_load(p + (pos + i) * LANES), max[i]);
+    }
+    for (; pos < n; pos++)
+        max[0] = vec_max(vec_load(p + pos * LANES), max[0]);
+    return vec_max(vec_max(max[0], max[1]), vec_max(max[2], max[3]));
 }
 
 /* Scores to weights, with each query's maximum and sum over what it sees; all: every query sees all n. */
@@ -271,11 +289,9 @@ ALWAYS_INLINE void weigh_seen(const bool all, float *p, uint32_t n, struct lane_
 {
     vec_i32 from = vec_load_i32(s->from);
     vec_i32 end = vec_load_i32(s->end);
-    vec max = vec_set1(-INFINITY);
-    for (uint32_t pos = 0; pos < n; pos++) {
-        vec scores = vec_load(p + pos * LANES);
-        max = all ? vec_max(scores, max) : vec_max_where(vec_between_i32(from, end, (int32_t)pos), scores, max);
-    }
+    vec max = all ? largest(p, n) : vec_set1(-INFINITY);
+    for (uint32_t pos = 0; !all && pos < n; pos++)
+        max = vec_max_where(vec_between_i32(from, end, (int32_t)pos), vec_load(p + pos * LANES), max);
     vec sum = vec_zero();
     for (uint32_t pos = 0; pos < n; pos++) {
         vec weights = vec_exp(vec_sub(vec_load(p + pos * LANES), max));
