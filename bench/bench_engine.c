@@ -30,24 +30,36 @@ struct figures {
     double product_ops, attention_ops;
 };
 
-/* The matrices that every token meets. */
+/* The matrices that a token meets: of experts those that it uses, which are of one size. */
 struct load {
     double values, bytes;
 };
 
+static void add_matrix(struct load *load, const struct tensor *t)
+{
+    if (t == NULL)
+        return;
+    load->values += (double)(t->shape[0] * t->shape[1]);
+    load->bytes += (double)t->bytes;
+}
+
 static struct load matrices_of(const struct model *model)
 {
     const struct model_weights *w = model_weights(model);
+    const struct model_config *c = model_config(model);
     struct load load = { 0, 0 };
-    for (uint32_t l = 0; l <= model_config(model)->n_layers; l++) {
+    for (uint32_t l = 0; l < c->n_layers; l++) {
         const struct model_layer *in = &w->layers[l];
-        const struct tensor *layer[] = { in->wq, in->wk, in->wv, in->wo, in->gate, in->up, in->down };
-        const struct tensor *const *t = l < model_config(model)->n_layers ? layer : &w->head;
-        for (size_t i = 0; i < (t == layer ? sizeof layer / sizeof *layer : 1); i++) {
-            load.values += (double)(t[i]->shape[0] * t[i]->shape[1]);
-            load.bytes += (double)t[i]->bytes;
+        const struct tensor *layer[] = { in->wq, in->wk, in->wv, in->wo, in->gate, in->up, in->down, in->router };
+        for (size_t i = 0; i < sizeof layer / sizeof *layer; i++)
+            add_matrix(&load, layer[i]);
+        for (uint32_t e = 0; in->experts != NULL && e < c->n_experts_used; e++) {
+            add_matrix(&load, in->experts[e].gate);
+            add_matrix(&load, in->experts[e].up);
+            add_matrix(&load, in->experts[e].down);
         }
     }
+    add_matrix(&load, w->head);
     return load;
 }
 
@@ -155,7 +167,8 @@ static void summarise(const struct solo *solo, const struct bench_engine_options
     out->product_ops = median(runs, o->repeats, offsetof(struct figures, product_ops));
     out->attention_ops = median(runs, o->repeats, offsetof(struct figures, attention_ops));
     out->step_bytes = matrices_of(model).bytes + kv_bytes(model, o);
-    out->quantised = dtype_is_quantised(model_weights(model)->layers[0].up->type);
+    const struct model_layer *first = &model_weights(model)->layers[0];
+    out->quantised = dtype_is_quantised((first->experts ? first->experts[0].up : first->up)->type);
     out->read_bytes_per_s = out->step_bytes * out->decode.tps / o->sequences;
     out->n_threads = solo_threads(solo);
     snprintf(out->model, sizeof out->model, "%.127s", model_name(model));

@@ -75,6 +75,9 @@ static status take_tensor(struct adapter *a, const struct model_config *config, 
             file, t->name);
     if (place.layer >= a->n_layers)
         return error_set(err, ST_INVALID, "%s: tensor %s: the model has %u layers", file, t->name, a->n_layers);
+    if (place.module >= ADAPTER_GATE && model_has_experts(config, place.layer))
+        return error_set(err, ST_UNSUPPORTED, "%s: tensor %s: adapters of layers with experts are not supported", file,
+                         t->name);
     adapter_module_shape(config, place.module, &n_out, &n_in);
     const uint32_t rows = place.is_b ? n_out : a->rank, cols = place.is_b ? a->rank : n_in;
     if (t->n_dims != 2 || t->shape[0] != rows || t->shape[1] != cols)

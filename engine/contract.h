@@ -45,7 +45,11 @@
  *   is, too: the first split is the first that has one.
  * max(a, b) is a > b ? a : b, min(a, b) is a < b ? a : b (so b where one is a NaN).
  * exp is math_exp of math_f32.h; silu(x) = x / (1 + exp(-x)).
- * FFN: silu(gate) * up. Residuals: x + y. */
+ * FFN: silu(gate) * up. Residuals: x + y.
+ * Experts: a row's are those of the largest router logits, of equal ones the first. p = exp(logit - max) over all
+ *   logits; a chosen one's weight is p / S, S being the sum of the chosen p where they sum to one, of all p otherwise,
+ *   experts ascending from +0. y = the first chosen expert's result times its weight; then y = y + (the next one's
+ *   times its weight), experts ascending, a rounding for each operator; then x + y. */
 #ifndef BATON_ENGINE_CONTRACT_H
 #define BATON_ENGINE_CONTRACT_H
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
+#include "engine/experts.h"
 #include "engine/lora.h"
 #include "engine/math_trig.h"
 #include "engine/products.h"
@@ -42,6 +43,7 @@ struct forward {
     float *gate, *up;       /* [row][n_ffn] */
     float *logits;          /* [LOGIT_ROWS][n_vocab] */
     struct activations acts;
+    struct experts *experts; /* NULL without */
     struct desk *desks;
     struct engine_times times;
     void *memory;
@@ -260,11 +262,11 @@ static void project(struct forward *f, enum adapter_module first, uint32_t n_par
     uint64_t begin = clock_now_ns();
     if (f->adapted && first != ADAPTER_NONE) {
         p.then = PRODUCTS_KEEP;
-        products_run(&p, f->team);
+        products_run(&p, 1, f->team);
         p.then = then;
         loras_add(f->loras, &p, &f->rows, f->layer, first);
     } else {
-        products_run(&p, f->team);
+        products_run(&p, 1, f->team);
     }
     f->times.products_ns += clock_now_ns() - begin;
 }
@@ -299,6 +301,16 @@ static bool drop_without_logits(struct forward *f)
     return f->rows.n_rows > 0;
 }
 
+static void run_ffn(struct forward *f, const struct layer_weights *w)
+{
+    const struct model_config *c = f->config;
+    prepare(f, f->x, f->rows.n_rows, c->n_embd, w->ffn_norm, w->gate.rule | w->up.rule);
+    project(f, ADAPTER_GATE, 2, (const struct matrix *const[]){ &w->gate, &w->up }, (float *const[]){ f->gate, f->up },
+            PRODUCTS_SILU_MUL);
+    prepare(f, f->gate, f->rows.n_rows, c->n_ffn, NULL, w->down.rule);
+    project(f, ADAPTER_DOWN, 1, (const struct matrix *const[]){ &w->down }, (float *const[]){ f->y }, PRODUCTS_ADD);
+}
+
 /* One layer; false when no row is left after it. */
 static bool run_layer(struct forward *f, uint32_t layer)
 {
@@ -319,11 +331,10 @@ static bool run_layer(struct forward *f, uint32_t layer)
     prepare(f, f->attended, f->rows.n_rows, c->n_heads * c->head_dim, NULL, w->wo.rule);
     project(f, ADAPTER_O, 1, (const struct matrix *const[]){ &w->wo }, (float *const[]){ f->y }, PRODUCTS_ADD);
 
-    prepare(f, f->x, f->rows.n_rows, c->n_embd, w->ffn_norm, w->gate.rule | w->up.rule);
-    project(f, ADAPTER_GATE, 2, (const struct matrix *const[]){ &w->gate, &w->up }, (float *const[]){ f->gate, f->up },
-            PRODUCTS_SILU_MUL);
-    prepare(f, f->gate, f->rows.n_rows, c->n_ffn, NULL, w->down.rule);
-    project(f, ADAPTER_DOWN, 1, (const struct matrix *const[]){ &w->down }, (float *const[]){ f->y }, PRODUCTS_ADD);
+    if (w->experts != NULL)
+        experts_run(f->experts, w, f->x, f->rows.n_rows, &f->times.products_ns);
+    else
+        run_ffn(f, w);
     return true;
 }
 
@@ -488,6 +499,8 @@ status forward_create(const struct model_config *config, const struct weights *w
     if (loras_create(options->adapters, options->n_adapters, config, backend, team, options->max_rows, &f->loras) !=
         ST_OK)
         goto fail;
+    if (config->n_experts > 0 && experts_create(config, backend, team, options->max_rows, &f->experts) != ST_OK)
+        goto fail;
     rope_frequencies(&config->rope, config->head_dim, weights->rope_factors, f->inv_freq);
     f->rope_magnitude = rope_magnitude(&config->rope);
     *out = f;
@@ -503,6 +516,7 @@ void forward_destroy(struct forward **forward)
     struct forward *f = *forward;
     if (f == NULL)
         return;
+    experts_destroy(&f->experts);
     rows_release(&f->rows);
     loras_destroy(&f->loras);
     free(f->memory);

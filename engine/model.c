@@ -176,6 +176,7 @@ void model_close(struct model **model)
         return;
     chat_template_destroy(&m->chat_template);
     tokenizer_destroy(&m->tokenizer);
+    model_weights_release(&m->weights);
     model_index_free(&m->joined);
     model_shards_close(&m->shards);
     gguf_files_close(&m->gguf);
@@ -246,6 +247,16 @@ const struct tensor *model_tensor_at(const struct model *model, uint64_t i)
     return model->index->by_name[i];
 }
 
+/* What models without experts do not have enters no hash of theirs. */
+static void hash_experts(XXH3_state_t *state, const struct model_config *c)
+{
+    const uint32_t numbers[] = { c->n_experts, c->n_experts_used, c->n_expert_ffn, c->experts_sum_to_one };
+    if (c->n_experts == 0)
+        return;
+    XXH3_64bits_update(state, numbers, sizeof numbers);
+    XXH3_64bits_update(state, c->dense, c->n_layers * sizeof *c->dense);
+}
+
 /* Hashed as text, so that neither padding nor the struct's layout enters. */
 static void hash_config(XXH3_state_t *state, const struct model_config *c)
 {
@@ -264,6 +275,7 @@ static void hash_config(XXH3_state_t *state, const struct model_config *c)
             const uint32_t row[] = { l, c->window };
             XXH3_64bits_update(state, row, sizeof row);
         }
+    hash_experts(state, c);
 }
 
 static void hash_tensor(XXH3_state_t *state, const struct tensor *t)

@@ -17,7 +17,10 @@ struct chat_template;
 
 #define MODEL_MAX_LAYERS 256
 
-enum model_arch { ARCH_LLAMA, ARCH_QWEN2, ARCH_QWEN3 };
+#define MODEL_MAX_EXPERTS 1024u
+
+/* A row of architecture.c each. */
+enum model_arch { ARCH_LLAMA, ARCH_MISTRAL, ARCH_MIXTRAL, ARCH_QWEN2, ARCH_QWEN3, ARCH_QWEN3MOE };
 
 /* The shape and constants of the network; all counts are plain numbers. */
 struct model_config {
@@ -31,13 +34,24 @@ struct model_config {
     bool qkv_bias;         /* Qwen2 */
     uint32_t window;       /* positions that a row of a windowed layer sees; 0: there is none */
     bool windowed[MODEL_MAX_LAYERS];
+    uint32_t n_experts, n_experts_used; /* a layer's, and of them a token's; 0: every layer has one network of n_ffn */
+    uint32_t n_expert_ffn;              /* the width of each */
+    bool experts_sum_to_one;            /* the weights of a token's experts, or those of all */
+    bool dense[MODEL_MAX_LAYERS];       /* where others have experts: a network of n_ffn */
     bool tied_embeddings;
+};
+
+/* An expert. */
+struct model_expert {
+    const struct tensor *gate, *up, *down;
 };
 
 struct model_layer {
     const struct tensor *attn_norm, *wq, *wk, *wv, *wo;
     const struct tensor *q_norm, *k_norm, *bq, *bk, *bv; /* NULL without */
-    const struct tensor *ffn_norm, *gate, *up, *down;
+    const struct tensor *ffn_norm, *gate, *up, *down;    /* the last three are NULL where there are experts */
+    const struct tensor *router;                         /* [n_experts, n_embd], NULL without */
+    const struct model_expert *experts;                  /* [n_experts], NULL without */
 };
 
 /* What the forward pass needs, by role; every shape was checked at load. */
@@ -45,6 +59,8 @@ struct model_weights {
     const struct tensor *embed, *final_norm, *head; /* head == embed when tied */
     const struct tensor *rope_factors;              /* F32 [head_dim / 2], NULL without */
     struct model_layer layers[MODEL_MAX_LAYERS];
+    struct model_expert *experts; /* all layers' */
+    struct tensor *views;         /* parts of the file's tensors */
 };
 
 struct model; /* owns the file mappings */
@@ -79,6 +95,12 @@ void model_drop(const struct model *model, const struct tensor *tensor, bool cac
 /* Every tensor of the file, for `baton model inspect`. */
 uint64_t model_tensor_count(const struct model *model);
 const struct tensor *model_tensor_at(const struct model *model, uint64_t i);
+
+/* Instead of a network of n_ffn. */
+static inline bool model_has_experts(const struct model_config *c, uint32_t layer)
+{
+    return c->n_experts > 0 && !c->dense[layer];
+}
 
 void model_kv_layout(const struct model_config *config, uint32_t block_tokens, enum dtype type, struct kv_layout *out);
 

@@ -1,26 +1,10 @@
 #include "engine/model_config.h"
 
-#include <math.h>
-#include <string.h>
-
-static const char *const arch_names[] = { [ARCH_LLAMA] = "llama", [ARCH_QWEN2] = "qwen2", [ARCH_QWEN3] = "qwen3" };
-
-#define ARCH_COUNT (sizeof arch_names / sizeof *arch_names)
-
-bool model_arch_find(const char *text, size_t len, enum model_arch *out)
-{
-    for (size_t i = 0; i < ARCH_COUNT; i++)
-        if (strlen(arch_names[i]) == len && memcmp(arch_names[i], text, len) == 0) {
-            *out = (enum model_arch)i;
-            return true;
-        }
-    return false;
-}
+#include "engine/architecture.h"
 
 const char *model_arch_name(enum model_arch arch)
 {
-    ASSERT((unsigned)arch < ARCH_COUNT);
-    return arch_names[arch];
+    return architecture_of(arch)->gguf;
 }
 
 static status check_counts(const struct model_config *c, const char *file, struct error *err)
@@ -34,6 +18,9 @@ static status check_counts(const struct model_config *c, const char *file, struc
         { "head size", c->head_dim, MODEL_MAX_HEAD_DIM },   { "feed-forward width", c->n_ffn, MODEL_MAX_FFN },
         { "vocabulary", c->n_vocab, MODEL_MAX_VOCAB },      { "positions", c->max_positions, MODEL_MAX_POSITIONS },
     };
+    if (c->n_experts > MODEL_MAX_EXPERTS || c->n_expert_ffn > MODEL_MAX_FFN || !c->n_experts != !c->n_expert_ffn)
+        return error_set(err, ST_INVALID, "%s: %u experts of width %u: only up to %u of up to %u", file, c->n_experts,
+                         c->n_expert_ffn, MODEL_MAX_EXPERTS, MODEL_MAX_FFN);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         if (counts[i].value < 1 || counts[i].value > counts[i].most)
             return error_set(err, ST_INVALID, "%s: %s: %u is not from 1 to %u", file, counts[i].what, counts[i].value,
@@ -49,6 +36,8 @@ status model_config_check(const struct model_config *c, const char *file, struct
     if (c->n_heads % c->n_kv_heads != 0)
         return error_set(err, ST_INVALID, "%s: %u attention heads cannot share %u key/value heads evenly", file,
                          c->n_heads, c->n_kv_heads);
+    if (c->n_experts > 0 && (c->n_experts_used < 1 || c->n_experts_used > c->n_experts))
+        return error_set(err, ST_INVALID, "%s: a token uses %u of %u experts", file, c->n_experts_used, c->n_experts);
     if (c->head_dim % 2 != 0)
         return error_set(err, ST_INVALID, "%s: head size %u is odd, so it has no rotary pairs", file, c->head_dim);
     if (!(c->rms_eps > 0 && c->rms_eps <= 1))

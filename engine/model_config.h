@@ -15,8 +15,7 @@
 /* ST_INVALID or ST_UNSUPPORTED naming file, field and range. */
 MUST_CHECK status model_config_check(const struct model_config *config, const char *file, struct error *err);
 
-/* The model_type / general.architecture of a supported network; false otherwise. */
-MUST_CHECK bool model_arch_find(const char *text, size_t len, enum model_arch *out);
+/* As general.architecture calls it. */
 const char *model_arch_name(enum model_arch arch);
 
 #endif

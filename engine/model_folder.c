@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "engine/architecture.h"
 #include "engine/chat_template.h"
 #include "engine/model_config.h"
 #include "engine/model_json.h"
@@ -21,46 +22,42 @@ static bool is_text(const json_t *value, const char *text)
     return json_is_string(value) && strcmp(json_string_value(value), text) == 0;
 }
 
-/* What a model_type means, with the defaults of its config class in transformers. */
-static const struct family {
-    const char *type, *class;
-    enum model_arch arch;
-    uint32_t n_kv_heads, head_dim;                        /* 0: n_heads, n_embd / n_heads */
-    enum { NO_WINDOW, ALL_LAYERS, UPPER_LAYERS } windows; /* what sees a sliding window where layers are not named */
-} families[] = {
-    { "llama", "LlamaForCausalLM", ARCH_LLAMA, 0, 0, NO_WINDOW },
-    { "mistral", "MistralForCausalLM", ARCH_LLAMA, 8, 0, ALL_LAYERS },
-    { "qwen2", "Qwen2ForCausalLM", ARCH_QWEN2, 32, 0, UPPER_LAYERS },
-    { "qwen3", "Qwen3ForCausalLM", ARCH_QWEN3, 32, 128, UPPER_LAYERS },
-};
-
-static status read_family(const json_t *json, const char *file, const struct family **out, struct error *err)
+static status read_architecture(const json_t *json, const char *file, enum model_arch *out, struct error *err)
 {
     const json_t *type = json_object_get(json, "model_type"), *classes = json_object_get(json, "architectures");
+    char names[256];
     if (!json_is_string(type))
         return error_set(err, ST_INVALID, "%s: model_type is missing or no string", file);
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-        if (!is_text(type, families[i].type))
-            continue;
-        if (classes && (json_array_size(classes) != 1 || !is_text(json_array_get(classes, 0), families[i].class)))
-            return error_set(err, ST_UNSUPPORTED, "%s: architectures: only [\"%s\"] is supported", file,
-                             families[i].class);
-        *out = &families[i];
-        return ST_OK;
+    if (!architecture_find_folder(json_string_value(type), out)) {
+        architecture_names(false, names, sizeof names);
+        return error_set(err, ST_UNSUPPORTED, "%s: model_type %.64s is not supported, only %s", file,
+                         json_string_value(type), names);
     }
-    return error_set(err, ST_UNSUPPORTED, "%s: model_type %.64s is not supported, only llama, mistral, qwen2 and qwen3",
-                     file, json_string_value(type));
+    const char *class = architecture_of(*out)->class;
+    if (classes && (json_array_size(classes) != 1 || !is_text(json_array_get(classes, 0), class)))
+        return error_set(err, ST_UNSUPPORTED, "%s: architectures: only [\"%s\"] is supported", file, class);
+    return ST_OK;
 }
 
-/* Fields that must be absent or null: what they ask for is not built. */
-static status check_absent(const json_t *json, const char *file, struct error *err)
+/* Fields that must be absent or null: what they ask for is not built, or not what this network has. */
+static status check_absent(const json_t *json, const char *file, const struct architecture *arch, struct error *err)
 {
-    static const char *const fields[] = { "quantization_config",     "auto_map",    "attn_logit_softcapping",
-                                          "final_logit_softcapping", "num_experts", "num_local_experts" };
+    const struct {
+        const char *field;
+        bool understood;
+    } fields[] = {
+        { "quantization_config", false },
+        { "auto_map", false },
+        { "attn_logit_softcapping", false },
+        { "final_logit_softcapping", false },
+        { "num_experts", arch->experts },
+        { "num_local_experts", arch->experts },
+        { "shared_expert_intermediate_size", false },
+    };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
-        const json_t *value = json_object_get(json, fields[i]);
-        if (value && !json_is_null(value))
-            return unsupported(file, fields[i], "null", err);
+        const json_t *value = json_object_get(json, fields[i].field);
+        if (!fields[i].understood && value && !json_is_null(value))
+            return unsupported(file, fields[i].field, "null", err);
     }
     return ST_OK;
 }
@@ -77,7 +74,7 @@ static status check_switches(const json_t *json, const char *file, struct error 
     return ST_OK;
 }
 
-static status check_off(const json_t *json, const char *file, struct error *err)
+static status check_off(const json_t *json, const char *file, const struct architecture *arch, struct error *err)
 {
     float rotated = 1.0f;
     const json_t *act = json_object_get(json, "hidden_act");
@@ -87,7 +84,7 @@ static status check_off(const json_t *json, const char *file, struct error *err)
     if (st == ST_OK && rotated != 1.0f)
         st = unsupported(file, "partial_rotary_factor", "1", err);
     if (st == ST_OK)
-        st = check_absent(json, file, err);
+        st = check_absent(json, file, arch, err);
     if (st == ST_OK)
         st = check_switches(json, file, err);
     return st;
@@ -193,16 +190,17 @@ static status read_rope_object(const json_t *json, const char *file, const char 
     return ST_OK;
 }
 
-static status read_rope(const json_t *json, const char *file, struct model_config *c, struct error *err)
+static status read_rope(const json_t *json, const char *file, const struct architecture *arch, struct model_config *c,
+                        struct error *err)
 {
-    c->rope.theta = 10000.0f; /* the default of all config classes */
+    c->rope.theta = arch->rope_theta > 0 ? arch->rope_theta : 10000.0f;
     status st = model_json_float(json, file, "rope_theta", &c->rope.theta, err);
     if (st == ST_OK)
         st = read_rope_object(json, file, "rope_scaling", c, &c->rope, err);
     return st == ST_OK ? read_rope_object(json, file, "rope_parameters", c, &c->rope, err) : st;
 }
 
-static status read_shape(const json_t *json, const char *file, const struct family *family, struct model_config *c,
+static status read_shape(const json_t *json, const char *file, const struct architecture *arch, struct model_config *c,
                          struct error *err)
 {
     const struct {
@@ -218,16 +216,16 @@ static status read_shape(const json_t *json, const char *file, const struct fami
         if (st != ST_OK)
             return st;
     }
-    c->rms_eps = 1e-6f; /* these are the defaults of the config classes */
-    c->n_kv_heads = family->n_kv_heads ? family->n_kv_heads : c->n_heads;
-    c->head_dim = family->head_dim ? family->head_dim : c->n_heads ? c->n_embd / c->n_heads : 0;
+    c->rms_eps = arch->rms_eps > 0 ? arch->rms_eps : 1e-6f;
+    c->n_kv_heads = arch->n_kv_heads ? arch->n_kv_heads : c->n_heads;
+    c->head_dim = arch->head_dim ? arch->head_dim : c->n_heads ? c->n_embd / c->n_heads : 0;
     status st;
     if ((st = model_json_count(json, file, "num_key_value_heads", false, &c->n_kv_heads, err)) != ST_OK ||
         (st = model_json_count(json, file, "head_dim", false, &c->head_dim, err)) != ST_OK ||
         (st = model_json_float(json, file, "rms_norm_eps", &c->rms_eps, err)) != ST_OK ||
         (st = model_json_bool(json, file, "tie_word_embeddings", &c->tied_embeddings, err)) != ST_OK)
         return st;
-    return read_rope(json, file, c, err);
+    return read_rope(json, file, arch, c, err);
 }
 
 /* The layers that see a window, as layer_types names them. */
@@ -244,54 +242,104 @@ static status read_layer_types(const json_t *types, const char *file, struct mod
     return ST_OK;
 }
 
-/* Sliding windows, by the defaults of the config classes. */
-static status read_windows(const json_t *json, const char *file, const struct family *family, struct model_config *c,
-                           struct error *err)
+/* Which layers see a window where they are not named. */
+static status read_window_rule(const json_t *json, const char *file, const struct architecture *arch, bool sized,
+                               struct model_config *c, struct error *err)
+{
+    bool on = arch->windows == WINDOWS_ALL && c->window > 0;
+    uint32_t first = 28; /* max_window_layers' default */
+    status st = model_json_bool(json, file, "use_sliding_window", &on, err);
+    if (st == ST_OK)
+        st = model_json_count(json, file, "max_window_layers", false, &first, err);
+    if (st == ST_OK && arch->windows == WINDOWS_NONE && (on || sized))
+        return unsupported(file, "sliding_window", "null", err);
+    for (uint32_t i = 0; on && i < c->n_layers; i++)
+        c->windowed[i] = arch->windows != WINDOWS_UPPER || i >= first;
+    return st;
+}
+
+static status read_windows(const json_t *json, const char *file, const struct architecture *arch,
+                           struct model_config *c, struct error *err)
 {
     const json_t *types = json_object_get(json, "layer_types");
     const json_t *size = json_object_get(json, "sliding_window");
     const bool sized = size && !json_is_null(size);
-    bool on = family->windows == ALL_LAYERS && (sized || !size);
-    uint32_t first = 28;
-    c->window = 4096;
-    status st = model_json_bool(json, file, "use_sliding_window", &on, err);
+    c->window = sized || !size ? arch->window : 0;
+    status st = model_json_count(json, file, "sliding_window", false, &c->window, err);
     if (st == ST_OK)
-        st = model_json_count(json, file, "sliding_window", false, &c->window, err);
-    if (st == ST_OK)
-        st = model_json_count(json, file, "max_window_layers", false, &first, err);
-    if (st == ST_OK && family->windows == NO_WINDOW && (on || sized))
-        st = unsupported(file, "sliding_window", "null", err);
+        st = read_window_rule(json, file, arch, sized, c, err);
     if (st == ST_OK && types && !json_is_null(types))
         st = read_layer_types(types, file, c, err);
-    else
-        for (uint32_t i = 0; on && i < c->n_layers; i++)
-            c->windowed[i] = family->windows == ALL_LAYERS || i >= first;
     bool any = false;
     for (uint32_t i = 0; i < c->n_layers; i++)
         any = any || c->windowed[i];
-    if (st == ST_OK && any && (c->window == 0 || (size && !sized)))
+    if (st == ST_OK && any && c->window == 0)
         return error_set(err, ST_INVALID, "%s: sliding_window is no number of positions", file);
     if (!any)
         c->window = 0;
     return st;
 }
 
+/* Layers without experts: those that are listed, and all but every STEPth. */
+static status read_dense_layers(const json_t *json, const char *file, struct model_config *c, struct error *err)
+{
+    const json_t *listed = json_object_get(json, "mlp_only_layers");
+    uint32_t step = 1;
+    status st = model_json_count(json, file, "decoder_sparse_step", false, &step, err);
+    if (st == ST_OK && step == 0)
+        return error_set(err, ST_INVALID, "%s: decoder_sparse_step must be 1 or more", file);
+    if (st == ST_OK && listed && !json_is_null(listed) && !json_is_array(listed))
+        return error_set(err, ST_INVALID, "%s: mlp_only_layers is not an array", file);
+    for (uint32_t i = 0; st == ST_OK && i < c->n_layers; i++)
+        c->dense[i] = (i + 1) % step != 0;
+    for (size_t i = 0; st == ST_OK && i < json_array_size(listed); i++) {
+        const json_t *layer = json_array_get(listed, i);
+        if (!json_is_integer(layer) || json_integer_value(layer) < 0 || json_integer_value(layer) >= c->n_layers)
+            return error_set(err, ST_INVALID, "%s: mlp_only_layers names a layer that is not from 0 to %u", file,
+                             c->n_layers - 1);
+        c->dense[json_integer_value(layer)] = true;
+    }
+    return st;
+}
+
+/* Mixtral and Qwen use other words for the same numbers. */
+static status read_experts(const json_t *json, const char *file, const struct architecture *arch,
+                           struct model_config *c, struct error *err)
+{
+    if (!arch->experts)
+        return ST_OK;
+    c->n_expert_ffn = c->n_ffn;
+    const char *count = json_object_get(json, "num_experts") ? "num_experts" : "num_local_experts";
+    status st = model_json_count(json, file, count, true, &c->n_experts, err);
+    if (st == ST_OK)
+        st = model_json_count(json, file, "num_experts_per_tok", true, &c->n_experts_used, err);
+    if (st == ST_OK)
+        st = model_json_count(json, file, "moe_intermediate_size", false, &c->n_expert_ffn, err);
+    if (st == ST_OK)
+        st = model_json_bool(json, file, "norm_topk_prob", &c->experts_sum_to_one, err);
+    if (st == ST_OK && c->n_experts == 0)
+        st = error_set(err, ST_INVALID, "%s: %s must be 1 or more", file, count);
+    return st;
+}
+
 static status read_config(const json_t *json, const char *file, struct model_config *c, struct error *err)
 {
-    const struct family *family = NULL;
-    status st = read_family(json, file, &family, err);
+    enum model_arch which = ARCH_LLAMA;
+    status st = read_architecture(json, file, &which, err);
     if (st != ST_OK)
         return st;
-    ASSERT(family);
-    c->arch = family->arch;
-    c->qk_norm = c->arch == ARCH_QWEN3;
-    c->qkv_bias = c->arch == ARCH_QWEN2;
-    st = check_off(json, file, err);
+    const struct architecture *arch = architecture_of(which);
+    architecture_apply(which, c);
+    st = check_off(json, file, arch, err);
     if (st == ST_OK)
-        st = read_shape(json, file, family, c, err);
+        st = read_shape(json, file, arch, c, err);
+    if (st == ST_OK)
+        st = read_experts(json, file, arch, c, err);
     if (st == ST_OK)
         st = model_config_check(c, file, err); /* bounds the layers */
-    return st == ST_OK ? read_windows(json, file, family, c, err) : st;
+    if (st == ST_OK)
+        st = read_dense_layers(json, file, c, err);
+    return st == ST_OK ? read_windows(json, file, arch, c, err) : st;
 }
 
 status model_folder_config(const char *dir, struct model_config *out, struct error *err)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/architecture.h"
 #include "engine/chat_template.h"
 #include "engine/model_config.h"
 
@@ -12,12 +13,13 @@ struct reader {
     const struct gguf *file;
     const struct model_index *index;
     const char *path;
-    const char *arch;
+    const char *name; /* of the architecture, which is what its keys begin with */
+    const struct architecture *arch;
 };
 
 static const char *full_key(const struct reader *r, const char *key, char buf[KEY_BYTES])
 {
-    snprintf(buf, KEY_BYTES, "%s.%s", r->arch, key);
+    snprintf(buf, KEY_BYTES, "%s.%s", r->name, key);
     return buf;
 }
 
@@ -70,6 +72,9 @@ static const char *const understood[] = {
     "tensor_data_layout",
 };
 
+static const char *const understood_of_experts[] = { "expert_count", "expert_used_count",
+                                                     "expert_feed_forward_length" };
+
 /* Keys of what is not built, with the one value that leaves it off. */
 static const struct {
     const char *key;
@@ -91,11 +96,20 @@ static bool has_value(const struct gguf *file, const char *name, double value)
     return gguf_get_bool(file, name, &truth) == ST_OK && (truth ? 1 : 0) == value;
 }
 
+static bool is_listed(const char *key, const char *const *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(key, list[i]) == 0)
+            return true;
+    return false;
+}
+
 static status check_key(const struct reader *r, const char *name, const char *key, struct error *err)
 {
-    for (size_t i = 0; i < sizeof understood / sizeof *understood; i++)
-        if (strcmp(key, understood[i]) == 0)
-            return ST_OK;
+    if (is_listed(key, understood, sizeof understood / sizeof *understood) ||
+        (r->arch->experts &&
+         is_listed(key, understood_of_experts, sizeof understood_of_experts / sizeof *understood_of_experts)))
+        return ST_OK;
     for (size_t i = 0; i < sizeof switched_off / sizeof *switched_off; i++)
         if (strcmp(key, switched_off[i].key) == 0)
             return has_value(r->file, name, switched_off[i].off)
@@ -107,11 +121,11 @@ static status check_key(const struct reader *r, const char *name, const char *ke
 
 static status check_keys(const struct reader *r, struct error *err)
 {
-    size_t prefix = strlen(r->arch) + 1;
+    size_t prefix = strlen(r->name) + 1;
     for (size_t i = 0; i < gguf_key_count(r->file); i++) {
         struct gguf_string key = gguf_key_at(r->file, i);
         char name[KEY_BYTES];
-        if (key.len < prefix || memcmp(key.data, r->arch, prefix - 1) != 0 || key.data[prefix - 1] != '.')
+        if (key.len < prefix || memcmp(key.data, r->name, prefix - 1) != 0 || key.data[prefix - 1] != '.')
             continue;
         if (key.len >= sizeof name)
             return error_set(err, ST_UNSUPPORTED, "%s: key %.64s... is not understood", r->path, key.data);
@@ -165,15 +179,24 @@ static status read_rope(const struct reader *r, struct model_config *c, struct e
     return st;
 }
 
-static status read_arch(const struct gguf *file, const char *path, enum model_arch *out, struct error *err)
+/* Whether there are experts is part of the question: Mixtral calls itself llama, too. */
+static status read_arch(struct reader *r, enum model_arch *out, struct error *err)
 {
     struct gguf_string text;
-    status st = gguf_get_string(file, "general.architecture", &text);
+    char names[256], key[KEY_BYTES];
+    uint64_t experts = 0;
+    status st = gguf_get_string(r->file, "general.architecture", &text);
     if (st != ST_OK)
-        return error_set(err, ST_INVALID, "%s: key general.architecture is missing or no string", path);
-    if (!model_arch_find(text.data, text.len, out))
-        return error_set(err, ST_UNSUPPORTED, "%s: architecture %.*s is not supported, only llama, qwen2 and qwen3",
-                         path, text.len > 64 ? 64 : (int)text.len, text.data);
+        return error_set(err, ST_INVALID, "%s: key general.architecture is missing or no string", r->path);
+    if (!architecture_find_gguf(text.data, text.len, false, out)) {
+        architecture_names(true, names, sizeof names);
+        return error_set(err, ST_UNSUPPORTED, "%s: architecture %.*s is not supported, only %s", r->path,
+                         text.len > 64 ? 64 : (int)text.len, text.data, names);
+    }
+    r->name = architecture_of(*out)->gguf;
+    bool has_experts = gguf_get_u64(r->file, full_key(r, "expert_count", key), &experts) == ST_OK && experts > 0;
+    if (architecture_find_gguf(text.data, text.len, has_experts, out))
+        r->arch = architecture_of(*out);
     return ST_OK;
 }
 
@@ -206,7 +229,7 @@ static status read_window(const struct reader *r, struct model_config *c, struct
     status st = gguf_get_u64(r->file, full_key(r, "attention.sliding_window", name), &window);
     if (st == ST_INVALID || window > UINT32_MAX)
         return error_set(err, ST_INVALID, "%s: key %s: not one count", r->path, name);
-    if (window > 0 && c->arch != ARCH_LLAMA)
+    if (window > 0 && r->arch->windows == WINDOWS_UPPER)
         return error_set(err, ST_UNSUPPORTED, "%s: key %s: only 0 is supported", r->path, name);
     c->window = (uint32_t)window;
     for (uint32_t i = 0; window > 0 && i < c->n_layers && i < MODEL_MAX_LAYERS; i++)
@@ -226,8 +249,20 @@ static status read_vocab(const struct reader *r, uint32_t *out, struct error *er
     status st = read_count(r, "vocab_size", *out, &stated, err);
     if (st == ST_OK && stated != *out)
         return error_set(err, ST_INVALID, "%s: key %s.vocab_size is %u, but token_embd.weight has %u rows", r->path,
-                         r->arch, stated, *out);
+                         r->name, stated, *out);
     return st;
+}
+
+/* All files with experts are of networks whose weights sum to one, and only there is the key of their width. */
+static status read_experts(const struct reader *r, struct model_config *c, struct error *err)
+{
+    if (!r->arch->experts)
+        return ST_OK;
+    c->experts_sum_to_one = true;
+    status st = read_count(r, "expert_count", 0, &c->n_experts, err);
+    if (st == ST_OK)
+        st = read_count(r, "expert_used_count", 0, &c->n_experts_used, err);
+    return st == ST_OK ? read_count(r, "expert_feed_forward_length", c->n_ffn, &c->n_expert_ffn, err) : st;
 }
 
 static status read_shape(const struct reader *r, struct model_config *c, struct error *err)
@@ -241,20 +276,21 @@ static status read_shape(const struct reader *r, struct model_config *c, struct 
         (st = read_rope(r, c, err)) != ST_OK || (st = read_window(r, c, err)) != ST_OK ||
         (st = read_vocab(r, &c->n_vocab, err)) != ST_OK)
         return st;
-    return read_attention(r, c, err);
+    st = read_attention(r, c, err);
+    return st == ST_OK ? read_experts(r, c, err) : st;
 }
 
 status model_gguf_config(const struct gguf_files *files, const char *path, struct model_config *out, struct error *err)
 {
     struct model_config c = { .n_layers = 0 };
-    const struct gguf *file = files->files[0];
-    status st = read_arch(file, path, &c.arch, err);
+    enum model_arch which = ARCH_LLAMA;
+    struct reader r = { .file = files->files[0], .index = files->index, .path = path };
+    status st = read_arch(&r, &which, err);
     if (st != ST_OK)
         return st;
-    struct reader r = { file, files->index, path, model_arch_name(c.arch) };
-    c.rope_interleaved = c.arch == ARCH_LLAMA; /* ggml's converter reorders the rows of wq and wk so */
-    c.qk_norm = c.arch == ARCH_QWEN3;
-    c.qkv_bias = c.arch == ARCH_QWEN2;
+    ASSERT(r.arch);
+    architecture_apply(which, &c);
+    c.rope_interleaved = r.arch->gguf_pairs;
     c.tied_embeddings = !model_index_find(files->index, "output.weight");
     if ((st = check_kind(&r, err)) != ST_OK || (st = check_keys(&r, err)) != ST_OK ||
         (st = read_shape(&r, &c, err)) != ST_OK || (st = model_config_check(&c, path, err)) != ST_OK)

@@ -81,13 +81,19 @@ void model_index_free(struct model_index *index)
     *index = (struct model_index){ NULL, 0 };
 }
 
-const struct tensor *model_index_find(const struct model_index *index, const char *name)
+size_t model_index_place(const struct model_index *index, const char *name)
 {
     if (index->n == 0)
-        return NULL;
+        return 0;
     const struct tensor key = { .name = name }, *wanted = &key;
     const struct tensor **found = bsearch(&wanted, index->by_name, index->n, sizeof *index->by_name, compare_names);
-    return found ? *found : NULL;
+    return found ? (size_t)(found - index->by_name) : index->n;
+}
+
+const struct tensor *model_index_find(const struct model_index *index, const char *name)
+{
+    size_t place = model_index_place(index, name);
+    return place < index->n ? index->by_name[place] : NULL;
 }
 
 status model_index_check_overlap(const struct model_index *index, const char *file, struct error *err)

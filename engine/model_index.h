@@ -21,6 +21,8 @@ MUST_CHECK status model_index_build(const struct tensor *tensors, size_t n, cons
 MUST_CHECK status model_index_join(const struct model_index *parts, size_t n_parts, const char *folder,
                                    struct model_index *out, struct error *err);
 void model_index_free(struct model_index *index);
+/* Its place in by_name; n when absent. */
+size_t model_index_place(const struct model_index *index, const char *name);
 /* NULL when absent. */
 const struct tensor *model_index_find(const struct model_index *index, const char *name);
 

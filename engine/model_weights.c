@@ -2,8 +2,10 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "engine/architecture.h"
 #include "engine/model_config.h"
 
 #define NAME_BYTES 96
@@ -13,23 +15,27 @@ struct binder {
     const struct model_index *index;
     const char *file;
     bool is_gguf;
-    size_t n_known; /* tensors of the index that are accounted for */
+    bool *known;      /* [index->n]: tensors that are accounted for */
+    size_t n_experts; /* those of all layers that were bound */
+    size_t n_views;
 };
 
-/* What one layer holds, in the names of both kinds of file; rows 0: a vector. */
+/* What one layer holds besides experts, in the names of both kinds of file; rows 0: a vector. */
 struct layer_role {
     size_t place; /* in struct model_layer */
     const char *gguf, *folder;
     uint32_t rows, cols;
-    bool there; /* this model has it */
+    bool there; /* this layer has it */
 };
 
-#define LAYER_ROLES  14
+#define LAYER_ROLES  15
 #define PLACE(field) offsetof(struct model_layer, field)
 
-static void list_layer_roles(const struct model_config *c, struct layer_role out[LAYER_ROLES])
+static void list_layer_roles(const struct model_config *c, uint32_t layer, struct layer_role out[LAYER_ROLES])
 {
     const uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    const struct expert_names *experts = architecture_of(c->arch)->experts;
+    const bool sparse = model_has_experts(c, layer);
     const struct layer_role roles[LAYER_ROLES] = {
         { PLACE(attn_norm), "attn_norm.weight", "input_layernorm.weight", 0, c->n_embd, true },
         { PLACE(wq), "attn_q.weight", "self_attn.q_proj.weight", q, c->n_embd, true },
@@ -42,9 +48,10 @@ static void list_layer_roles(const struct model_config *c, struct layer_role out
         { PLACE(q_norm), "attn_q_norm.weight", "self_attn.q_norm.weight", 0, c->head_dim, c->qk_norm },
         { PLACE(k_norm), "attn_k_norm.weight", "self_attn.k_norm.weight", 0, c->head_dim, c->qk_norm },
         { PLACE(ffn_norm), "ffn_norm.weight", "post_attention_layernorm.weight", 0, c->n_embd, true },
-        { PLACE(gate), "ffn_gate.weight", "mlp.gate_proj.weight", c->n_ffn, c->n_embd, true },
-        { PLACE(up), "ffn_up.weight", "mlp.up_proj.weight", c->n_ffn, c->n_embd, true },
-        { PLACE(down), "ffn_down.weight", "mlp.down_proj.weight", c->n_embd, c->n_ffn, true },
+        { PLACE(gate), "ffn_gate.weight", "mlp.gate_proj.weight", c->n_ffn, c->n_embd, !sparse },
+        { PLACE(up), "ffn_up.weight", "mlp.up_proj.weight", c->n_ffn, c->n_embd, !sparse },
+        { PLACE(down), "ffn_down.weight", "mlp.down_proj.weight", c->n_embd, c->n_ffn, !sparse },
+        { PLACE(router), "ffn_gate_inp.weight", experts ? experts->router : NULL, c->n_experts, c->n_embd, sparse },
     };
     memcpy(out, roles, sizeof roles);
 }
@@ -61,11 +68,18 @@ static void describe_shape(const struct tensor *t, char *buf, size_t size)
         used += (size_t)snprintf(buf + used, size - used, "%s%llu", i ? ", " : "", (unsigned long long)t->shape[i]);
 }
 
+static status wrong_shape(const struct binder *b, const struct tensor *t, const char *wanted, struct error *err)
+{
+    char found[TENSOR_MAX_DIMS * 22] = "";
+    describe_shape(t, found, sizeof found);
+    return error_set(err, ST_INVALID, "%s: tensor %s: its shape is [%s], not [%s]", b->file, t->name, found, wanted);
+}
+
 /* rows 0 asks for a vector of cols values in a plain number format. */
 static status check_shape(const struct binder *b, const struct tensor *t, uint32_t rows, uint32_t cols,
                           struct error *err)
 {
-    char found[TENSOR_MAX_DIMS * 22] = "", wanted[48];
+    char wanted[48];
     bool fits =
         rows ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols : t->n_dims == 1 && t->shape[0] == cols;
     if (fits && (rows || is_plain(t->type)))
@@ -73,25 +87,116 @@ static status check_shape(const struct binder *b, const struct tensor *t, uint32
     if (fits)
         return error_set(err, ST_UNSUPPORTED, "%s: tensor %s: a vector in number format %s is not supported", b->file,
                          t->name, dtype_name(t->type));
-    describe_shape(t, found, sizeof found);
     if (rows)
         snprintf(wanted, sizeof wanted, "%u, %u", rows, cols);
     else
         snprintf(wanted, sizeof wanted, "%u", cols);
-    return error_set(err, ST_INVALID, "%s: tensor %s: its shape is [%s], not [%s]", b->file, t->name, found, wanted);
+    return wrong_shape(b, t, wanted, err);
+}
+
+/* The tensor, which is accounted for from now on. */
+static status find(struct binder *b, const char *name, const struct tensor **out, struct error *err)
+{
+    size_t place = model_index_place(b->index, name);
+    if (place == b->index->n)
+        return error_set(err, ST_INVALID, "%s: tensor %s is missing", b->file, name);
+    b->known[place] = true;
+    *out = b->index->by_name[place];
+    return ST_OK;
 }
 
 static status bind(struct binder *b, const char *name, uint32_t rows, uint32_t cols, const struct tensor **out,
                    struct error *err)
 {
-    const struct tensor *t = model_index_find(b->index, name);
-    if (!t)
-        return error_set(err, ST_INVALID, "%s: tensor %s is missing", b->file, name);
-    status st = check_shape(b, t, rows, cols, err);
-    if (st == ST_OK) {
+    const struct tensor *t = NULL;
+    status st = find(b, name, &t, err);
+    if (st != ST_OK)
+        return st;
+    ASSERT(t);
+    st = check_shape(b, t, rows, cols, err);
+    if (st == ST_OK)
         *out = t;
-        b->n_known++;
+    return st;
+}
+
+/* Matrix i of a tensor [count, rows, cols], as a tensor of its own. */
+static status bind_slice(struct binder *b, const char *name, uint32_t i, uint32_t count, uint32_t rows, uint32_t cols,
+                         struct tensor *view, struct error *err)
+{
+    const struct tensor *t = NULL;
+    char wanted[48];
+    status st = find(b, name, &t, err);
+    if (st != ST_OK)
+        return st;
+    ASSERT(t);
+    if (t->n_dims != 3 || t->shape[0] != count || t->shape[1] != rows || t->shape[2] != cols) {
+        snprintf(wanted, sizeof wanted, "%u, %u, %u", count, rows, cols);
+        return wrong_shape(b, t, wanted, err);
     }
+    size_t bytes = rows * dtype_row_bytes(t->type, cols);
+    *view = (struct tensor){ .name = t->name,
+                             .type = t->type,
+                             .n_dims = 2,
+                             .shape = { rows, cols },
+                             .data = (const uint8_t *)t->data + i * bytes,
+                             .bytes = bytes };
+    return ST_OK;
+}
+
+/* A GGUF file has the matrices of all experts of a layer in one tensor, a folder has a tensor for each. */
+static status bind_expert(struct binder *b, uint32_t layer, uint32_t expert, struct model_weights *w, struct error *err)
+{
+    const struct model_config *c = b->config;
+    const struct expert_names *names = architecture_of(c->arch)->experts;
+    struct model_expert *out = &w->experts[b->n_experts++];
+    const struct {
+        const char *gguf, *folder;
+        uint32_t rows, cols;
+        const struct tensor **place;
+    } parts[] = {
+        { "ffn_gate_exps.weight", names->gate, c->n_expert_ffn, c->n_embd, &out->gate },
+        { "ffn_up_exps.weight", names->up, c->n_expert_ffn, c->n_embd, &out->up },
+        { "ffn_down_exps.weight", names->down, c->n_embd, c->n_expert_ffn, &out->down },
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char name[NAME_BYTES];
+        status st;
+        if (b->is_gguf) {
+            struct tensor *view = &w->views[b->n_views++];
+            snprintf(name, sizeof name, "blk.%u.%s", layer, parts[i].gguf);
+            st = bind_slice(b, name, expert, c->n_experts, parts[i].rows, parts[i].cols, view, err);
+            *parts[i].place = view;
+        } else {
+            snprintf(name, sizeof name, "model.layers.%u.%s%u.%s.weight", layer, names->experts, expert,
+                     parts[i].folder);
+            st = bind(b, name, parts[i].rows, parts[i].cols, parts[i].place, err);
+        }
+        if (st != ST_OK)
+            return st;
+    }
+    return ST_OK;
+}
+
+/* Files of early 2024 have each expert in a tensor of its own. */
+static status check_old_experts(const struct binder *b, uint32_t layer, struct error *err)
+{
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "blk.%u.ffn_gate.0.weight", layer);
+    if (!b->is_gguf || !model_index_find(b->index, name))
+        return ST_OK;
+    return error_set(
+        err, ST_UNSUPPORTED,
+        "%s: tensor %s: experts in tensors of their own are not supported, only blk.%u.ffn_gate_exps.weight "
+        "of all: convert the model anew",
+        b->file, name, layer);
+}
+
+static status bind_experts(struct binder *b, uint32_t layer, struct model_weights *w, struct error *err)
+{
+    status st = ST_OK;
+    w->layers[layer].experts = &w->experts[b->n_experts];
+    for (uint32_t e = 0; e < b->config->n_experts && st == ST_OK; e++)
+        st = bind_expert(b, layer, e, w, err);
     return st;
 }
 
@@ -99,7 +204,7 @@ static status bind_layer(struct binder *b, uint32_t n, struct model_layer *layer
 {
     struct layer_role roles[LAYER_ROLES];
     char name[NAME_BYTES];
-    list_layer_roles(b->config, roles);
+    list_layer_roles(b->config, n, roles);
     for (size_t i = 0; i < LAYER_ROLES; i++) {
         if (!roles[i].there)
             continue;
@@ -127,7 +232,7 @@ static status check_second_head(struct binder *b, const struct tensor *embed, bo
     if (compare && (head->type != embed->type || memcmp(head->data, embed->data, embed->bytes) != 0))
         return error_set(err, ST_INVALID, "%s: tensor lm_head.weight differs from the embeddings it is tied to",
                          b->file);
-    b->n_known++;
+    b->known[model_index_place(b->index, head->name)] = true;
     return ST_OK;
 }
 
@@ -172,7 +277,7 @@ static status bind_rope_factors(struct binder *b, struct model_weights *w, struc
             return error_set(err, ST_INVALID, "%s: tensor rope_freqs.weight: %g is no factor of a frequency", b->file,
                              (double)factors[i]);
     w->rope_factors = t;
-    b->n_known++;
+    b->known[model_index_place(b->index, t->name)] = true;
     return ST_OK;
 }
 
@@ -189,47 +294,57 @@ static bool is_ignored(const struct binder *b, const struct tensor *t)
     return !b->is_gguf && ends_with(t->name, ".rotary_emb.inv_freq");
 }
 
-static bool is_bound(const struct binder *b, const struct model_weights *w, const struct tensor *t)
+static status check_all_known(const struct binder *b, struct error *err)
 {
-    if (t == w->embed || t == w->final_norm || t == w->head || t == w->rope_factors)
-        return true;
-    if (!b->is_gguf && strcmp(t->name, "lm_head.weight") == 0)
-        return true;
-    struct layer_role roles[LAYER_ROLES];
-    list_layer_roles(b->config, roles);
-    for (uint32_t n = 0; n < b->config->n_layers; n++)
-        for (size_t i = 0; i < LAYER_ROLES; i++)
-            if (*(const struct tensor *const *)(const void *)((const char *)&w->layers[n] + roles[i].place) == t)
-                return true;
-    return false;
-}
-
-static status check_all_known(const struct binder *b, const struct model_weights *w, struct error *err)
-{
-    size_t n_ignored = 0;
-    for (size_t i = 0; i < b->index->n; i++)
-        n_ignored += is_ignored(b, b->index->by_name[i]);
-    if (b->n_known + n_ignored == b->index->n)
-        return ST_OK;
     for (size_t i = 0; i < b->index->n; i++) {
         const struct tensor *t = b->index->by_name[i];
-        if (!is_ignored(b, t) && !is_bound(b, w, t))
+        if (!b->known[i] && !is_ignored(b, t))
             return error_set(err, ST_UNSUPPORTED, "%s: tensor %s is not part of a supported %s network", b->file,
                              t->name, model_arch_name(b->config->arch));
     }
-    ASSERT(b->n_known + n_ignored == b->index->n);
     return ST_OK;
+}
+
+static status allocate(struct binder *b, struct model_weights *w, struct error *err)
+{
+    size_t experts = (size_t)b->config->n_layers * b->config->n_experts;
+    b->known = calloc(b->index->n + 1, sizeof *b->known);
+    w->experts = calloc(experts + 1, sizeof *w->experts);
+    w->views = calloc(experts * 3 + 1, sizeof *w->views);
+    return b->known && w->experts && w->views ? ST_OK : error_set(err, ST_NO_MEMORY, "%s: out of memory", b->file);
+}
+
+static status bind_all(struct binder *b, bool compare_tied, struct model_weights *w, struct error *err)
+{
+    status st = bind_ends(b, compare_tied, w, err);
+    for (uint32_t n = 0; n < b->config->n_layers && st == ST_OK; n++) {
+        st = check_old_experts(b, n, err);
+        if (st == ST_OK)
+            st = bind_layer(b, n, &w->layers[n], err);
+        if (st == ST_OK && model_has_experts(b->config, n))
+            st = bind_experts(b, n, w, err);
+    }
+    if (st == ST_OK)
+        st = bind_rope_factors(b, w, err);
+    return st == ST_OK ? check_all_known(b, err) : st;
 }
 
 status model_weights_bind(const struct model_config *config, const struct model_index *index, enum model_naming naming,
                           bool compare_tied, const char *file, struct model_weights *out, struct error *err)
 {
-    struct binder b = { config, index, file, naming == MODEL_NAMES_GGUF, 0 };
+    struct binder b = { .config = config, .index = index, .file = file, .is_gguf = naming == MODEL_NAMES_GGUF };
     ASSERT(config->n_layers <= MODEL_MAX_LAYERS);
-    status st = bind_ends(&b, compare_tied, out, err);
-    for (uint32_t n = 0; n < config->n_layers && st == ST_OK; n++)
-        st = bind_layer(&b, n, &out->layers[n], err);
+    status st = allocate(&b, out, err);
     if (st == ST_OK)
-        st = bind_rope_factors(&b, out, err);
-    return st == ST_OK ? check_all_known(&b, out, err) : st;
+        st = bind_all(&b, compare_tied, out, err);
+    free(b.known);
+    return st;
+}
+
+void model_weights_release(struct model_weights *weights)
+{
+    free(weights->experts);
+    free(weights->views);
+    weights->experts = NULL;
+    weights->views = NULL;
 }

@@ -15,5 +15,7 @@ enum model_naming { MODEL_NAMES_GGUF, MODEL_NAMES_FOLDER };
 MUST_CHECK status model_weights_bind(const struct model_config *config, const struct model_index *index,
                                      enum model_naming naming, bool compare_tied, const char *file,
                                      struct model_weights *out, struct error *err);
+/* Frees what binding took, also when it failed. */
+void model_weights_release(struct model_weights *weights);
 
 #endif

@@ -4,13 +4,12 @@
 #define PANELS_MIN 4u
 #define PANELS_MAX 16u /* of a chunk that several blocks of rows share, so that it stays in that cache, too */
 
-/* How one call is cut: items are [chunk of panels][block of rows]. The panels of all parts stand in one line; parts
- * whose outputs are combined share theirs. Chunks shrink towards the end (guided self-scheduling: Polychronopoulos and
- * Kuck, 1987): long runs of memory first, and no thread waits long for another's last item. */
-struct plan {
-    const struct products *p;
-    uint32_t n_lists; /* parts that are cut on their own */
-    uint32_t n_panels, n_blocks, n_threads;
+/* Each list's panels stand in one line; parts whose outputs are combined share theirs. Chunks shrink towards the end
+ * (guided self-scheduling: Polychronopoulos and Kuck, 1987): long runs of memory first, and no thread waits long for
+ * another's last item. */
+struct batch {
+    const struct products *list;
+    uint32_t n;
 };
 
 struct chunk {
@@ -28,33 +27,47 @@ static uint32_t ceil_div(uint32_t a, uint32_t b)
 }
 
 /* The chunk that begins at this panel: half of a fair share of what is left. */
-static struct chunk chunk_at(const struct plan *plan, uint32_t begin)
+static struct chunk chunk_at(const struct products *p, uint32_t begin)
 {
-    uint32_t left = plan->n_panels - begin;
-    uint32_t n = ceil_div(ceil_div(left * plan->n_blocks, 2 * plan->n_threads), PANELS_MIN) * PANELS_MIN;
-    if (plan->n_blocks > 1)
+    uint32_t left = p->n_panels - begin;
+    uint32_t n = ceil_div(ceil_div(left * p->n_blocks, 2 * p->n_threads), PANELS_MIN) * PANELS_MIN;
+    if (p->n_blocks > 1)
         n = min_u32(n, PANELS_MAX);
     return (struct chunk){ begin, begin + min_u32(n, left) };
 }
 
-static uint32_t make_plan(const struct products *p, uint32_t n_threads, struct plan *plan)
+/* How many items it is cut into. */
+static uint32_t cut(struct products *p, uint32_t n_threads)
 {
-    *plan = (struct plan){ .p = p, .n_lists = p->then == PRODUCTS_SILU_MUL ? 1 : p->n_parts, .n_threads = n_threads };
-    for (uint32_t i = 0; i < plan->n_lists; i++)
-        plan->n_panels += matrix_panels(p->matrix[i]);
-    plan->n_blocks = ceil_div(p->in->n_rows, ROW_BLOCK);
     uint32_t chunks = 0;
-    for (uint32_t at = 0; at < plan->n_panels; at = chunk_at(plan, at).end)
+    p->n_lists = p->then == PRODUCTS_SILU_MUL ? 1 : p->n_parts;
+    p->n_panels = 0;
+    p->n_blocks = ceil_div(p->in->n_rows, ROW_BLOCK);
+    p->n_threads = n_threads;
+    for (uint32_t i = 0; i < p->n_lists; i++)
+        p->n_panels += matrix_panels(p->matrix[i]);
+    for (uint32_t at = 0; p->n_blocks > 0 && at < p->n_panels; at = chunk_at(p, at).end)
         chunks++;
-    return chunks * plan->n_blocks;
+    return chunks * p->n_blocks;
 }
 
-static struct chunk find_chunk(const struct plan *plan, uint32_t number)
+static struct chunk find_chunk(const struct products *p, uint32_t number)
 {
-    struct chunk c = chunk_at(plan, 0);
+    struct chunk c = chunk_at(p, 0);
     while (number-- > 0)
-        c = chunk_at(plan, c.end);
+        c = chunk_at(p, c.end);
     return c;
+}
+
+/* The last one that begins at the item or before: those without rows begin where the next one does. */
+static const struct products *find_products(const struct batch *batch, uint32_t item)
+{
+    uint32_t low = 0, high = batch->n;
+    while (high - low > 1) {
+        uint32_t middle = (low + high) / 2;
+        *(batch->list[middle].first_item <= item ? &low : &high) = middle;
+    }
+    return &batch->list[low];
 }
 
 /* Rows and panels of one part. */
@@ -101,25 +114,30 @@ void products_finish(const struct products *p, uint32_t row0, uint32_t row1)
 static void run_item(void *ctx, uint32_t item, uint32_t thread)
 {
     (void)thread;
-    const struct plan *plan = ctx;
-    const struct chunk c = find_chunk(plan, item / plan->n_blocks);
-    struct region g = { .row0 = item % plan->n_blocks * ROW_BLOCK };
-    g.row1 = min_u32(g.row0 + ROW_BLOCK, plan->p->in->n_rows);
+    const struct products *p = find_products(ctx, item);
+    item -= p->first_item;
+    const struct chunk c = find_chunk(p, item / p->n_blocks);
+    struct region g = { .row0 = item % p->n_blocks * ROW_BLOCK };
+    g.row1 = min_u32(g.row0 + ROW_BLOCK, p->in->n_rows);
     uint32_t first = 0; /* panel of the part */
-    for (uint32_t part = 0; part < plan->n_lists && first < c.end; part++) {
-        uint32_t next = first + matrix_panels(plan->p->matrix[part]);
+    for (uint32_t part = 0; part < p->n_lists && first < c.end; part++) {
+        uint32_t next = first + matrix_panels(p->matrix[part]);
         if (next > c.begin) {
             g.panel0 = c.begin > first ? c.begin - first : 0;
             g.panel1 = min_u32(c.end, next) - first;
-            run_part(plan->p, part, &g);
+            run_part(p, part, &g);
         }
         first = next;
     }
 }
 
-void products_run(const struct products *p, struct team *team)
+void products_run(struct products *list, uint32_t n, struct team *team)
 {
-    struct plan plan;
-    uint32_t items = make_plan(p, team_threads(team), &plan);
-    team_run(team, run_item, &plan, items);
+    struct batch batch = { list, n };
+    uint32_t items = 0;
+    for (struct products *p = list; p < list + n; p++) {
+        p->first_item = items;
+        items += cut(p, team_threads(team));
+    }
+    team_run(team, run_item, &batch, items);
 }

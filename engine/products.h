@@ -23,9 +23,15 @@ struct products {
     float *out[PRODUCTS_MAX_PARTS];
     enum products_then then;
     float *residual; /* [n_rows][n_out] */
+
+    /* How it is cut, which products_run() fills in: items are [chunk of panels][block of rows]. */
+    uint32_t n_lists; /* parts that are cut on their own */
+    uint32_t n_panels, n_blocks, n_threads;
+    uint32_t first_item;
 };
 
-void products_run(const struct products *p, struct team *team);
+/* All of them at once: none reads what another one writes. Those without rows are passed over. */
+void products_run(struct products *list, uint32_t n, struct team *team);
 /* What p->then does, alone, for rows [row0, row1): after a run with PRODUCTS_KEEP. */
 void products_finish(const struct products *p, uint32_t row0, uint32_t row1);
 

@@ -12,7 +12,7 @@
 #define VECTOR_ALIGN  64u
 #define STORE_REFUSED 2 /* images that are refused before the store is left alone */
 
-#define MATRICES_A_LAYER 7u
+#define MATRICES_A_LAYER 8u /* besides its experts */
 
 /* One matrix to pack, as the team's item sees it. */
 struct packing {
@@ -31,30 +31,43 @@ static void pack_item(void *ctx, uint32_t item, uint32_t thread)
     p->backend->pack_panel(p->tensor, p->matrix, item, p->rows + thread * p->row_stride);
 }
 
-/* The matrices of layer l in the order of struct layer_weights. */
-static void list_matrices(const struct model_layer *in, struct layer_weights *out,
-                          const struct tensor *tensors[MATRICES_A_LAYER], struct matrix *matrices[MATRICES_A_LAYER])
+/* A matrix of a layer: where it comes from, NULL where the layer has none, and where it goes. */
+struct place {
+    const struct tensor *from;
+    struct matrix *to;
+};
+
+static uint32_t count_places(const struct weights *w, const struct model_layer *in)
 {
-    const struct tensor *t[MATRICES_A_LAYER] = { in->wq, in->wk, in->wv, in->wo, in->gate, in->up, in->down };
-    struct matrix *m[MATRICES_A_LAYER] = { &out->wq, &out->wk, &out->wv, &out->wo, &out->gate, &out->up, &out->down };
-    for (uint32_t i = 0; i < MATRICES_A_LAYER; i++) {
-        tensors[i] = t[i];
-        matrices[i] = m[i];
-    }
+    return in->experts == NULL ? MATRICES_A_LAYER : MATRICES_A_LAYER + 3 * w->n_experts;
 }
 
-static size_t measure(const struct model_weights *source, uint32_t n_layers, const struct backend *backend,
+/* Matrix i of a layer, in the order of struct layer_weights. */
+static struct place find_place(const struct model_layer *in, struct layer_weights *out, uint32_t i)
+{
+    const struct place places[MATRICES_A_LAYER] = {
+        { in->wq, &out->wq },     { in->wk, &out->wk }, { in->wv, &out->wv },     { in->wo, &out->wo },
+        { in->gate, &out->gate }, { in->up, &out->up }, { in->down, &out->down }, { in->router, &out->router },
+    };
+    if (i < MATRICES_A_LAYER)
+        return places[i];
+    const struct model_expert *expert = &in->experts[(i - MATRICES_A_LAYER) / 3];
+    struct expert_weights *packed = &out->experts[(i - MATRICES_A_LAYER) / 3];
+    const struct place of_expert[3] = { { expert->gate, &packed->gate },
+                                        { expert->up, &packed->up },
+                                        { expert->down, &packed->down } };
+    return of_expert[(i - MATRICES_A_LAYER) % 3];
+}
+
+static size_t measure(struct weights *w, const struct model_weights *source, const struct backend *backend,
                       bool f32_math)
 {
-    struct layer_weights unused;
     size_t bytes = backend->pack_bytes(source->head, f32_math);
-    for (uint32_t l = 0; l < n_layers; l++) {
-        const struct tensor *t[MATRICES_A_LAYER];
-        struct matrix *m[MATRICES_A_LAYER];
-        list_matrices(&source->layers[l], &unused, t, m);
-        for (uint32_t i = 0; i < MATRICES_A_LAYER; i++)
-            bytes += backend->pack_bytes(t[i], f32_math);
-    }
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        for (uint32_t i = 0; i < count_places(w, &source->layers[l]); i++) {
+            const struct place place = find_place(&source->layers[l], &w->layers[l], i);
+            bytes += place.from == NULL ? 0 : backend->pack_bytes(place.from, f32_math);
+        }
     return bytes;
 }
 
@@ -84,13 +97,12 @@ static void pack_one(struct packing *p, const struct tensor *t, bool f32_math, s
 static void pack_all(struct packing *p, struct weights *w, const struct weights_options *o)
 {
     uint8_t *at = p->begin;
-    for (uint32_t l = 0; l < w->n_layers; l++) {
-        const struct tensor *t[MATRICES_A_LAYER];
-        struct matrix *m[MATRICES_A_LAYER];
-        list_matrices(&o->source->layers[l], &w->layers[l], t, m);
-        for (uint32_t i = 0; i < MATRICES_A_LAYER; i++)
-            pack_one(p, t[i], o->f32_math, o->team, &at, m[i]);
-    }
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        for (uint32_t i = 0; i < count_places(w, &o->source->layers[l]); i++) {
+            const struct place place = find_place(&o->source->layers[l], &w->layers[l], i);
+            if (place.from != NULL)
+                pack_one(p, place.from, o->f32_math, o->team, &at, place.to);
+        }
     pack_one(p, o->source->head, o->f32_math, o->team, &at, &w->head);
     if (w->head.rule == RULE_INT8)
         w->head.rule = RULE_INT16; /* contract.h says why */
@@ -149,14 +161,16 @@ static struct sizes measure_all(struct weights *w, const struct weights_options 
 {
     size_t vectors = widen_vectors(w, o->source, NULL, false) * sizeof(float);
     return (struct sizes){ .vectors = (vectors + VECTOR_ALIGN - 1) / VECTOR_ALIGN * VECTOR_ALIGN,
-                           .packed = measure(o->source, w->n_layers, o->backend, o->f32_math) };
+                           .packed = measure(w, o->source, o->backend, o->f32_math) };
 }
 
 static size_t longest_row(const struct model_config *c)
 {
-    size_t n = (size_t)c->n_heads * c->head_dim;
-    n = c->n_embd > n ? c->n_embd : n;
-    return c->n_ffn > n ? c->n_ffn : n;
+    const size_t widths[] = { c->n_embd, c->n_ffn, c->n_expert_ffn, (size_t)c->n_heads * c->head_dim };
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        most = widths[i] > most ? widths[i] : most;
+    return most;
 }
 
 /* Points everything into the image; the answer is a hash of where. */
@@ -187,20 +201,22 @@ static status fill(struct weights *w, const struct weights_options *o, struct si
     return ST_OK;
 }
 
+static void drop_source(const struct weights *w, const struct weights_options *o, const struct tensor *t)
+{
+    if (t != NULL && t != w->embed && o->backend->pack_bytes(t, o->f32_math) > 0)
+        model_drop(o->model, t, w->shared);
+}
+
 /* What was packed is not read from the file again: its pages go, and where the packed form outlives this
  * process the file's cached ones as well. */
 static void drop_sources(const struct weights *w, const struct weights_options *o)
 {
-    for (uint32_t l = 0; o->model != NULL && l <= w->n_layers; l++) {
-        struct layer_weights unused;
-        const struct tensor *t[MATRICES_A_LAYER] = { o->source->head };
-        struct matrix *m[MATRICES_A_LAYER];
-        if (l < w->n_layers)
-            list_matrices(&o->source->layers[l], &unused, t, m);
-        for (uint32_t i = 0; i < MATRICES_A_LAYER && t[i] != NULL; i++)
-            if (t[i] != w->embed && o->backend->pack_bytes(t[i], o->f32_math) > 0)
-                model_drop(o->model, t[i], w->shared);
-    }
+    if (o->model == NULL)
+        return;
+    drop_source(w, o, o->source->head);
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        for (uint32_t i = 0; i < count_places(w, &o->source->layers[l]); i++)
+            drop_source(w, o, find_place(&o->source->layers[l], &w->layers[l], i).from);
 }
 
 static status pack_private(struct weights *w, const struct weights_options *o, struct sizes sizes, struct error *err)
@@ -279,6 +295,17 @@ static status take_or_pack(struct weights *w, const struct weights_options *o, s
     return pack_private(w, o, sizes, err);
 }
 
+static status take_layers(struct weights *w, const struct model_weights *source, struct error *err)
+{
+    w->layers = calloc(w->n_layers, sizeof *w->layers);
+    w->experts = calloc((size_t)w->n_layers * w->n_experts + 1, sizeof *w->experts);
+    if (w->layers == NULL || w->experts == NULL)
+        return error_set(err, ST_NO_MEMORY, "out of memory for the weights");
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        w->layers[l].experts = source->layers[l].experts == NULL ? NULL : w->experts + (size_t)l * w->n_experts;
+    return ST_OK;
+}
+
 status weights_create(const struct weights_options *options, struct weights **out, struct error *err)
 {
     ASSERT(options->store == NULL || options->model != NULL);
@@ -288,8 +315,8 @@ status weights_create(const struct weights_options *options, struct weights **ou
     w->image.fd = -1;
     w->embed = options->source->embed;
     w->n_layers = options->config->n_layers;
-    w->layers = calloc(w->n_layers, sizeof *w->layers);
-    status st = w->layers == NULL ? error_set(err, ST_NO_MEMORY, "out of memory for the weights") : ST_OK;
+    w->n_experts = options->config->n_experts;
+    status st = take_layers(w, options->source, err);
     if (st == ST_OK) {
         struct sizes sizes = measure_all(w, options);
         bool share = options->store != NULL && sizes.packed > 0;
@@ -311,6 +338,7 @@ void weights_destroy(struct weights **weights)
     if (w == NULL)
         return;
     weight_image_close(&w->image);
+    free(w->experts);
     free(w->layers);
     free(w);
     *weights = NULL;

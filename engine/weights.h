@@ -9,11 +9,18 @@
 #include "engine/team.h"
 #include "engine/weight_image.h"
 
+struct expert_weights {
+    struct matrix gate, up, down;
+};
+
 struct layer_weights {
     const float *attn_norm, *ffn_norm; /* [n_embd] */
     const float *q_norm, *k_norm;      /* [head_dim], NULL without */
     const float *bq, *bk, *bv;         /* [heads * head_dim], NULL without */
-    struct matrix wq, wk, wv, wo, gate, up, down;
+    struct matrix wq, wk, wv, wo;
+    struct matrix gate, up, down;   /* n_out is 0 where there are experts */
+    struct matrix router;           /* n_out is 0 without */
+    struct expert_weights *experts; /* [n_experts], NULL without */
 };
 
 struct weights {
@@ -21,11 +28,12 @@ struct weights {
     const float *final_norm;
     const float *rope_factors; /* [head_dim / 2], NULL without */
     struct matrix head;
-    uint32_t n_layers;
+    uint32_t n_layers, n_experts;
     struct layer_weights *layers;
-    struct weight_image image; /* all norms, biases and factors, widened; behind them what is packed */
-    bool shared;               /* with whom the store serves */
-    bool packed_here;          /* by this process */
+    struct expert_weights *experts; /* of all layers */
+    struct weight_image image;      /* all norms, biases and factors, widened; behind them what is packed */
+    bool shared;                    /* with whom the store serves */
+    bool packed_here;               /* by this process */
 };
 
 /* Who keeps packed weights beyond this process. Calls come from weights_create alone; key is below

@@ -197,6 +197,7 @@ SCRIPTS = [
     ("flow/weights", ["tests/flow/weights.py"], 240, {"asan"}),
     ("flow/weights_smollm2", ["tests/flow/weights.py", "--smollm2"], 400, {"smollm2", "long"}),
     ("golden/architectures", ["tests/golden/architectures.py"], 120, set()),
+    ("golden/architectures_gguf", ["tests/golden/architectures.py", "--gguf"], 120, {"venv"}),
     ("golden/architectures_anew", ["tests/golden/references.sh", "architectures.py", "--references"], 3600, {"long"}),
     ("golden/stories260k", ["tests/golden/stories260k.py"], 120, {"venv"}),
     ("golden/references", ["tests/golden/references.sh", "make_references.py", "--check"], 3600, {"long"}),

@@ -1,22 +1,25 @@
 """Every supported network as a tiny model with random weights, against transformers in float32, teacher-forced over 200 positions.
 
-    tests/golden/architectures.py                              the engine against the committed answers
-    tests/golden/references.sh architectures.py --references   transformers anew: against the committed answers, and every logit
-                                                               of the engine's
-    tests/golden/references.sh architectures.py --write        writes the committed answers
+    tests/golden/architectures.py                               the engine against the committed answers, from safetensors
+    build/venv/bin/python3 tests/golden/architectures.py --gguf  from GGUF, with llama.cpp's names as PyPI gguf has them
+    tests/golden/references.sh architectures.py --references    transformers anew: against the committed answers, and every logit
+                                                                of the engine's
+    tests/golden/references.sh architectures.py --write         writes the committed answers
 
-The weights follow from the tensors' names, so that no model is stored: architectures/NAME.jsonl holds, for each position, the
+Names of models behind that choose among them. The weights follow from the tensors' names, so that no model is stored: architectures/NAME.jsonl holds, for each position, the
 likeliest tokens as [id, natural log-probability]. $BATON_TEST_BIN names the folder of the programs.
 """
 import array
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
+import types
 import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -38,6 +41,12 @@ def llama(**more):
     return {**SHAPE, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "rope_theta": 10000.0, **more}
 
 
+def qwen3_moe(**more):
+    return {**llama(head_dim=32, num_experts=10, num_experts_per_tok=4, moe_intermediate_size=40, decoder_sparse_step=1,
+                    attention_bias=False, use_sliding_window=False), "model_type": "qwen3_moe",
+            "architectures": ["Qwen3MoeForCausalLM"], **more}
+
+
 def rope(kind, **numbers):
     return {"rope_scaling": {"rope_type": kind, **numbers}}
 
@@ -54,15 +63,36 @@ MODELS = {
     "qwen2-window": {**llama(use_sliding_window=True, sliding_window=70, max_window_layers=1), "model_type": "qwen2",
                      "architectures": ["Qwen2ForCausalLM"]},
     "qwen2": {**llama(rope_theta=1000000.0, use_sliding_window=False), "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    "mixtral": {**llama(intermediate_size=96, num_local_experts=6, num_experts_per_tok=2, sliding_window=None), "model_type": "mixtral",
+                "architectures": ["MixtralForCausalLM"]},
+    "qwen3-moe": qwen3_moe(norm_topk_prob=True),
+    "qwen3-moe-mixed": qwen3_moe(norm_topk_prob=False, mlp_only_layers=[1], num_experts_per_tok=3),
     "qwen3": {**llama(head_dim=32, attention_bias=False, use_sliding_window=False), "model_type": "qwen3",
               "architectures": ["Qwen3ForCausalLM"]},
 }
 
 
+def feed_forward(c, layer, n):
+    """(name, shape) of what stands behind the attention."""
+    width, ffn = c["hidden_size"], c["intermediate_size"]
+    experts = c.get("num_local_experts") or c.get("num_experts")
+    if not experts or n in c.get("mlp_only_layers", []):
+        yield layer + "mlp.gate_proj.weight", (ffn, width)
+        yield layer + "mlp.up_proj.weight", (ffn, width)
+        yield layer + "mlp.down_proj.weight", (width, ffn)
+        return
+    block, gate, up, down = ("block_sparse_moe", "w1", "w3", "w2") if c["model_type"] == "mixtral" else \
+        ("mlp", "gate_proj", "up_proj", "down_proj")
+    ffn = c.get("moe_intermediate_size", ffn)
+    yield f"{layer}{block}.gate.weight", (experts, width)
+    for e in range(experts):
+        for part, shape in ((gate, (ffn, width)), (up, (ffn, width)), (down, (width, ffn))):
+            yield f"{layer}{block}.experts.{e}.{part}.weight", shape
+
+
 def tensors(c):
     """(name, shape) of a model folder."""
-    width, ffn, heads, kv, dim = (c[k] for k in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-                                                 "head_dim"))
+    width, heads, kv, dim = (c[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
     yield "model.embed_tokens.weight", (VOCAB, width)
     for n in range(c["num_hidden_layers"]):
         layer = f"model.layers.{n}."
@@ -72,13 +102,11 @@ def tensors(c):
             yield f"{layer}self_attn.{part}_proj.weight", (outputs, width)
             if c["model_type"] == "qwen2":
                 yield f"{layer}self_attn.{part}_proj.bias", (outputs,)
-        if c["model_type"] == "qwen3":
+        if c["model_type"] in ("qwen3", "qwen3_moe"):
             yield layer + "self_attn.q_norm.weight", (dim,)
             yield layer + "self_attn.k_norm.weight", (dim,)
         yield layer + "self_attn.o_proj.weight", (width, heads * dim)
-        for part in ("gate", "up"):
-            yield f"{layer}mlp.{part}_proj.weight", (ffn, width)
-        yield layer + "mlp.down_proj.weight", (width, ffn)
+        yield from feed_forward(c, layer, n)
     yield "model.norm.weight", (width,)
     if not c["tie_word_embeddings"]:
         yield "lm_head.weight", (VOCAB, width)
@@ -119,6 +147,80 @@ def write_model(config, folder):
         shutil.copy(os.path.join(TINY, name), folder)
 
 
+def use_gguf():
+    """PyPI gguf and what models/ has with it are there in build/venv only."""
+    global gguf, make_synthetic, numpy
+    sys.path.append(str(HERE.parent.parent / "models"))
+    import gguf
+    import make_synthetic
+    import numpy
+
+
+# What llama.cpp calls them.
+GGUF_ARCHS = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe"}
+ONLY_FOLDERS = {"llama-llama3": "its frequencies are a tensor that the converter computes",
+                "qwen2-window": "which layers see the window is not in the file",
+                "qwen3-moe-mixed": "llama.cpp has experts in all layers, and their weights sum to one"}
+
+
+def describe_gguf(w, c):
+    """The metadata, as llama.cpp's converter has it."""
+    w.add_block_count(c["num_hidden_layers"])
+    w.add_context_length(c["max_position_embeddings"])
+    w.add_embedding_length(c["hidden_size"])
+    w.add_feed_forward_length(c["intermediate_size"])
+    w.add_head_count(c["num_attention_heads"])
+    w.add_head_count_kv(c["num_key_value_heads"])
+    w.add_key_length(c["head_dim"])
+    w.add_value_length(c["head_dim"])
+    w.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    w.add_rope_dimension_count(c["head_dim"])
+    w.add_rope_freq_base(c["rope_theta"])
+    if "rope_scaling" in c:
+        w.add_rope_scaling_type(gguf.RopeScalingType(c["rope_scaling"]["rope_type"]))
+        w.add_rope_scaling_factor(c["rope_scaling"]["factor"])
+        if c["rope_scaling"]["rope_type"] == "yarn":
+            w.add_rope_scaling_orig_ctx_len(c["rope_scaling"]["original_max_position_embeddings"])
+    if c.get("sliding_window"):
+        w.add_sliding_window(c["sliding_window"])
+    experts = c.get("num_local_experts") or c.get("num_experts")
+    if experts:
+        w.add_expert_count(experts)
+        w.add_expert_used_count(c["num_experts_per_tok"])
+    if "moe_intermediate_size" in c:
+        w.add_expert_feed_forward_length(c["moe_intermediate_size"])
+
+
+def gguf_values(c, name, shape):
+    """llama.cpp rotates neighbours where Llama rotates halves: the converter reorders rows."""
+    data = numpy.array(values(name, shape), dtype=numpy.float32).reshape(shape)
+    if GGUF_ARCHS[c["model_type"]] == "llama" and (".q_proj." in name or ".k_proj." in name):
+        data = data.reshape(-1, 2, c["head_dim"] // 2, shape[1]).swapaxes(1, 2).reshape(shape)
+    return data
+
+
+def write_gguf(c, path):
+    arch = GGUF_ARCHS[c["model_type"]]
+    w = gguf.GGUFWriter(path, arch)
+    describe_gguf(w, c)
+    make_synthetic.describe_tokenizer(w, types.SimpleNamespace(vocab=VOCAB))
+    enum = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names = gguf.get_tensor_name_map(enum, c["num_hidden_layers"])
+    stacks = {}
+    for name, shape in tensors(c):
+        data, expert = gguf_values(c, name, shape), re.search(r"experts\.\d+\.", name)
+        if expert:
+            stacks.setdefault(name.replace(expert.group(), "experts."), []).append(data)
+        else:
+            w.add_tensor(names.get_name(name, (".weight", ".bias")), data)
+    for name, stack in stacks.items():
+        w.add_tensor(names.get_name(name, (".weight",)), numpy.stack(stack))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 def sequence():
     """One token to begin with, and those that are forced behind it."""
     source = numbers(7)
@@ -154,6 +256,12 @@ def check_engine(config, name):
         compare(engine(folder, "all"), committed(name), "the committed ones")
 
 
+def check_gguf(config, name):
+    with tempfile.TemporaryDirectory() as folder:
+        write_gguf(config, pathlib.Path(folder) / "model.gguf")
+        compare(engine(pathlib.Path(folder) / "model.gguf", "all"), committed(name), "the committed ones")
+
+
 def reference(folder):
     """transformers' log-probabilities, [position][token]."""
     import torch
@@ -182,10 +290,15 @@ def write(config, name):
 
 
 def main():
-    suite = Suite()
-    step = {"": check_engine, "--references": check_reference, "--write": write}[sys.argv[1] if len(sys.argv) > 1 else ""]
+    suite, mode = Suite(), sys.argv[1] if len(sys.argv) > 1 else ""
+    step = {"": check_engine, "--gguf": check_gguf, "--references": check_reference, "--write": write}[mode]
+    if mode == "--gguf":
+        use_gguf()
     for name, config in MODELS.items():
-        suite.test(name, step, config, name)
+        if mode == "--gguf" and name in ONLY_FOLDERS:
+            print(f"        {name} is not made: {ONLY_FOLDERS[name]}")
+        elif len(sys.argv) < 3 or name in sys.argv[2:]:
+            suite.test(name, step, config, name)
     suite.finish()
 
 

@@ -19,6 +19,7 @@
 
 #define MAX_POSITIONS 192u
 #define MAX_SEQS      32u
+#define MAX_EXPERTS   5u
 #define BLOCK_TOKENS  16u
 #define SEQ_BLOCKS    (MAX_POSITIONS / BLOCK_TOKENS)
 #define POOL_BLOCKS   (MAX_SEQS * SEQ_BLOCKS + 5)
@@ -41,7 +42,8 @@ static float random_f32(void)
 struct toy {
     struct model_config config;
     struct model_weights weights;
-    struct tensor tensors[2 + 14 * 3];
+    struct model_expert experts[3 * MAX_EXPERTS];
+    struct tensor tensors[2 + (15 + 3 * MAX_EXPERTS) * 3];
     uint32_t n_tensors;
 };
 
@@ -78,6 +80,19 @@ static const struct tensor *add_tensor(struct toy *toy, enum dtype type, uint32_
     return t;
 }
 
+static void add_experts(struct toy *toy, uint32_t layer, enum dtype type)
+{
+    const struct model_config *c = &toy->config;
+    struct model_layer *w = &toy->weights.layers[layer];
+    struct model_expert *experts = toy->experts + (size_t)layer * MAX_EXPERTS;
+    w->router = add_tensor(toy, DTYPE_F32, c->n_experts, c->n_embd);
+    w->experts = experts;
+    for (uint32_t e = 0; e < c->n_experts; e++)
+        experts[e] = (struct model_expert){ add_tensor(toy, type, c->n_expert_ffn, c->n_embd),
+                                            add_tensor(toy, type, c->n_expert_ffn, c->n_embd),
+                                            add_tensor(toy, type, c->n_embd, c->n_expert_ffn) };
+}
+
 /* types: embedding, attention, ffn. */
 static void toy_create(struct toy *toy, const struct model_config *config, const enum dtype types[3])
 {
@@ -104,6 +119,10 @@ static void toy_create(struct toy *toy, const struct model_config *config, const
         w->wk = add_tensor(toy, types[1], n_kv, c->n_embd);
         w->wv = add_tensor(toy, DTYPE_Q8_0, n_kv, c->n_embd);
         w->wo = add_tensor(toy, types[1], c->n_embd, n_q);
+        if (c->n_experts > 0 && !c->dense[l]) {
+            add_experts(toy, l, types[2]);
+            continue;
+        }
         w->gate = add_tensor(toy, types[2], c->n_ffn, c->n_embd);
         w->up = add_tensor(toy, types[2], c->n_ffn, c->n_embd);
         w->down = add_tensor(toy, types[2], c->n_embd, c->n_ffn);
@@ -168,6 +187,28 @@ static const struct model_config odd_shape = {
     .qkv_bias = true,
     .window = 45,
     .windowed = { [1] = true },
+    .tied_embeddings = true,
+};
+
+/* Experts in two of three layers, more rows than a tile for some of them and none for others. */
+static const struct model_config experts_shape = {
+    .arch = ARCH_QWEN3MOE,
+    .n_layers = 3,
+    .n_embd = 96,
+    .n_heads = 3,
+    .n_kv_heads = 1,
+    .head_dim = 32,
+    .n_ffn = 160,
+    .n_vocab = 301,
+    .max_positions = 512,
+    .rms_eps = 1e-5f,
+    .rope = { .theta = 10000 },
+    .qk_norm = true,
+    .n_experts = MAX_EXPERTS,
+    .n_experts_used = 2,
+    .n_expert_ffn = 64,
+    .experts_sum_to_one = true,
+    .dense = { [1] = true },
     .tied_embeddings = true,
 };
 
@@ -414,6 +455,15 @@ static void test_int8_kv(void **state)
     (void)state;
     check_everything(&odd_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q5_0 }, DTYPE_INT8, false, 150,
                      0xb3a07ee94c0b3ea8);
+}
+
+static void test_experts(void **state)
+{
+    (void)state;
+    check_everything(&experts_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q8_0, DTYPE_Q4_1 }, DTYPE_BF16, false, 130,
+                     0x1db4e33ed3ebc0c6);
+    check_everything(&experts_shape, (enum dtype[]){ DTYPE_BF16, DTYPE_BF16, DTYPE_BF16 }, DTYPE_F32, false, 60,
+                     0x5bf7b845ab600dc8);
 }
 
 /* A file's own frequency factors, all two, are linear scaling by two. */
@@ -727,6 +777,7 @@ int main(void)
         cmocka_unit_test(test_qwen_float),
         cmocka_unit_test(test_biases_window_and_yarn),
         cmocka_unit_test(test_int8_kv),
+        cmocka_unit_test(test_experts),
         cmocka_unit_test(test_rope_factors),
         cmocka_unit_test(test_sampling_sees_the_logits),
         cmocka_unit_test(test_guesses_change_nothing),

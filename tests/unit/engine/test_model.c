@@ -362,6 +362,39 @@ static void put_small_config(bool tied)
     scratch_write(&scratch, "config.json", text, strlen(text));
 }
 
+static void test_expert_fields(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fields;
+        status want;
+        const char *words;
+    } cases[] = {
+        { "\"num_experts_per_tok\":2", ST_INVALID, "num_local_experts is missing" },
+        { "\"num_experts\":0,\"num_experts_per_tok\":2", ST_INVALID, "num_experts must be 1 or more" },
+        { "\"num_experts\":4", ST_INVALID, "num_experts_per_tok is missing" },
+        { "\"num_experts\":4,\"num_experts_per_tok\":0", ST_INVALID, "a token uses 0 of 4 experts" },
+        { "\"num_experts\":4,\"num_experts_per_tok\":5", ST_INVALID, "a token uses 5 of 4 experts" },
+        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"decoder_sparse_step\":0", ST_INVALID, "decoder_sparse_step" },
+        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"mlp_only_layers\":[2]", ST_INVALID, "not from 0 to 1" },
+        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"mlp_only_layers\":1", ST_INVALID, "is not an array" },
+        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"shared_expert_intermediate_size\":8", ST_UNSUPPORTED,
+          "shared_expert_intermediate_size: only null" },
+    };
+    reset_folder();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[512];
+        snprintf(text, sizeof text,
+                 "{\"model_type\":\"qwen3_moe\",\"hidden_size\":4,\"num_hidden_layers\":2,\"num_attention_heads\":2,"
+                 "\"num_key_value_heads\":1,\"intermediate_size\":6,\"vocab_size\":1024,"
+                 "\"max_position_embeddings\":64,%s}",
+                 cases[i].fields);
+        scratch_remove_file(&scratch, "config.json");
+        scratch_write(&scratch, "config.json", text, strlen(text));
+        check_refused(scratch.dir, cases[i].want, cases[i].words);
+    }
+}
+
 static void test_heads(void **state)
 {
     (void)state;
@@ -500,6 +533,7 @@ static void test_folder_defaults(void **state)
 struct small_gguf {
     const char *arch, *template, *extra_key;
     uint32_t extra_value;
+    uint32_t n_experts;
     const char *extra_tensor;
     uint64_t extra_outer, extra_inner;
     uint32_t q_type;
@@ -523,6 +557,12 @@ static void put_small_keys(struct bytes *b, const struct small_gguf *g)
     }
     snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", g->arch);
     put_key_f32(b, key, 1e-5f);
+    if (g->n_experts > 0) {
+        snprintf(key, sizeof key, "%s.expert_count", g->arch);
+        put_key_u32(b, key, g->n_experts);
+        snprintf(key, sizeof key, "%s.expert_used_count", g->arch);
+        put_key_u32(b, key, 2);
+    }
     put_key_text(b, "tokenizer.chat_template", g->template ? g->template : "{{ 1 }}");
     put_key_u32(b, g->extra_key ? g->extra_key : "general.nothing", g->extra_value);
 }
@@ -581,7 +621,7 @@ static const char *write_small_gguf(const struct small_gguf *g)
     size_t n = sizeof tensors / sizeof *tensors - (g->extra_tensor ? 0 : 1);
     uint64_t offset = 0;
     b.n = 0;
-    put_gguf_header(&b, n, 10 + 6);
+    put_gguf_header(&b, n, 10 + 6 + (g->n_experts > 0 ? 2 : 0));
     put_small_keys(&b, g);
     put_small_tokenizer(&b);
     for (size_t i = 0; i < n; i++) {
@@ -638,8 +678,28 @@ static void test_bad_gguf(void **state)
         { { .arch = "gemma" }, ST_UNSUPPORTED, "architecture gemma is not supported" },
         { { .arch = "qwen3" }, ST_INVALID, "tensor blk.0.attn_q_norm.weight is missing" },
         { { .arch = "llama", .extra_key = "llama.expert_count", .extra_value = 8 },
+          ST_INVALID,
+          "key llama.expert_used_count is missing" },
+        { { .arch = "qwen2", .extra_key = "qwen2.expert_count", .extra_value = 8 },
           ST_UNSUPPORTED,
-          "key llama.expert_count: only 0 is supported" },
+          "key qwen2.expert_count: only 0 is supported" },
+        { { .arch = "llama", .n_experts = 4 }, ST_INVALID, "tensor blk.0.ffn_gate_inp.weight is missing" },
+        { { .arch = "llama", .n_experts = 1 }, ST_INVALID, "a token uses 2 of 1 experts" },
+        { { .arch = "llama", .n_experts = 5000 }, ST_INVALID, "5000 experts of width 64: only up to 1024" },
+        { { .arch = "llama",
+            .n_experts = 4,
+            .extra_tensor = "blk.0.ffn_gate_inp.weight",
+            .extra_outer = 4,
+            .extra_inner = G_WIDTH },
+          ST_INVALID,
+          "tensor blk.0.ffn_gate_exps.weight is missing" },
+        { { .arch = "llama",
+            .n_experts = 4,
+            .extra_tensor = "blk.0.ffn_gate.0.weight",
+            .extra_outer = 64,
+            .extra_inner = G_WIDTH },
+          ST_UNSUPPORTED,
+          "tensor blk.0.ffn_gate.0.weight: experts in tensors of their own are not supported" },
         { { .arch = "qwen3", .extra_key = "qwen3.attention.sliding_window", .extra_value = 512 },
           ST_UNSUPPORTED,
           "key qwen3.attention.sliding_window: only 0" },
@@ -718,6 +778,7 @@ int main(void)
         cmocka_unit_test(test_config_variants),
         cmocka_unit_test(test_fingerprint_sees_weights),
         cmocka_unit_test(test_folder_without_parts),
+        cmocka_unit_test(test_expert_fields),
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_folder_templates),
