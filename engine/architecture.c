@@ -21,6 +21,8 @@ static const struct architecture rows[] = {
                      .window = 4096, .qk_norm = true },
     [ARCH_QWEN3MOE] = { "qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", .n_kv_heads = 4, .windows = WINDOWS_SWITCHED,
                         .window = 4096, .qk_norm = true, .experts = &qwen_experts },
+    [ARCH_PHI3] = { "phi3", "phi3", "Phi3ForCausalLM", .rms_eps = 1e-5f, .windows = WINDOWS_ALL, .fused = true,
+                    .partly_rotated = true },
 };
 
 #define COUNT (sizeof rows / sizeof *rows)
@@ -76,5 +78,6 @@ void architecture_apply(enum model_arch arch, struct model_config *c)
     c->arch = arch;
     c->qk_norm = row->qk_norm;
     c->qkv_bias = row->qkv_bias;
+    c->fused = row->fused;
     c->experts_sum_to_one = row->experts_sum_to_one;
 }

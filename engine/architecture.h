@@ -34,7 +34,8 @@ struct architecture {
     uint32_t window; /* 0: none */
 
     bool gguf_pairs; /* llama.cpp's converter reorders wq and wk so that neighbours are rotated together */
-    bool qk_norm, qkv_bias;
+    bool qk_norm, qkv_bias, fused;      /* as in struct model_config */
+    bool partly_rotated;                /* where the file says so */
     const struct expert_names *experts; /* NULL: every layer has one feed-forward network */
     bool experts_sum_to_one;            /* always; otherwise norm_topk_prob says, and in a GGUF file they do */
 };

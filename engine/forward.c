@@ -34,10 +34,11 @@ struct forward {
     bool adapted;   /* some sequence of this step has one */
     uint32_t layer; /* under way */
     struct attention_item *items;
-    double *inv_freq; /* [head_dim / 2] */
+    uint32_t n_rotated; /* dimensions of a head */
+    double *inv_freq;   /* [n_rotated / 2] */
     double rope_magnitude;
     float *x, *y;           /* [row][n_embd]: the residual stream, and what is added to it */
-    float *cosines, *sines; /* [row][head_dim] */
+    float *cosines, *sines; /* [row][n_rotated] */
     float *q, *attended;    /* [row][n_heads][head_dim] */
     float *k, *v;           /* [row][n_kv_heads][head_dim] */
     float *gate, *up;       /* [row][n_ffn] */
@@ -79,7 +80,7 @@ static void run_rows(team_fn fn, struct row_job *job)
 /* Cosines, and sines with the sign that each of the pair needs. */
 static void fill_angles(const struct forward *f, uint32_t row)
 {
-    uint32_t dim = f->config->head_dim;
+    uint32_t dim = f->n_rotated;
     bool interleaved = f->config->rope_interleaved;
     uint32_t partner = interleaved ? 1 : dim / 2;
     float *cosines = f->cosines + (size_t)row * dim;
@@ -155,11 +156,10 @@ static uint8_t *kv_slot(const struct forward *f, uint32_t layer, enum kv_side si
 
 static void rotate_head(const struct forward *f, float *head, const float *norm, uint32_t row)
 {
-    uint32_t dim = f->config->head_dim;
+    size_t angles = (size_t)row * f->n_rotated;
     if (norm != NULL)
-        f->backend->rms_norm(head, norm, f->config->rms_eps, dim, head);
-    f->backend->rope(head, f->cosines + (size_t)row * dim, f->sines + (size_t)row * dim, dim,
-                     f->config->rope_interleaved);
+        f->backend->rms_norm(head, norm, f->config->rms_eps, f->config->head_dim, head);
+    f->backend->rope(head, f->cosines + angles, f->sines + angles, f->n_rotated, f->config->rope_interleaved);
 }
 
 static void add_biases(const struct forward *f, const struct layer_weights *w, uint32_t row)
@@ -288,7 +288,9 @@ static uint32_t keep_with_logits(const struct row_span *span)
 static bool drop_cancelled(struct forward *f)
 {
     const struct model_config *c = f->config;
-    const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->cosines, c->head_dim }, { f->sines, c->head_dim } };
+    const struct row_buffer buffers[] = { { f->x, c->n_embd },
+                                          { f->cosines, f->n_rotated },
+                                          { f->sines, f->n_rotated } };
     rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers);
     return f->rows.n_rows > 0;
 }
@@ -449,11 +451,11 @@ static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint
     size_t n_q = (size_t)m->n_heads * m->head_dim;
     size_t n_kv = (size_t)m->n_kv_heads * m->head_dim;
     size_t widest = max_u32(max_u32(m->n_embd, m->n_ffn), (uint32_t)n_q);
-    f->inv_freq = carve(c, m->head_dim / 2 * sizeof *f->inv_freq);
+    f->inv_freq = carve(c, f->n_rotated / 2 * sizeof *f->inv_freq);
     f->x = carve_f32(c, rows, m->n_embd);
     f->y = carve_f32(c, rows, m->n_embd);
-    f->cosines = carve_f32(c, rows, m->head_dim);
-    f->sines = carve_f32(c, rows, m->head_dim);
+    f->cosines = carve_f32(c, rows, f->n_rotated);
+    f->sines = carve_f32(c, rows, f->n_rotated);
     f->q = carve_f32(c, rows, n_q);
     f->attended = carve_f32(c, rows, n_q);
     f->k = carve_f32(c, rows, n_kv);
@@ -482,6 +484,7 @@ status forward_create(const struct model_config *config, const struct weights *w
     f->weights = weights;
     f->backend = backend;
     f->team = team;
+    f->n_rotated = model_rotated(config);
     f->kv = options->kv;
     f->pool = options->kv_pool;
     f->kv_blocks = options->kv_blocks;
@@ -501,7 +504,7 @@ status forward_create(const struct model_config *config, const struct weights *w
         goto fail;
     if (config->n_experts > 0 && experts_create(config, backend, team, options->max_rows, &f->experts) != ST_OK)
         goto fail;
-    rope_frequencies(&config->rope, config->head_dim, weights->rope_factors, f->inv_freq);
+    rope_frequencies(&config->rope, f->n_rotated, weights->rope_factors, f->inv_freq);
     f->rope_magnitude = rope_magnitude(&config->rope);
     *out = f;
     return ST_OK;

@@ -247,6 +247,14 @@ const struct tensor *model_tensor_at(const struct model *model, uint64_t i)
     return model->index->by_name[i];
 }
 
+/* The same holds for models that rotate whole heads by frequencies that follow from their base. */
+static void hash_rotation(XXH3_state_t *state, const struct model_config *c)
+{
+    if (c->n_rotated != 0)
+        XXH3_64bits_update(state, &c->n_rotated, sizeof c->n_rotated);
+    XXH3_64bits_update(state, c->rope_factors, c->n_rope_factors * sizeof *c->rope_factors);
+}
+
 /* What models without experts do not have enters no hash of theirs. */
 static void hash_experts(XXH3_state_t *state, const struct model_config *c)
 {
@@ -276,6 +284,7 @@ static void hash_config(XXH3_state_t *state, const struct model_config *c)
             XXH3_64bits_update(state, row, sizeof row);
         }
     hash_experts(state, c);
+    hash_rotation(state, c);
 }
 
 static void hash_tensor(XXH3_state_t *state, const struct tensor *t)

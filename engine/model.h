@@ -15,12 +15,13 @@
 struct tokenizer;
 struct chat_template;
 
-#define MODEL_MAX_LAYERS 256
+#define MODEL_MAX_LAYERS   256
+#define MODEL_MAX_HEAD_DIM 1024u
 
 #define MODEL_MAX_EXPERTS 1024u
 
 /* A row of architecture.c each. */
-enum model_arch { ARCH_LLAMA, ARCH_MISTRAL, ARCH_MIXTRAL, ARCH_QWEN2, ARCH_QWEN3, ARCH_QWEN3MOE };
+enum model_arch { ARCH_LLAMA, ARCH_MISTRAL, ARCH_MIXTRAL, ARCH_QWEN2, ARCH_QWEN3, ARCH_QWEN3MOE, ARCH_PHI3 };
 
 /* The shape and constants of the network; all counts are plain numbers. */
 struct model_config {
@@ -29,10 +30,14 @@ struct model_config {
     uint32_t max_positions;
     float rms_eps;
     struct rope_config rope;
-    bool rope_interleaved; /* GGUF's llama pairs (2i, 2i+1); Hugging Face pairs (i, i + d/2) */
-    bool qk_norm;          /* Qwen3 */
-    bool qkv_bias;         /* Qwen2 */
-    uint32_t window;       /* positions that a row of a windowed layer sees; 0: there is none */
+    uint32_t n_rotated;                         /* the first dimensions of a head, which are rotated; 0: all */
+    uint32_t n_rope_factors;                    /* 0, or half of the rotated dimensions */
+    float rope_factors[MODEL_MAX_HEAD_DIM / 2]; /* what a folder's config divides the frequencies by */
+    bool rope_interleaved;                      /* GGUF's llama pairs (2i, 2i+1); Hugging Face pairs (i, i + d/2) */
+    bool qk_norm;                               /* Qwen3 */
+    bool qkv_bias;                              /* Qwen2 */
+    bool fused;      /* Phi-3: wq, wk and wv are the rows of one tensor, gate and up of another */
+    uint32_t window; /* positions that a row of a windowed layer sees; 0: there is none */
     bool windowed[MODEL_MAX_LAYERS];
     uint32_t n_experts, n_experts_used; /* a layer's, and of them a token's; 0: every layer has one network of n_ffn */
     uint32_t n_expert_ffn;              /* the width of each */
@@ -57,10 +62,11 @@ struct model_layer {
 /* What the forward pass needs, by role; every shape was checked at load. */
 struct model_weights {
     const struct tensor *embed, *final_norm, *head; /* head == embed when tied */
-    const struct tensor *rope_factors;              /* F32 [head_dim / 2], NULL without */
+    const struct tensor *rope_factors;              /* F32 [rotated dimensions / 2], NULL without */
     struct model_layer layers[MODEL_MAX_LAYERS];
     struct model_expert *experts; /* all layers' */
     struct tensor *views;         /* parts of the file's tensors */
+    struct tensor config_factors;
 };
 
 struct model; /* owns the file mappings */
@@ -100,6 +106,11 @@ const struct tensor *model_tensor_at(const struct model *model, uint64_t i);
 static inline bool model_has_experts(const struct model_config *c, uint32_t layer)
 {
     return c->n_experts > 0 && !c->dense[layer];
+}
+
+static inline uint32_t model_rotated(const struct model_config *c)
+{
+    return c->n_rotated > 0 ? c->n_rotated : c->head_dim;
 }
 
 void model_kv_layout(const struct model_config *config, uint32_t block_tokens, enum dtype type, struct kv_layout *out);

@@ -40,6 +40,12 @@ status model_config_check(const struct model_config *c, const char *file, struct
         return error_set(err, ST_INVALID, "%s: a token uses %u of %u experts", file, c->n_experts_used, c->n_experts);
     if (c->head_dim % 2 != 0)
         return error_set(err, ST_INVALID, "%s: head size %u is odd, so it has no rotary pairs", file, c->head_dim);
+    if (c->n_rotated > c->head_dim || c->n_rotated % 2 != 0)
+        return error_set(err, ST_INVALID, "%s: %u of %u dimensions of a head cannot be rotated in pairs", file,
+                         c->n_rotated, c->head_dim);
+    if (c->n_rope_factors > 0 && c->n_rope_factors != model_rotated(c) / 2)
+        return error_set(err, ST_INVALID, "%s: %u rotary factors for %u pairs of dimensions", file, c->n_rope_factors,
+                         model_rotated(c) / 2);
     if (!(c->rms_eps > 0 && c->rms_eps <= 1))
         return error_set(err, ST_INVALID, "%s: RMS norm epsilon %g is not in (0, 1]", file, (double)c->rms_eps);
     const char *why = rope_check(&c->rope);

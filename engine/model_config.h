@@ -8,7 +8,6 @@
 #define MODEL_MAX_EMBD      (1u << 16)
 #define MODEL_MAX_FFN       (1u << 18)
 #define MODEL_MAX_HEADS     1024u
-#define MODEL_MAX_HEAD_DIM  1024u
 #define MODEL_MAX_VOCAB     (1u << 22)
 #define MODEL_MAX_POSITIONS (1u << 28)
 

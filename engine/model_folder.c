@@ -5,22 +5,13 @@
 #include "engine/architecture.h"
 #include "engine/chat_template.h"
 #include "engine/model_config.h"
+#include "engine/model_folder_rope.h"
 #include "engine/model_json.h"
 #include "engine/model_map.h"
 
 #define MAX_TEMPLATE_BYTES (1u << 20)
 
 /* config.json */
-
-static status unsupported(const char *file, const char *field, const char *only, struct error *err)
-{
-    return error_set(err, ST_UNSUPPORTED, "%s: %s: only %s is supported", file, field, only);
-}
-
-static bool is_text(const json_t *value, const char *text)
-{
-    return json_is_string(value) && strcmp(json_string_value(value), text) == 0;
-}
 
 static status read_architecture(const json_t *json, const char *file, enum model_arch *out, struct error *err)
 {
@@ -34,7 +25,7 @@ static status read_architecture(const json_t *json, const char *file, enum model
                          json_string_value(type), names);
     }
     const char *class = architecture_of(*out)->class;
-    if (classes && (json_array_size(classes) != 1 || !is_text(json_array_get(classes, 0), class)))
+    if (classes && (json_array_size(classes) != 1 || !model_json_is(json_array_get(classes, 0), class)))
         return error_set(err, ST_UNSUPPORTED, "%s: architectures: only [\"%s\"] is supported", file, class);
     return ST_OK;
 }
@@ -57,7 +48,7 @@ static status check_absent(const json_t *json, const char *file, const struct ar
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         const json_t *value = json_object_get(json, fields[i].field);
         if (!fields[i].understood && value && !json_is_null(value))
-            return unsupported(file, fields[i].field, "null", err);
+            return model_json_unsupported(file, fields[i].field, "null", err);
     }
     return ST_OK;
 }
@@ -69,135 +60,20 @@ static status check_switches(const json_t *json, const char *file, struct error 
         bool on = false;
         status st = model_json_bool(json, file, fields[i], &on, err);
         if (st != ST_OK || on)
-            return st != ST_OK ? st : unsupported(file, fields[i], "false", err);
+            return st != ST_OK ? st : model_json_unsupported(file, fields[i], "false", err);
     }
     return ST_OK;
 }
 
 static status check_off(const json_t *json, const char *file, const struct architecture *arch, struct error *err)
 {
-    float rotated = 1.0f;
     const json_t *act = json_object_get(json, "hidden_act");
-    if (act && !is_text(act, "silu"))
-        return unsupported(file, "hidden_act", "\"silu\"", err);
-    status st = model_json_float(json, file, "partial_rotary_factor", &rotated, err);
-    if (st == ST_OK && rotated != 1.0f)
-        st = unsupported(file, "partial_rotary_factor", "1", err);
-    if (st == ST_OK)
-        st = check_absent(json, file, arch, err);
+    if (act && !model_json_is(act, "silu"))
+        return model_json_unsupported(file, "hidden_act", "\"silu\"", err);
+    status st = check_absent(json, file, arch, err);
     if (st == ST_OK)
         st = check_switches(json, file, err);
     return st;
-}
-
-/* The numbers of a rope_scaling, by name. */
-struct rope_fields {
-    float factor, original, low, high, slow, fast, magnitude, mscale, mscale_all;
-    bool truncate;
-};
-
-static status read_rope_type(const json_t *rope, const char *file, const char *field, enum rope_scaling *out,
-                             struct error *err)
-{
-    static const char *const words[] = {
-#define X(name, text) text,
-        ROPE_SCALINGS(X)
-#undef X
-    };
-    const json_t *type = json_object_get(rope, "rope_type");
-    if (!type)
-        type = json_object_get(rope, "type");
-    for (size_t i = 0; type && i < sizeof words / sizeof *words; i++)
-        if (is_text(type, words[i])) {
-            *out = (enum rope_scaling)i;
-            return ST_OK;
-        }
-    return type ? unsupported(file, field, "null or of type \"default\", \"linear\", \"llama3\" or \"yarn\"", err)
-                : ST_OK;
-}
-
-/* Which fields each kind of scaling reads; others change what is computed, and are refused. */
-static status read_rope_fields(const json_t *rope, const char *file, const char *field, enum rope_scaling scaling,
-                               struct rope_fields *f, struct error *err)
-{
-    const struct {
-        const char *name;
-        float *out;
-        unsigned kinds;
-    } numbers[] = {
-        { "factor", &f->factor, 1u << ROPE_LINEAR | 1u << ROPE_LLAMA3 | 1u << ROPE_YARN },
-        { "original_max_position_embeddings", &f->original, 1u << ROPE_LLAMA3 | 1u << ROPE_YARN },
-        { "low_freq_factor", &f->low, 1u << ROPE_LLAMA3 },
-        { "high_freq_factor", &f->high, 1u << ROPE_LLAMA3 },
-        { "beta_slow", &f->slow, 1u << ROPE_YARN },
-        { "beta_fast", &f->fast, 1u << ROPE_YARN },
-        { "attention_factor", &f->magnitude, 1u << ROPE_YARN },
-        { "mscale", &f->mscale, 1u << ROPE_YARN },
-        { "mscale_all_dim", &f->mscale_all, 1u << ROPE_YARN },
-    };
-    const json_t *value;
-    const char *name;
-    json_object_foreach((json_t *)(uintptr_t)rope, name, value)
-    {
-        size_t i = 0;
-        while (i < sizeof numbers / sizeof *numbers &&
-               (strcmp(name, numbers[i].name) != 0 || !(numbers[i].kinds >> scaling & 1)))
-            i++;
-        bool known = !strcmp(name, "rope_type") || !strcmp(name, "type") || !strcmp(name, "rope_theta") ||
-                     (!strcmp(name, "truncate") && scaling == ROPE_YARN);
-        if (!known && i == sizeof numbers / sizeof *numbers)
-            return error_set(err, ST_UNSUPPORTED, "%s: %s: %.64s is not understood", file, field, name);
-        status st = known ? ST_OK : model_json_float(rope, file, name, numbers[i].out, err);
-        if (st != ST_OK)
-            return st;
-    }
-    return model_json_bool(rope, file, "truncate", &f->truncate, err);
-}
-
-/* rope_scaling, or rope_parameters as transformers 5 writes it, which also holds rope_theta. */
-static status read_rope_object(const json_t *json, const char *file, const char *field, const struct model_config *c,
-                               struct rope_config *out, struct error *err)
-{
-    const json_t *rope = json_object_get(json, field);
-    struct rope_fields f = {
-        .original = (float)c->max_positions,
-        .low = ROPE_LLAMA3_LOW,
-        .high = ROPE_LLAMA3_HIGH,
-        .slow = ROPE_YARN_LOW,
-        .fast = ROPE_YARN_HIGH,
-        .truncate = true,
-    };
-    if (!rope || json_is_null(rope))
-        return ST_OK;
-    if (!json_is_object(rope))
-        return error_set(err, ST_INVALID, "%s: %s is not an object", file, field);
-    status st = read_rope_type(rope, file, field, &out->scaling, err);
-    if (st == ST_OK)
-        st = read_rope_fields(rope, file, field, out->scaling, &f, err);
-    if (st == ST_OK)
-        st = model_json_float(rope, file, "rope_theta", &out->theta, err);
-    if (st != ST_OK || out->scaling == ROPE_PLAIN)
-        return st;
-    bool is_yarn = out->scaling == ROPE_YARN;
-    out->factor = f.factor;
-    out->original_positions = f.original;
-    out->low = is_yarn ? f.slow : f.low;
-    out->high = is_yarn ? f.fast : f.high;
-    out->exact_range = !f.truncate;
-    out->magnitude = f.magnitude;
-    if (is_yarn && f.magnitude == 0 && f.mscale > 0 && f.mscale_all > 0)
-        out->magnitude = (float)(rope_yarn_magnitude(f.factor, f.mscale) / rope_yarn_magnitude(f.factor, f.mscale_all));
-    return ST_OK;
-}
-
-static status read_rope(const json_t *json, const char *file, const struct architecture *arch, struct model_config *c,
-                        struct error *err)
-{
-    c->rope.theta = arch->rope_theta > 0 ? arch->rope_theta : 10000.0f;
-    status st = model_json_float(json, file, "rope_theta", &c->rope.theta, err);
-    if (st == ST_OK)
-        st = read_rope_object(json, file, "rope_scaling", c, &c->rope, err);
-    return st == ST_OK ? read_rope_object(json, file, "rope_parameters", c, &c->rope, err) : st;
 }
 
 static status read_shape(const json_t *json, const char *file, const struct architecture *arch, struct model_config *c,
@@ -225,7 +101,7 @@ static status read_shape(const json_t *json, const char *file, const struct arch
         (st = model_json_float(json, file, "rms_norm_eps", &c->rms_eps, err)) != ST_OK ||
         (st = model_json_bool(json, file, "tie_word_embeddings", &c->tied_embeddings, err)) != ST_OK)
         return st;
-    return read_rope(json, file, arch, c, err);
+    return model_folder_rope(json, file, arch, c, err);
 }
 
 /* The layers that see a window, as layer_types names them. */
@@ -235,9 +111,9 @@ static status read_layer_types(const json_t *types, const char *file, struct mod
         return error_set(err, ST_INVALID, "%s: layer_types is not an array of one for each layer", file);
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const json_t *type = json_array_get(types, i);
-        c->windowed[i] = is_text(type, "sliding_attention");
-        if (!c->windowed[i] && !is_text(type, "full_attention"))
-            return unsupported(file, "layer_types", "\"full_attention\" or \"sliding_attention\"", err);
+        c->windowed[i] = model_json_is(type, "sliding_attention");
+        if (!c->windowed[i] && !model_json_is(type, "full_attention"))
+            return model_json_unsupported(file, "layer_types", "\"full_attention\" or \"sliding_attention\"", err);
     }
     return ST_OK;
 }
@@ -252,7 +128,7 @@ static status read_window_rule(const json_t *json, const char *file, const struc
     if (st == ST_OK)
         st = model_json_count(json, file, "max_window_layers", false, &first, err);
     if (st == ST_OK && arch->windows == WINDOWS_NONE && (on || sized))
-        return unsupported(file, "sliding_window", "null", err);
+        return model_json_unsupported(file, "sliding_window", "null", err);
     for (uint32_t i = 0; on && i < c->n_layers; i++)
         c->windowed[i] = arch->windows != WINDOWS_UPPER || i >= first;
     return st;
@@ -473,7 +349,7 @@ static const json_t *named_default(const json_t *list)
 {
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *entry = json_array_get(list, i);
-        if (is_text(json_object_get(entry, "name"), "default"))
+        if (model_json_is(json_object_get(entry, "name"), "default"))
             return json_object_get(entry, "template");
     }
     return NULL;

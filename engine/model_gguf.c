@@ -50,30 +50,37 @@ static status read_float(const struct reader *r, const char *key, float absent, 
     return ST_OK;
 }
 
-/* Keys that are read below or tell nothing about the computation. */
-static const char *const understood[] = {
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "vocab_size",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "attention.sliding_window",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.finetuned",
-    "tensor_data_layout",
-};
+/* Which files a key is understood in. */
+enum { IN_ALL = 1, IN_EXPERTS = 2, IN_LONG_ROPE = 4 };
 
-static const char *const understood_of_experts[] = { "expert_count", "expert_used_count",
-                                                     "expert_feed_forward_length" };
+/* Keys that are read below or tell nothing about the computation. */
+static const struct {
+    const char *key;
+    unsigned in;
+} understood[] = {
+    { "block_count", IN_ALL },
+    { "context_length", IN_ALL },
+    { "embedding_length", IN_ALL },
+    { "feed_forward_length", IN_ALL },
+    { "vocab_size", IN_ALL },
+    { "attention.head_count", IN_ALL },
+    { "attention.head_count_kv", IN_ALL },
+    { "attention.key_length", IN_ALL },
+    { "attention.value_length", IN_ALL },
+    { "attention.layer_norm_rms_epsilon", IN_ALL },
+    { "attention.sliding_window", IN_ALL },
+    { "rope.dimension_count", IN_ALL },
+    { "rope.freq_base", IN_ALL },
+    { "rope.scaling.type", IN_ALL },
+    { "rope.scaling.factor", IN_ALL },
+    { "rope.scaling.original_context_length", IN_ALL },
+    { "rope.scaling.finetuned", IN_ALL },
+    { "tensor_data_layout", IN_ALL },
+    { "expert_count", IN_EXPERTS },
+    { "expert_used_count", IN_EXPERTS },
+    { "expert_feed_forward_length", IN_EXPERTS },
+    { "rope.scaling.attn_factor", IN_LONG_ROPE },
+};
 
 /* Keys of what is not built, with the one value that leaves it off. */
 static const struct {
@@ -96,20 +103,17 @@ static bool has_value(const struct gguf *file, const char *name, double value)
     return gguf_get_bool(file, name, &truth) == ST_OK && (truth ? 1 : 0) == value;
 }
 
-static bool is_listed(const char *key, const char *const *list, size_t n)
+static bool has_long_rope(const struct reader *r)
 {
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(key, list[i]) == 0)
-            return true;
-    return false;
+    return r->arch->partly_rotated && model_index_find(r->index, "rope_factors_short.weight");
 }
 
 static status check_key(const struct reader *r, const char *name, const char *key, struct error *err)
 {
-    if (is_listed(key, understood, sizeof understood / sizeof *understood) ||
-        (r->arch->experts &&
-         is_listed(key, understood_of_experts, sizeof understood_of_experts / sizeof *understood_of_experts)))
-        return ST_OK;
+    const unsigned in = IN_ALL | (r->arch->experts ? IN_EXPERTS : 0) | (has_long_rope(r) ? IN_LONG_ROPE : 0);
+    for (size_t i = 0; i < sizeof understood / sizeof *understood; i++)
+        if (strcmp(key, understood[i].key) == 0 && understood[i].in & in)
+            return ST_OK;
     for (size_t i = 0; i < sizeof switched_off / sizeof *switched_off; i++)
         if (strcmp(key, switched_off[i].key) == 0)
             return has_value(r->file, name, switched_off[i].off)
@@ -152,6 +156,20 @@ static status check_kind(const struct reader *r, struct error *err)
     return ST_OK;
 }
 
+/* Two sets of factors are in the file, and how much longer the context was made is said by the attention's factor. */
+static status read_long_rope(const struct reader *r, struct model_config *c, struct error *err)
+{
+    uint32_t original = 0;
+    c->rope.scaling = ROPE_LONG;
+    c->rope.factor = 1;
+    status st = read_float(r, "rope.scaling.attn_factor", 1, &c->rope.magnitude, err);
+    if (st == ST_OK)
+        st = read_count(r, "rope.scaling.original_context_length", c->max_positions, &original, err);
+    c->rope.original_positions = (float)original;
+    c->max_positions = original < c->max_positions ? original : c->max_positions;
+    return st;
+}
+
 static status read_rope(const struct reader *r, struct model_config *c, struct error *err)
 {
     struct gguf_string text = { "linear", 6 }; /* as llama.cpp takes a factor without a type */
@@ -163,6 +181,8 @@ static status read_rope(const struct reader *r, struct model_config *c, struct e
     if (st != ST_OK)
         return st;
     st = gguf_get_string(r->file, full_key(r, "rope.scaling.type", name), &text);
+    if (has_long_rope(r) && (st == ST_NOT_FOUND || (st == ST_OK && is_text(&text, "longrope"))))
+        return read_long_rope(r, c, err);
     bool is_linear = is_text(&text, "linear") && rope->factor != 1;
     bool is_yarn = is_text(&text, "yarn");
     if (st == ST_INVALID || !(is_text(&text, "linear") || is_yarn || is_text(&text, "none")))
@@ -213,7 +233,9 @@ static status read_attention(const struct reader *r, struct model_config *c, str
         (st = read_count(r, "attention.value_length", c->head_dim, &value_length, err)) != ST_OK ||
         (st = read_count(r, "rope.dimension_count", c->head_dim, &rotated, err)) != ST_OK)
         return st;
-    if (value_length != c->head_dim || rotated != c->head_dim)
+    if (r->arch->partly_rotated && rotated < c->head_dim)
+        c->n_rotated = rotated;
+    if (value_length != c->head_dim || rotated != model_rotated(c))
         return error_set(err, ST_UNSUPPORTED,
                          "%s: keys of %u, values of %u and %u rotated dimensions a head: only equal counts are "
                          "supported",

@@ -1,6 +1,7 @@
 #include "engine/model_json.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/model_map.h"
 
@@ -36,6 +37,16 @@ status model_json_read(const char *path, bool real_integers, json_t **out, struc
     else
         json_decref(root);
     return st;
+}
+
+bool model_json_is(const json_t *value, const char *text)
+{
+    return json_is_string(value) && strcmp(json_string_value(value), text) == 0;
+}
+
+status model_json_unsupported(const char *file, const char *field, const char *only, struct error *err)
+{
+    return error_set(err, ST_UNSUPPORTED, "%s: %s: only %s is supported", file, field, only);
 }
 
 static bool is_absent(const json_t *value)

@@ -18,6 +18,10 @@ MUST_CHECK status model_json_path(const char *dir, const char *name, char buf[MO
  * do not fit in 64 bits are read as reals when real_integers. */
 MUST_CHECK status model_json_read(const char *path, bool real_integers, json_t **out, struct error *err);
 
+bool model_json_is(const json_t *value, const char *text);
+/* ST_UNSUPPORTED naming the field and what it may be. */
+MUST_CHECK status model_json_unsupported(const char *file, const char *field, const char *only, struct error *err);
+
 /* Absent and null are the same: ST_INVALID when required, else *out stays. */
 MUST_CHECK status model_json_count(const json_t *object, const char *file, const char *field, bool required,
                                    uint32_t *out, struct error *err);

@@ -17,7 +17,7 @@ struct binder {
     bool is_gguf;
     bool *known;      /* [index->n]: tensors that are accounted for */
     size_t n_experts; /* those of all layers that were bound */
-    size_t n_views;
+    struct tensor *next_view;
 };
 
 /* What one layer holds besides experts, in the names of both kinds of file; rows 0: a vector. */
@@ -25,10 +25,12 @@ struct layer_role {
     size_t place; /* in struct model_layer */
     const char *gguf, *folder;
     uint32_t rows, cols;
-    bool there; /* this layer has it */
+    bool there;         /* this layer has it */
+    uint32_t first, of; /* rows first .. first + rows - 1 of a tensor of so many; of 0: a tensor of its own */
 };
 
-#define LAYER_ROLES  15
+#define LAYER_ROLES  20
+#define FUSED_PARTS  5
 #define PLACE(field) offsetof(struct model_layer, field)
 
 static void list_layer_roles(const struct model_config *c, uint32_t layer, struct layer_role out[LAYER_ROLES])
@@ -37,21 +39,32 @@ static void list_layer_roles(const struct model_config *c, uint32_t layer, struc
     const struct expert_names *experts = architecture_of(c->arch)->experts;
     const bool sparse = model_has_experts(c, layer);
     const struct layer_role roles[LAYER_ROLES] = {
-        { PLACE(attn_norm), "attn_norm.weight", "input_layernorm.weight", 0, c->n_embd, true },
-        { PLACE(wq), "attn_q.weight", "self_attn.q_proj.weight", q, c->n_embd, true },
-        { PLACE(wk), "attn_k.weight", "self_attn.k_proj.weight", kv, c->n_embd, true },
-        { PLACE(wv), "attn_v.weight", "self_attn.v_proj.weight", kv, c->n_embd, true },
-        { PLACE(wo), "attn_output.weight", "self_attn.o_proj.weight", c->n_embd, q, true },
-        { PLACE(bq), "attn_q.bias", "self_attn.q_proj.bias", 0, q, c->qkv_bias },
-        { PLACE(bk), "attn_k.bias", "self_attn.k_proj.bias", 0, kv, c->qkv_bias },
-        { PLACE(bv), "attn_v.bias", "self_attn.v_proj.bias", 0, kv, c->qkv_bias },
-        { PLACE(q_norm), "attn_q_norm.weight", "self_attn.q_norm.weight", 0, c->head_dim, c->qk_norm },
-        { PLACE(k_norm), "attn_k_norm.weight", "self_attn.k_norm.weight", 0, c->head_dim, c->qk_norm },
-        { PLACE(ffn_norm), "ffn_norm.weight", "post_attention_layernorm.weight", 0, c->n_embd, true },
-        { PLACE(gate), "ffn_gate.weight", "mlp.gate_proj.weight", c->n_ffn, c->n_embd, !sparse },
-        { PLACE(up), "ffn_up.weight", "mlp.up_proj.weight", c->n_ffn, c->n_embd, !sparse },
-        { PLACE(down), "ffn_down.weight", "mlp.down_proj.weight", c->n_embd, c->n_ffn, !sparse },
-        { PLACE(router), "ffn_gate_inp.weight", experts ? experts->router : NULL, c->n_experts, c->n_embd, sparse },
+        { PLACE(attn_norm), "attn_norm.weight", "input_layernorm.weight", 0, c->n_embd, .there = true },
+        { PLACE(wq), "attn_q.weight", "self_attn.q_proj.weight", q, c->n_embd, .there = !c->fused },
+        { PLACE(wk), "attn_k.weight", "self_attn.k_proj.weight", kv, c->n_embd, .there = !c->fused },
+        { PLACE(wv), "attn_v.weight", "self_attn.v_proj.weight", kv, c->n_embd, .there = !c->fused },
+        { PLACE(wq), "attn_qkv.weight", "self_attn.qkv_proj.weight", q, c->n_embd, .there = c->fused, .first = 0,
+          .of = q + 2 * kv },
+        { PLACE(wk), "attn_qkv.weight", "self_attn.qkv_proj.weight", kv, c->n_embd, .there = c->fused, .first = q,
+          .of = q + 2 * kv },
+        { PLACE(wv), "attn_qkv.weight", "self_attn.qkv_proj.weight", kv, c->n_embd, .there = c->fused, .first = q + kv,
+          .of = q + 2 * kv },
+        { PLACE(wo), "attn_output.weight", "self_attn.o_proj.weight", c->n_embd, q, .there = true },
+        { PLACE(bq), "attn_q.bias", "self_attn.q_proj.bias", 0, q, .there = c->qkv_bias },
+        { PLACE(bk), "attn_k.bias", "self_attn.k_proj.bias", 0, kv, .there = c->qkv_bias },
+        { PLACE(bv), "attn_v.bias", "self_attn.v_proj.bias", 0, kv, .there = c->qkv_bias },
+        { PLACE(q_norm), "attn_q_norm.weight", "self_attn.q_norm.weight", 0, c->head_dim, .there = c->qk_norm },
+        { PLACE(k_norm), "attn_k_norm.weight", "self_attn.k_norm.weight", 0, c->head_dim, .there = c->qk_norm },
+        { PLACE(ffn_norm), "ffn_norm.weight", "post_attention_layernorm.weight", 0, c->n_embd, .there = true },
+        { PLACE(gate), "ffn_gate.weight", "mlp.gate_proj.weight", c->n_ffn, c->n_embd, .there = !sparse && !c->fused },
+        { PLACE(up), "ffn_up.weight", "mlp.up_proj.weight", c->n_ffn, c->n_embd, .there = !sparse && !c->fused },
+        { PLACE(gate), "ffn_up.weight", "mlp.gate_up_proj.weight", c->n_ffn, c->n_embd, .there = c->fused, .first = 0,
+          .of = 2 * c->n_ffn },
+        { PLACE(up), "ffn_up.weight", "mlp.gate_up_proj.weight", c->n_ffn, c->n_embd, .there = c->fused,
+          .first = c->n_ffn, .of = 2 * c->n_ffn },
+        { PLACE(down), "ffn_down.weight", "mlp.down_proj.weight", c->n_embd, c->n_ffn, .there = !sparse },
+        { PLACE(router), "ffn_gate_inp.weight", experts ? experts->router : NULL, c->n_experts, c->n_embd,
+          .there = sparse },
     };
     memcpy(out, roles, sizeof roles);
 }
@@ -119,9 +132,21 @@ static status bind(struct binder *b, const char *name, uint32_t rows, uint32_t c
     return st;
 }
 
-/* Matrix i of a tensor [count, rows, cols], as a tensor of its own. */
+/* Rows first .. first + rows - 1 of the matrix or matrices in t, as a tensor of their own. */
+static struct tensor view_rows(const struct tensor *t, size_t first, uint32_t rows, uint32_t cols)
+{
+    const size_t row_bytes = dtype_row_bytes(t->type, cols);
+    return (struct tensor){ .name = t->name,
+                            .type = t->type,
+                            .n_dims = 2,
+                            .shape = { rows, cols },
+                            .data = (const uint8_t *)t->data + first * row_bytes,
+                            .bytes = rows * row_bytes };
+}
+
+/* Matrix i of a tensor [count, rows, cols]. */
 static status bind_slice(struct binder *b, const char *name, uint32_t i, uint32_t count, uint32_t rows, uint32_t cols,
-                         struct tensor *view, struct error *err)
+                         const struct tensor **out, struct error *err)
 {
     const struct tensor *t = NULL;
     char wanted[48];
@@ -133,13 +158,24 @@ static status bind_slice(struct binder *b, const char *name, uint32_t i, uint32_
         snprintf(wanted, sizeof wanted, "%u, %u, %u", count, rows, cols);
         return wrong_shape(b, t, wanted, err);
     }
-    size_t bytes = rows * dtype_row_bytes(t->type, cols);
-    *view = (struct tensor){ .name = t->name,
-                             .type = t->type,
-                             .n_dims = 2,
-                             .shape = { rows, cols },
-                             .data = (const uint8_t *)t->data + i * bytes,
-                             .bytes = bytes };
+    *b->next_view = view_rows(t, (size_t)i * rows, rows, cols);
+    *out = b->next_view++;
+    return ST_OK;
+}
+
+static status bind_role(struct binder *b, const char *name, const struct layer_role *role, const struct tensor **out,
+                        struct error *err)
+{
+    const struct tensor *t = NULL;
+    status st = bind(b, name, role->of > 0 ? role->of : role->rows, role->cols, &t, err);
+    if (st != ST_OK)
+        return st;
+    ASSERT(t);
+    if (role->of > 0) {
+        *b->next_view = view_rows(t, role->first, role->rows, role->cols);
+        t = b->next_view++;
+    }
+    *out = t;
     return ST_OK;
 }
 
@@ -162,10 +198,8 @@ static status bind_expert(struct binder *b, uint32_t layer, uint32_t expert, str
         char name[NAME_BYTES];
         status st;
         if (b->is_gguf) {
-            struct tensor *view = &w->views[b->n_views++];
             snprintf(name, sizeof name, "blk.%u.%s", layer, parts[i].gguf);
-            st = bind_slice(b, name, expert, c->n_experts, parts[i].rows, parts[i].cols, view, err);
-            *parts[i].place = view;
+            st = bind_slice(b, name, expert, c->n_experts, parts[i].rows, parts[i].cols, parts[i].place, err);
         } else {
             snprintf(name, sizeof name, "model.layers.%u.%s%u.%s.weight", layer, names->experts, expert,
                      parts[i].folder);
@@ -213,7 +247,7 @@ static status bind_layer(struct binder *b, uint32_t n, struct model_layer *layer
         else
             snprintf(name, sizeof name, "model.layers.%u.%s", n, roles[i].folder);
         const struct tensor **place = (const struct tensor **)(void *)((char *)layer + roles[i].place);
-        status st = bind(b, name, roles[i].rows, roles[i].cols, place, err);
+        status st = bind_role(b, name, &roles[i], place, err);
         if (st != ST_OK)
             return st;
     }
@@ -262,23 +296,46 @@ static status bind_ends(struct binder *b, bool compare_tied, struct model_weight
     return check_second_head(b, w->embed, compare_tied, err);
 }
 
-/* Llama 3.1's files hold what its frequencies are divided by. */
-static status bind_rope_factors(struct binder *b, struct model_weights *w, struct error *err)
+/* *out is NULL when the file has none. */
+static status bind_factors(struct binder *b, const char *name, const struct tensor **out, struct error *err)
 {
-    const struct tensor *t = b->is_gguf ? model_index_find(b->index, "rope_freqs.weight") : NULL;
+    const struct tensor *t = model_index_find(b->index, name);
+    const uint32_t n = model_rotated(b->config) / 2;
+    *out = t;
     if (!t)
         return ST_OK;
-    if (t->type != DTYPE_F32 || t->n_dims != 1 || t->shape[0] != b->config->head_dim / 2)
-        return error_set(err, ST_INVALID, "%s: tensor rope_freqs.weight is not %u values of F32", b->file,
-                         b->config->head_dim / 2);
+    if (t->type != DTYPE_F32 || t->n_dims != 1 || t->shape[0] != n)
+        return error_set(err, ST_INVALID, "%s: tensor %s is not %u values of F32", b->file, name, n);
     const float *factors = t->data;
     for (uint64_t i = 0; i < t->shape[0]; i++)
         if (!(isfinite(factors[i]) && factors[i] > 0))
-            return error_set(err, ST_INVALID, "%s: tensor rope_freqs.weight: %g is no factor of a frequency", b->file,
+            return error_set(err, ST_INVALID, "%s: tensor %s: %g is no factor of a frequency", b->file, name,
                              (double)factors[i]);
-    w->rope_factors = t;
-    b->known[model_index_place(b->index, t->name)] = true;
+    b->known[model_index_place(b->index, name)] = true;
     return ST_OK;
+}
+
+/* Llama 3.1's files hold what its frequencies are divided by, LongRoPE's two sets of it; a folder has them in its
+ * config. */
+static status bind_rope_factors(struct binder *b, struct model_weights *w, struct error *err)
+{
+    const struct model_config *c = b->config;
+    const struct tensor *unused;
+    if (c->n_rope_factors > 0) {
+        w->config_factors = (struct tensor){ .name = "short_factor",
+                                             .type = DTYPE_F32,
+                                             .n_dims = 1,
+                                             .shape = { c->n_rope_factors },
+                                             .data = c->rope_factors,
+                                             .bytes = c->n_rope_factors * sizeof *c->rope_factors };
+        w->rope_factors = &w->config_factors;
+    }
+    if (!b->is_gguf)
+        return ST_OK;
+    if (c->rope.scaling != ROPE_LONG)
+        return bind_factors(b, "rope_freqs.weight", &w->rope_factors, err);
+    status st = bind_factors(b, "rope_factors_short.weight", &w->rope_factors, err);
+    return st == ST_OK ? bind_factors(b, "rope_factors_long.weight", &unused, err) : st;
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -310,7 +367,7 @@ static status allocate(struct binder *b, struct model_weights *w, struct error *
     size_t experts = (size_t)b->config->n_layers * b->config->n_experts;
     b->known = calloc(b->index->n + 1, sizeof *b->known);
     w->experts = calloc(experts + 1, sizeof *w->experts);
-    w->views = calloc(experts * 3 + 1, sizeof *w->views);
+    w->views = b->next_view = calloc(experts * 3 + (size_t)b->config->n_layers * FUSED_PARTS, sizeof *w->views);
     return b->known && w->experts && w->views ? ST_OK : error_set(err, ST_NO_MEMORY, "%s: out of memory", b->file);
 }
 

@@ -24,12 +24,15 @@ const char *rope_check(const struct rope_config *rope)
         return NULL;
     if (!is_usable(rope->original_positions))
         return "rotary scaling has no original context length";
+    if ((rope->scaling == ROPE_YARN || rope->scaling == ROPE_LONG) &&
+        !(isfinite(rope->magnitude) && rope->magnitude >= 0))
+        return "rotary scaling's attention factor is not a number above 0";
+    if (rope->scaling == ROPE_LONG)
+        return rope->original_positions > 1 ? NULL : "rotary scaling's original context length is not above 1";
     if (!is_usable(rope->low) || !is_usable(rope->high) || rope->low >= rope->high)
         return "rotary scaling's low bound is not below its high one";
     if (rope->scaling == ROPE_YARN && rope->theta == 1)
         return "rotary base of 1 leaves nothing to scale";
-    if (rope->scaling == ROPE_YARN && !(isfinite(rope->magnitude) && rope->magnitude >= 0))
-        return "rotary scaling's attention factor is not a number above 0";
     return NULL;
 }
 
@@ -92,7 +95,9 @@ double rope_yarn_magnitude(float factor, float scale)
 
 double rope_magnitude(const struct rope_config *rope)
 {
-    if (rope->scaling != ROPE_YARN)
+    if (rope->scaling == ROPE_LONG && rope->magnitude == 0)
+        return sqrt(1 + math_log((double)rope->factor) / math_log((double)rope->original_positions));
+    if (rope->scaling != ROPE_YARN && rope->scaling != ROPE_LONG)
         return 1;
     return rope->magnitude > 0 ? (double)rope->magnitude : rope_yarn_magnitude(rope->factor, 1);
 }

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ROPE_SCALINGS(X) X(PLAIN, "default") X(LINEAR, "linear") X(LLAMA3, "llama3") X(YARN, "yarn")
+#define ROPE_SCALINGS(X) X(PLAIN, "default") X(LINEAR, "linear") X(LLAMA3, "llama3") X(YARN, "yarn") X(LONG, "longrope")
 
 enum rope_scaling {
 #define X(name, text) ROPE_##name,
@@ -22,11 +22,12 @@ enum rope_scaling {
 struct rope_config {
     float theta;
     enum rope_scaling scaling;
-    float factor;             /* LINEAR, LLAMA3, YARN: how many times longer */
-    float original_positions; /* LLAMA3, YARN: the trained context */
+    float factor;             /* LINEAR, LLAMA3, YARN, LONG: how many times longer */
+    float original_positions; /* LLAMA3, YARN, LONG: the trained context */
     float low, high;          /* LLAMA3: wavelengths in the trained context between which is blended;
                                * YARN: turns in it (beta_slow, beta_fast) */
-    float magnitude;          /* YARN: of cosines and sines; 0: 0.1 * ln(factor) + 1 */
+    float magnitude;          /* YARN, LONG: of cosines and sines; 0: 0.1 * ln(factor) + 1,
+                               * sqrt(1 + ln(factor) / ln(original_positions)) */
     bool exact_range;         /* YARN: the blended dimensions are not rounded to whole ones */
 };
 
@@ -39,7 +40,10 @@ struct rope_config {
 /* NULL when all numbers are usable, else what is not. */
 const char *rope_check(const struct rope_config *rope);
 
-/* inv_freq[i], i < dim / 2; factors [dim / 2] divide them (GGUF's rope_freqs), NULL: nothing does. */
+/* inv_freq[i], i < dim / 2; factors [dim / 2] divide them (GGUF's rope_freqs, LONG's short_factor), NULL: nothing
+ * does. LONG has other factors for sequences longer than the trained context, all positions of them: there a token's
+ * values would depend on how many follow it. Models are taken up to the trained context instead, and never use these.
+ */
 void rope_frequencies(const struct rope_config *rope, uint32_t dim, const float *factors, double *inv_freq);
 /* What cosines and sines are multiplied with. */
 double rope_magnitude(const struct rope_config *rope);

@@ -11,6 +11,7 @@ likeliest tokens as [id, natural log-probability]. $BATON_TEST_BIN names the fol
 """
 import array
 import json
+import math
 import os
 import pathlib
 import re
@@ -47,6 +48,11 @@ def qwen3_moe(**more):
             "architectures": ["Qwen3MoeForCausalLM"], **more}
 
 
+def phi3(**more):
+    return {**llama(sliding_window=None, original_max_position_embeddings=512, pad_token_id=0), "model_type": "phi3",
+            "architectures": ["Phi3ForCausalLM"], **more}
+
+
 def rope(kind, **numbers):
     return {"rope_scaling": {"rope_type": kind, **numbers}}
 
@@ -63,6 +69,11 @@ MODELS = {
     "qwen2-window": {**llama(use_sliding_window=True, sliding_window=70, max_window_layers=1), "model_type": "qwen2",
                      "architectures": ["Qwen2ForCausalLM"]},
     "qwen2": {**llama(rope_theta=1000000.0, use_sliding_window=False), "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    "phi3": phi3(),
+    "phi3-window": phi3(sliding_window=51, num_key_value_heads=4, tie_word_embeddings=True),
+    "phi3-long": phi3(partial_rotary_factor=0.75, max_position_embeddings=1024, original_max_position_embeddings=256,
+                      rope_scaling={"type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.7, 2.2, 2.9],
+                                    "long_factor": [1.0, 2.0, 4.0, 8.0, 12.0, 16.0]}),
     "mixtral": {**llama(intermediate_size=96, num_local_experts=6, num_experts_per_tok=2, sliding_window=None), "model_type": "mixtral",
                 "architectures": ["MixtralForCausalLM"]},
     "qwen3-moe": qwen3_moe(norm_topk_prob=True),
@@ -76,6 +87,10 @@ def feed_forward(c, layer, n):
     """(name, shape) of what stands behind the attention."""
     width, ffn = c["hidden_size"], c["intermediate_size"]
     experts = c.get("num_local_experts") or c.get("num_experts")
+    if c["model_type"] == "phi3":
+        yield layer + "mlp.gate_up_proj.weight", (2 * ffn, width)
+        yield layer + "mlp.down_proj.weight", (width, ffn)
+        return
     if not experts or n in c.get("mlp_only_layers", []):
         yield layer + "mlp.gate_proj.weight", (ffn, width)
         yield layer + "mlp.up_proj.weight", (ffn, width)
@@ -98,7 +113,8 @@ def tensors(c):
         layer = f"model.layers.{n}."
         yield layer + "input_layernorm.weight", (width,)
         yield layer + "post_attention_layernorm.weight", (width,)
-        for part, outputs in (("q", heads * dim), ("k", kv * dim), ("v", kv * dim)):
+        fused = ("qkv", (heads + 2 * kv) * dim),
+        for part, outputs in fused if c["model_type"] == "phi3" else (("q", heads * dim), ("k", kv * dim), ("v", kv * dim)):
             yield f"{layer}self_attn.{part}_proj.weight", (outputs, width)
             if c["model_type"] == "qwen2":
                 yield f"{layer}self_attn.{part}_proj.bias", (outputs,)
@@ -157,10 +173,20 @@ def use_gguf():
 
 
 # What llama.cpp calls them.
-GGUF_ARCHS = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe"}
+GGUF_ARCHS = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
+              "phi3": "phi3"}
 ONLY_FOLDERS = {"llama-llama3": "its frequencies are a tensor that the converter computes",
                 "qwen2-window": "which layers see the window is not in the file",
                 "qwen3-moe-mixed": "llama.cpp has experts in all layers, and their weights sum to one"}
+
+
+def describe_long_rope(w, c):
+    original, longest = c["original_max_position_embeddings"], c["max_position_embeddings"]
+    w.add_rope_scaling_orig_ctx_len(original)
+    if "rope_scaling" in c:
+        w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(longest / original) / math.log(original)))
+        for kind in ("long", "short"):
+            w.add_tensor(f"rope_factors_{kind}.weight", numpy.array(c["rope_scaling"][f"{kind}_factor"], dtype=numpy.float32))
 
 
 def describe_gguf(w, c):
@@ -174,9 +200,11 @@ def describe_gguf(w, c):
     w.add_key_length(c["head_dim"])
     w.add_value_length(c["head_dim"])
     w.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    w.add_rope_dimension_count(c["head_dim"])
+    w.add_rope_dimension_count(int(c["head_dim"] * c.get("partial_rotary_factor", 1)))
     w.add_rope_freq_base(c["rope_theta"])
-    if "rope_scaling" in c:
+    if c["model_type"] == "phi3":
+        describe_long_rope(w, c)
+    elif "rope_scaling" in c:
         w.add_rope_scaling_type(gguf.RopeScalingType(c["rope_scaling"]["rope_type"]))
         w.add_rope_scaling_factor(c["rope_scaling"]["factor"])
         if c["rope_scaling"]["rope_type"] == "yarn":
@@ -290,14 +318,15 @@ def write(config, name):
 
 
 def main():
-    suite, mode = Suite(), sys.argv[1] if len(sys.argv) > 1 else ""
+    suite, arguments = Suite(), sys.argv[1:]
+    mode = arguments.pop(0) if arguments and arguments[0].startswith("--") else ""
     step = {"": check_engine, "--gguf": check_gguf, "--references": check_reference, "--write": write}[mode]
     if mode == "--gguf":
         use_gguf()
     for name, config in MODELS.items():
         if mode == "--gguf" and name in ONLY_FOLDERS:
-            print(f"        {name} is not made: {ONLY_FOLDERS[name]}")
-        elif len(sys.argv) < 3 or name in sys.argv[2:]:
+            print(f"        no GGUF of {name}: {ONLY_FOLDERS[name]}")
+        elif not arguments or name in arguments:
             suite.test(name, step, config, name)
     suite.finish()
 

@@ -104,6 +104,24 @@ static void test_factors(void **state)
         assert_true(divided[i] == plain[i] / (double)factors[i]);
 }
 
+/* Phi-3's: frequencies as they are but for the factors, and all of a head's values grow. */
+static void test_long(void **state)
+{
+    (void)state;
+    struct rope_config rope = { .theta = 10000, .scaling = ROPE_LONG, .factor = 32, .original_positions = 4096 };
+    double plain[DIM / 2];
+    double same[DIM / 2];
+    rope_frequencies(&(struct rope_config){ .theta = 10000 }, DIM, NULL, plain);
+    rope_frequencies(&rope, DIM, NULL, same);
+    assert_memory_equal(plain, same, sizeof plain);
+    assert_null(rope_check(&rope));
+    assert_true(fabs(rope_magnitude(&rope) - 1.190238071423807) < 1e-12); /* as transformers has it */
+    rope.magnitude = 1.25f;
+    assert_true(rope_magnitude(&rope) == 1.25);
+    rope.original_positions = 1;
+    assert_non_null(rope_check(&rope));
+}
+
 static void test_unusable_numbers(void **state)
 {
     (void)state;
@@ -128,13 +146,10 @@ static void test_unusable_numbers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_llama3),
-        cmocka_unit_test(test_yarn),
-        cmocka_unit_test(test_factors),
-        cmocka_unit_test(test_yarn_without_rounding),
-        cmocka_unit_test(test_unusable_numbers),
+        cmocka_unit_test(test_plain),   cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_llama3),  cmocka_unit_test(test_yarn),
+        cmocka_unit_test(test_factors), cmocka_unit_test(test_yarn_without_rounding),
+        cmocka_unit_test(test_long),    cmocka_unit_test(test_unusable_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
