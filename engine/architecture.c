@@ -23,6 +23,16 @@ static const struct architecture rows[] = {
                         .window = 4096, .qk_norm = true, .experts = &qwen_experts },
     [ARCH_PHI3] = { "phi3", "phi3", "Phi3ForCausalLM", .rms_eps = 1e-5f, .windows = WINDOWS_ALL, .fused = true,
                     .partly_rotated = true },
+    [ARCH_GEMMA2] = { "gemma2", "gemma2", "Gemma2ForCausalLM", .n_kv_heads = 4, .head_dim = 256,
+                      .windows = WINDOWS_PERIOD, .window = 4096, .window_period = 2, .attention_cap = 50,
+                      .logit_cap = 30, .logit_capped = true, .tied = true, .post_norms = true,
+                      .activation = ACTIVATION_GELU, .norms_from_one = true, .embed_scaled = true,
+                      .attention_scaled = true, .scaled_by_width = 46 },
+    [ARCH_GEMMA3] = { "gemma3", "gemma3_text", "Gemma3ForCausalLM", .n_kv_heads = 4, .head_dim = 256,
+                      .rope_theta = 1e6f, .windows = WINDOWS_PERIOD, .window = 4096, .window_period = 6,
+                      .local_rope_theta = 10000, .logit_capped = true, .tied = true, .qk_norm = true,
+                      .post_norms = true, .activation = ACTIVATION_GELU, .norms_from_one = true, .embed_scaled = true,
+                      .attention_scaled = true, .scaled_by_width = 62 },
 };
 
 #define COUNT (sizeof rows / sizeof *rows)
@@ -79,5 +89,10 @@ void architecture_apply(enum model_arch arch, struct model_config *c)
     c->qk_norm = row->qk_norm;
     c->qkv_bias = row->qkv_bias;
     c->fused = row->fused;
+    c->post_norms = row->post_norms;
+    c->activation = row->activation;
+    c->attention_cap = row->attention_cap;
+    c->logit_cap = row->logit_cap;
+    c->tied_embeddings = row->tied;
     c->experts_sum_to_one = row->experts_sum_to_one;
 }

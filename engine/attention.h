@@ -16,6 +16,7 @@ struct attention {
     uint32_t layer;
     uint32_t n_heads;
     uint32_t window; /* positions that a row sees, its own the last of them; 0: all up to its own */
+    float soft_cap;  /* of scores; 0: none */
     const float *q;  /* scaled and rotated */
     float *out;
 };

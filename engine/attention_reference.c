@@ -50,6 +50,7 @@ static void split_of(const struct attention *a, const struct attention_item *ite
         float s = 0.0f;
         for (uint32_t d = 0; d < dim; d++)
             s = fmaf(q[d], k[d], s);
+        s = a->soft_cap > 0 ? math_soft_cap(s, a->soft_cap) : s;
         p[i] = s;
         out->max = s > out->max ? s : out->max;
     }

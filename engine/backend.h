@@ -51,6 +51,8 @@ struct backend {
     void (*scale)(float *x, float factor, uint32_t n);
     void (*add)(float *x, const float *y, uint32_t n);
     void (*silu_mul)(float *gate, const float *up, uint32_t n); /* gate = silu(gate) * up */
+    void (*gelu_mul)(float *gate, const float *up, uint32_t n); /* gate = gelu(gate) * up */
+    void (*soft_cap)(float *x, float cap, uint32_t n);          /* x = cap * tanh(x / cap) */
     /* One slot of a KV cache (kv_layout.h) from its n values. */
     void (*kv_store)(enum dtype type, const float *x, void *dst, uint32_t n);
 

@@ -45,7 +45,11 @@
  *   is, too: the first split is the first that has one.
  * max(a, b) is a > b ? a : b, min(a, b) is a < b ? a : b (so b where one is a NaN).
  * exp is math_exp of math_f32.h; silu(x) = x / (1 + exp(-x)).
- * FFN: silu(gate) * up. Residuals: x + y.
+ * tanh is math_tanh; gelu(x) = (0.5 * x) * (1 + tanh(0.79788456 * fma(0.044715, x * x * x, x))).
+ * A soft cap: cap * tanh(x / cap): of scores before a maximum is taken of them, of logits before anyone sees them.
+ * FFN: silu(gate) * up, or gelu(gate) * up. Residuals: x + y, y normed first where there is a norm behind it.
+ * Gemma's embeddings are multiplied by sqrt(n_embd), and where norms are stored as their distance from one, one is
+ *   added to them at load; each is one rounding.
  * Experts: a row's are those of the largest router logits, of equal ones the first. p = exp(logit - max) over all
  *   logits; a chosen one's weight is p / S, S being the sum of the chosen p where they sum to one, of all p otherwise,
  *   experts ascending from +0. y = the first chosen expert's result times its weight; then y = y + (the next one's

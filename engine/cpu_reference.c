@@ -259,6 +259,18 @@ static void reference_silu_mul(float *gate, const float *up, uint32_t n)
         gate[i] = math_silu(gate[i]) * up[i];
 }
 
+static void reference_gelu_mul(float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        gate[i] = math_gelu(gate[i]) * up[i];
+}
+
+static void reference_soft_cap(float *x, float cap, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = math_soft_cap(x[i], cap);
+}
+
 static void store_int8(const float *x, int8_t *dst, uint32_t n)
 {
     float inv;
@@ -292,6 +304,8 @@ const struct backend backend_reference = {
     .scale = reference_scale,
     .add = reference_add,
     .silu_mul = reference_silu_mul,
+    .gelu_mul = reference_gelu_mul,
+    .soft_cap = reference_soft_cap,
     .kv_store = reference_kv_store,
     .attend_scratch_bytes = attention_reference_scratch_bytes,
     .attend_rows = attention_reference_rows,

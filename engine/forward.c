@@ -35,10 +35,11 @@ struct forward {
     uint32_t layer; /* under way */
     struct attention_item *items;
     uint32_t n_rotated; /* dimensions of a head */
-    double *inv_freq;   /* [n_rotated / 2] */
-    double rope_magnitude;
+    uint32_t n_ropes;   /* 2: windowed layers have the second */
+    double *inv_freq;   /* [n_ropes][n_rotated / 2] */
+    double rope_magnitude[2];
     float *x, *y;           /* [row][n_embd]: the residual stream, and what is added to it */
-    float *cosines, *sines; /* [row][n_rotated] */
+    float *cosines, *sines; /* [row][n_ropes][n_rotated] */
     float *q, *attended;    /* [row][n_heads][head_dim] */
     float *k, *v;           /* [row][n_kv_heads][head_dim] */
     float *gate, *up;       /* [row][n_ffn] */
@@ -78,20 +79,21 @@ static void run_rows(team_fn fn, struct row_job *job)
 }
 
 /* Cosines, and sines with the sign that each of the pair needs. */
-static void fill_angles(const struct forward *f, uint32_t row)
+static void fill_angles(const struct forward *f, uint32_t row, uint32_t rope)
 {
     uint32_t dim = f->n_rotated;
     bool interleaved = f->config->rope_interleaved;
     uint32_t partner = interleaved ? 1 : dim / 2;
-    float *cosines = f->cosines + (size_t)row * dim;
-    float *sines = f->sines + (size_t)row * dim;
+    const double *inv_freq = f->inv_freq + (size_t)rope * dim / 2;
+    float *cosines = f->cosines + ((size_t)row * f->n_ropes + rope) * dim;
+    float *sines = f->sines + ((size_t)row * f->n_ropes + rope) * dim;
     double pos = rows_position(&f->rows, row);
     for (uint32_t p = 0; p < dim / 2; p++) {
         double s;
         double c;
-        math_sincos(pos * f->inv_freq[p], &s, &c);
-        s *= f->rope_magnitude;
-        c *= f->rope_magnitude;
+        math_sincos(pos * inv_freq[p], &s, &c);
+        s *= f->rope_magnitude[rope];
+        c *= f->rope_magnitude[rope];
         uint32_t i = interleaved ? 2 * p : p;
         cosines[i] = cosines[i + partner] = (float)c;
         sines[i] = (float)-s;
@@ -113,7 +115,10 @@ static void embed_rows(void *ctx, uint32_t item, uint32_t thread)
         ASSERT(token < f->config->n_vocab);
         const uint8_t *row = (const uint8_t *)embed->data + token * dtype_row_bytes(embed->type, n_embd);
         dtype_to_f32(embed->type, row, f->x + (size_t)r * n_embd, n_embd);
-        fill_angles(f, r);
+        if (f->config->embed_scale != 0)
+            f->backend->scale(f->x + (size_t)r * n_embd, f->config->embed_scale, n_embd);
+        for (uint32_t rope = 0; rope < f->n_ropes; rope++)
+            fill_angles(f, r, rope);
     }
 }
 
@@ -154,9 +159,11 @@ static uint8_t *kv_slot(const struct forward *f, uint32_t layer, enum kv_side si
     return f->pool + block * kv_block_bytes(&f->kv) + kv_offset(&f->kv, layer, side, head, pos % f->kv.block_tokens);
 }
 
-static void rotate_head(const struct forward *f, float *head, const float *norm, uint32_t row)
+/* Norms, and rotates by the angles of one layer. */
+static void rotate_head(const struct forward *f, uint32_t layer, float *head, const float *norm, uint32_t row)
 {
-    size_t angles = (size_t)row * f->n_rotated;
+    uint32_t rope = f->config->windowed[layer] ? f->n_ropes - 1 : 0;
+    size_t angles = ((size_t)row * f->n_ropes + rope) * f->n_rotated;
     if (norm != NULL)
         f->backend->rms_norm(head, norm, f->config->rms_eps, f->config->head_dim, head);
     f->backend->rope(head, f->cosines + angles, f->sines + angles, f->n_rotated, f->config->rope_interleaved);
@@ -181,18 +188,18 @@ static void position_rows(void *ctx, uint32_t item, uint32_t thread)
     uint32_t n_heads = f->config->n_heads;
     uint32_t n_kv = f->config->n_kv_heads;
     uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
-    float q_scale = 1.0f / sqrtf((float)dim);
+    float q_scale = f->config->attention_scale > 0 ? f->config->attention_scale : 1.0f / sqrtf((float)dim);
     for (uint32_t r = item * ACT_TILE; r < end; r++) {
         float *q = f->q + (size_t)r * n_heads * dim;
         if (job->layer->bq != NULL)
             add_biases(f, job->layer, r);
         for (uint32_t h = 0; h < n_heads; h++)
-            rotate_head(f, q + (size_t)h * dim, job->layer->q_norm, r);
+            rotate_head(f, job->layer_index, q + (size_t)h * dim, job->layer->q_norm, r);
         f->backend->scale(q, q_scale, n_heads * dim);
         for (uint32_t h = 0; h < n_kv; h++) {
             float *k = f->k + ((size_t)r * n_kv + h) * dim;
             const float *v = f->v + ((size_t)r * n_kv + h) * dim;
-            rotate_head(f, k, job->layer->k_norm, r);
+            rotate_head(f, job->layer_index, k, job->layer->k_norm, r);
             f->backend->kv_store(f->kv.type, k, kv_slot(f, job->layer_index, KV_K, h, r), dim);
             f->backend->kv_store(f->kv.type, v, kv_slot(f, job->layer_index, KV_V, h, r), dim);
         }
@@ -242,6 +249,7 @@ static void attend(struct forward *f, uint32_t layer)
                     .layer = layer,
                     .n_heads = f->config->n_heads,
                     .window = f->config->windowed[layer] ? f->config->window : 0,
+                    .soft_cap = f->config->attention_cap,
                     .q = f->q,
                     .out = f->attended },
     };
@@ -269,6 +277,30 @@ static void project(struct forward *f, enum adapter_module first, uint32_t n_par
         products_run(&p, 1, f->team);
     }
     f->times.products_ns += clock_now_ns() - begin;
+}
+
+/* y is normed and added to the residual stream. */
+static void add_normed_rows(void *ctx, uint32_t item, uint32_t thread)
+{
+    (void)thread;
+    const struct row_job *job = ctx;
+    const struct forward *f = job->f;
+    uint32_t n_embd = f->config->n_embd;
+    uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
+    for (uint32_t r = item * ACT_TILE; r < end; r++) {
+        float *y = f->y + (size_t)r * n_embd;
+        f->backend->rms_norm(y, job->norm, f->config->rms_eps, n_embd, y);
+        f->backend->add(f->x + (size_t)r * n_embd, y, n_embd);
+    }
+}
+
+/* The last product of attention or network, into the residual stream; post_norm NULL: as it is. */
+static void project_back(struct forward *f, enum adapter_module module, const struct matrix *m, const float *post_norm)
+{
+    project(f, module, 1, &m, &f->y, post_norm == NULL ? PRODUCTS_ADD : PRODUCTS_KEEP);
+    struct row_job job = { .f = f, .n_rows = f->rows.n_rows, .norm = post_norm };
+    if (post_norm != NULL)
+        run_rows(add_normed_rows, &job);
 }
 
 static uint32_t keep_uncancelled(const struct row_span *span)
@@ -308,9 +340,9 @@ static void run_ffn(struct forward *f, const struct layer_weights *w)
     const struct model_config *c = f->config;
     prepare(f, f->x, f->rows.n_rows, c->n_embd, w->ffn_norm, w->gate.rule | w->up.rule);
     project(f, ADAPTER_GATE, 2, (const struct matrix *const[]){ &w->gate, &w->up }, (float *const[]){ f->gate, f->up },
-            PRODUCTS_SILU_MUL);
+            c->activation == ACTIVATION_GELU ? PRODUCTS_GELU_MUL : PRODUCTS_SILU_MUL);
     prepare(f, f->gate, f->rows.n_rows, c->n_ffn, NULL, w->down.rule);
-    project(f, ADAPTER_DOWN, 1, (const struct matrix *const[]){ &w->down }, (float *const[]){ f->y }, PRODUCTS_ADD);
+    project_back(f, ADAPTER_DOWN, &w->down, w->ffn_post_norm);
 }
 
 /* One layer; false when no row is left after it. */
@@ -331,13 +363,20 @@ static bool run_layer(struct forward *f, uint32_t layer)
         return false;
     attend(f, layer);
     prepare(f, f->attended, f->rows.n_rows, c->n_heads * c->head_dim, NULL, w->wo.rule);
-    project(f, ADAPTER_O, 1, (const struct matrix *const[]){ &w->wo }, (float *const[]){ f->y }, PRODUCTS_ADD);
+    project_back(f, ADAPTER_O, &w->wo, w->attn_post_norm);
 
     if (w->experts != NULL)
         experts_run(f->experts, w, f->x, f->rows.n_rows, &f->times.products_ns);
     else
         run_ffn(f, w);
     return true;
+}
+
+static void cap_item(void *ctx, uint32_t item, uint32_t thread)
+{
+    (void)thread;
+    const struct forward *f = ctx;
+    f->backend->soft_cap(f->logits + (size_t)item * f->config->n_vocab, f->config->logit_cap, f->config->n_vocab);
 }
 
 struct sample_job {
@@ -381,6 +420,8 @@ static void run_head(struct forward *f)
         prepare(f, f->x + (size_t)first * n_embd, n, n_embd, w->final_norm, w->head.rule);
         project(f, ADAPTER_NONE, 1, (const struct matrix *const[]){ &w->head }, (float *const[]){ f->logits },
                 PRODUCTS_KEEP);
+        if (f->config->logit_cap > 0)
+            team_run(f->team, cap_item, f, n);
         struct sample_job job = { .f = f, .first_row = first };
         team_run(f->team, sample_item, &job, n);
         show_logits(f, first, n);
@@ -451,11 +492,11 @@ static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint
     size_t n_q = (size_t)m->n_heads * m->head_dim;
     size_t n_kv = (size_t)m->n_kv_heads * m->head_dim;
     size_t widest = max_u32(max_u32(m->n_embd, m->n_ffn), (uint32_t)n_q);
-    f->inv_freq = carve(c, f->n_rotated / 2 * sizeof *f->inv_freq);
+    f->inv_freq = carve(c, (size_t)f->n_ropes * f->n_rotated / 2 * sizeof *f->inv_freq);
     f->x = carve_f32(c, rows, m->n_embd);
     f->y = carve_f32(c, rows, m->n_embd);
-    f->cosines = carve_f32(c, rows, f->n_rotated);
-    f->sines = carve_f32(c, rows, f->n_rotated);
+    f->cosines = carve_f32(c, rows, (size_t)f->n_ropes * f->n_rotated);
+    f->sines = carve_f32(c, rows, (size_t)f->n_ropes * f->n_rotated);
     f->q = carve_f32(c, rows, n_q);
     f->attended = carve_f32(c, rows, n_q);
     f->k = carve_f32(c, rows, n_kv);
@@ -474,6 +515,18 @@ static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint
     }
 }
 
+/* A file's own factors are of the first one. */
+static void set_ropes(struct forward *f)
+{
+    const struct rope_config *ropes[] = { &f->config->rope, &f->config->local_rope };
+    ASSERT(f->n_ropes <= sizeof ropes / sizeof *ropes);
+    for (uint32_t i = 0; i < f->n_ropes; i++) {
+        rope_frequencies(ropes[i], f->n_rotated, i == 0 ? f->weights->rope_factors : NULL,
+                         f->inv_freq + (size_t)i * f->n_rotated / 2);
+        f->rope_magnitude[i] = rope_magnitude(ropes[i]);
+    }
+}
+
 status forward_create(const struct model_config *config, const struct weights *weights, const struct backend *backend,
                       struct team *team, const struct engine_options *options, struct forward **out, struct error *err)
 {
@@ -485,6 +538,7 @@ status forward_create(const struct model_config *config, const struct weights *w
     f->backend = backend;
     f->team = team;
     f->n_rotated = model_rotated(config);
+    f->n_ropes = config->local_rope.theta > 0 ? 2 : 1;
     f->kv = options->kv;
     f->pool = options->kv_pool;
     f->kv_blocks = options->kv_blocks;
@@ -504,8 +558,7 @@ status forward_create(const struct model_config *config, const struct weights *w
         goto fail;
     if (config->n_experts > 0 && experts_create(config, backend, team, options->max_rows, &f->experts) != ST_OK)
         goto fail;
-    rope_frequencies(&config->rope, f->n_rotated, weights->rope_factors, f->inv_freq);
-    f->rope_magnitude = rope_magnitude(&config->rope);
+    set_ropes(f);
     *out = f;
     return ST_OK;
 fail:

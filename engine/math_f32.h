@@ -54,6 +54,47 @@ static inline float math_silu(float x)
     return x / (1.0f + math_exp(-x));
 }
 
+/* tanh is 1 to the last bit from here on. */
+#define MATH_TANH_MAX 10.0f
+
+/* m / (m + 2), m being exp(2x) - 1 = 2^n * (exp(r) - 1) + (2^n - 1), which keeps what small x have: 3e-7 relative
+ * error. */
+static inline float math_tanh(float x)
+{
+    float top = x < MATH_TANH_MAX ? x : MATH_TANH_MAX;
+    float c = top > -MATH_TANH_MAX ? top : -MATH_TANH_MAX;
+    float y = c + c;
+    float n = math_round(y * MATH_LOG2E);
+    float r = fmaf(n, -MATH_LN2_HI, y);
+    r = fmaf(n, -MATH_LN2_LO, r);
+    float p = fmaf(MATH_EXP_C7, r, MATH_EXP_C6);
+    p = fmaf(p, r, MATH_EXP_C5);
+    p = fmaf(p, r, MATH_EXP_C4);
+    p = fmaf(p, r, MATH_EXP_C3);
+    p = fmaf(p, r, MATH_EXP_C2);
+    p = fmaf(p, r, 1.0f);
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    float m = fmaf(scale, p * r, scale - 1.0f);
+    return m / (m + 2.0f);
+}
+
+#define MATH_GELU_CUBE  0.044715f
+#define MATH_GELU_SLOPE 0.79788456f /* sqrt(2 / pi) */
+
+/* The approximation by tanh. */
+static inline float math_gelu(float x)
+{
+    float inner = MATH_GELU_SLOPE * fmaf(MATH_GELU_CUBE, x * x * x, x);
+    return (0.5f * x) * (1.0f + math_tanh(inner));
+}
+
+static inline float math_soft_cap(float x, float cap)
+{
+    return cap * math_tanh(x / cap);
+}
+
 /* out[i] = math_exp(x[i]); out may be x. */
 void math_exp_array(const float *x, float *out, uint32_t n);
 

@@ -255,6 +255,21 @@ static void hash_rotation(XXH3_state_t *state, const struct model_config *c)
     XXH3_64bits_update(state, c->rope_factors, c->n_rope_factors * sizeof *c->rope_factors);
 }
 
+/* Gemma's numbers; networks that have none of them hash as they did before there were any. */
+static void hash_gemma(XXH3_state_t *state, const struct model_config *c)
+{
+    const float numbers[] = { c->embed_scale, c->attention_scale, c->attention_cap, c->logit_cap };
+    const uint32_t kinds[] = { c->post_norms, c->norms_from_one, c->activation };
+    char rope[128];
+    const struct rope_config *r = &c->local_rope;
+    int n = snprintf(rope, sizeof rope, "rope %d %a %a", (int)r->scaling, (double)r->theta, (double)r->factor);
+    if (!c->post_norms)
+        return;
+    XXH3_64bits_update(state, numbers, sizeof numbers);
+    XXH3_64bits_update(state, kinds, sizeof kinds);
+    XXH3_64bits_update(state, rope, (size_t)n);
+}
+
 /* What models without experts do not have enters no hash of theirs. */
 static void hash_experts(XXH3_state_t *state, const struct model_config *c)
 {
@@ -285,6 +300,7 @@ static void hash_config(XXH3_state_t *state, const struct model_config *c)
         }
     hash_experts(state, c);
     hash_rotation(state, c);
+    hash_gemma(state, c);
 }
 
 static void hash_tensor(XXH3_state_t *state, const struct tensor *t)

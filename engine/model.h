@@ -21,7 +21,18 @@ struct chat_template;
 #define MODEL_MAX_EXPERTS 1024u
 
 /* A row of architecture.c each. */
-enum model_arch { ARCH_LLAMA, ARCH_MISTRAL, ARCH_MIXTRAL, ARCH_QWEN2, ARCH_QWEN3, ARCH_QWEN3MOE, ARCH_PHI3 };
+enum model_arch {
+    ARCH_LLAMA,
+    ARCH_MISTRAL,
+    ARCH_MIXTRAL,
+    ARCH_QWEN2,
+    ARCH_QWEN3,
+    ARCH_QWEN3MOE,
+    ARCH_PHI3,
+    ARCH_GEMMA2,
+    ARCH_GEMMA3
+};
+enum activation { ACTIVATION_SILU, ACTIVATION_GELU }; /* GELU: by tanh */
 
 /* The shape and constants of the network; all counts are plain numbers. */
 struct model_config {
@@ -30,13 +41,21 @@ struct model_config {
     uint32_t max_positions;
     float rms_eps;
     struct rope_config rope;
+    struct rope_config local_rope;              /* of windowed layers; theta 0: they rotate as the others do */
     uint32_t n_rotated;                         /* the first dimensions of a head, which are rotated; 0: all */
     uint32_t n_rope_factors;                    /* 0, or half of the rotated dimensions */
     float rope_factors[MODEL_MAX_HEAD_DIM / 2]; /* what a folder's config divides the frequencies by */
     bool rope_interleaved;                      /* GGUF's llama pairs (2i, 2i+1); Hugging Face pairs (i, i + d/2) */
     bool qk_norm;                               /* Qwen3 */
     bool qkv_bias;                              /* Qwen2 */
-    bool fused;      /* Phi-3: wq, wk and wv are the rows of one tensor, gate and up of another */
+    bool fused;          /* Phi-3: wq, wk and wv are the rows of one tensor, gate and up of another */
+    bool post_norms;     /* Gemma: attention's and the network's results are normed before they are added */
+    bool norms_from_one; /* Gemma's folders: what the files hold of a norm is its distance from one */
+    enum activation activation;
+    float embed_scale;     /* of embeddings; 0: none */
+    float attention_scale; /* of queries; 0: 1 / sqrt(head_dim) */
+    float attention_cap;   /* soft caps of scores and of logits; 0: none */
+    float logit_cap;
     uint32_t window; /* positions that a row of a windowed layer sees; 0: there is none */
     bool windowed[MODEL_MAX_LAYERS];
     uint32_t n_experts, n_experts_used; /* a layer's, and of them a token's; 0: every layer has one network of n_ffn */
@@ -54,6 +73,7 @@ struct model_expert {
 struct model_layer {
     const struct tensor *attn_norm, *wq, *wk, *wv, *wo;
     const struct tensor *q_norm, *k_norm, *bq, *bk, *bv; /* NULL without */
+    const struct tensor *attn_post_norm, *ffn_post_norm; /* NULL without */
     const struct tensor *ffn_norm, *gate, *up, *down;    /* the last three are NULL where there are experts */
     const struct tensor *router;                         /* [n_experts, n_embd], NULL without */
     const struct model_expert *experts;                  /* [n_experts], NULL without */

@@ -49,5 +49,11 @@ status model_config_check(const struct model_config *c, const char *file, struct
     if (!(c->rms_eps > 0 && c->rms_eps <= 1))
         return error_set(err, ST_INVALID, "%s: RMS norm epsilon %g is not in (0, 1]", file, (double)c->rms_eps);
     const char *why = rope_check(&c->rope);
+    if (why == NULL && c->local_rope.theta != 0)
+        why = rope_check(&c->local_rope);
+    if (!(c->attention_scale >= 0 && c->attention_scale < 1e6f && c->attention_cap >= 0 && c->attention_cap < 1e6f &&
+          c->logit_cap >= 0 && c->logit_cap < 1e6f))
+        return error_set(err, ST_INVALID, "%s: scale %g of queries, caps %g of scores and %g of logits: only 0 to 1e6",
+                         file, (double)c->attention_scale, (double)c->attention_cap, (double)c->logit_cap);
     return why == NULL ? ST_OK : error_set(err, ST_INVALID, "%s: %s", file, why);
 }

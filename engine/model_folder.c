@@ -1,5 +1,6 @@
 #include "engine/model_folder.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "engine/architecture.h"
@@ -39,8 +40,8 @@ static status check_absent(const json_t *json, const char *file, const struct ar
     } fields[] = {
         { "quantization_config", false },
         { "auto_map", false },
-        { "attn_logit_softcapping", false },
-        { "final_logit_softcapping", false },
+        { "attn_logit_softcapping", arch->attention_cap > 0 },
+        { "final_logit_softcapping", arch->logit_capped },
         { "num_experts", arch->experts },
         { "num_local_experts", arch->experts },
         { "shared_expert_intermediate_size", false },
@@ -55,7 +56,8 @@ static status check_absent(const json_t *json, const char *file, const struct ar
 
 static status check_switches(const json_t *json, const char *file, struct error *err)
 {
-    static const char *const fields[] = { "attention_bias", "mlp_bias", "rope_interleaved" };
+    static const char *const fields[] = { "attention_bias", "mlp_bias", "rope_interleaved",
+                                          "use_bidirectional_attention" };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         bool on = false;
         status st = model_json_bool(json, file, fields[i], &on, err);
@@ -65,12 +67,22 @@ static status check_switches(const json_t *json, const char *file, struct error 
     return ST_OK;
 }
 
+/* Gemma's field is hidden_activation, beside which stands an older one that nobody reads. */
+static status check_activation(const json_t *json, const char *file, const struct architecture *arch, struct error *err)
+{
+    const bool gelu = arch->activation == ACTIVATION_GELU;
+    const char *field = gelu ? "hidden_activation" : "hidden_act";
+    const json_t *value = json_object_get(json, field);
+    if (!value || json_is_null(value) || model_json_is(value, gelu ? "gelu_pytorch_tanh" : "silu"))
+        return ST_OK;
+    return model_json_unsupported(file, field, gelu ? "\"gelu_pytorch_tanh\"" : "\"silu\"", err);
+}
+
 static status check_off(const json_t *json, const char *file, const struct architecture *arch, struct error *err)
 {
-    const json_t *act = json_object_get(json, "hidden_act");
-    if (act && !model_json_is(act, "silu"))
-        return model_json_unsupported(file, "hidden_act", "\"silu\"", err);
-    status st = check_absent(json, file, arch, err);
+    status st = check_activation(json, file, arch, err);
+    if (st == ST_OK)
+        st = check_absent(json, file, arch, err);
     if (st == ST_OK)
         st = check_switches(json, file, err);
     return st;
@@ -104,6 +116,32 @@ static status read_shape(const json_t *json, const char *file, const struct arch
     return model_folder_rope(json, file, arch, c, err);
 }
 
+/* null is a word of its own here: no cap, whatever the class's default is. */
+static status read_cap(const json_t *json, const char *file, const char *field, float *out, struct error *err)
+{
+    if (json_is_null(json_object_get(json, field)))
+        *out = 0;
+    return model_json_float(json, file, field, out, err);
+}
+
+static status read_scales(const json_t *json, const char *file, const struct architecture *arch, struct model_config *c,
+                          struct error *err)
+{
+    float divisor = 256;
+    c->norms_from_one = arch->norms_from_one;
+    c->embed_scale = arch->embed_scaled ? sqrtf((float)c->n_embd) : 0;
+    status st = read_cap(json, file, "attn_logit_softcapping", &c->attention_cap, err);
+    if (st == ST_OK)
+        st = read_cap(json, file, "final_logit_softcapping", &c->logit_cap, err);
+    if (st != ST_OK || !arch->attention_scaled)
+        return st;
+    st = model_json_float(json, file, "query_pre_attn_scalar", &divisor, err);
+    if (st == ST_OK && !(divisor > 0))
+        st = error_set(err, ST_INVALID, "%s: query_pre_attn_scalar is not above 0", file);
+    c->attention_scale = 1.0f / sqrtf(divisor);
+    return st;
+}
+
 /* The layers that see a window, as layer_types names them. */
 static status read_layer_types(const json_t *types, const char *file, struct model_config *c, struct error *err)
 {
@@ -122,15 +160,20 @@ static status read_layer_types(const json_t *types, const char *file, struct mod
 static status read_window_rule(const json_t *json, const char *file, const struct architecture *arch, bool sized,
                                struct model_config *c, struct error *err)
 {
-    bool on = arch->windows == WINDOWS_ALL && c->window > 0;
+    bool on = (arch->windows == WINDOWS_ALL || arch->windows == WINDOWS_PERIOD) && c->window > 0;
     uint32_t first = 28; /* max_window_layers' default */
+    uint32_t period = arch->window_period;
     status st = model_json_bool(json, file, "use_sliding_window", &on, err);
     if (st == ST_OK)
         st = model_json_count(json, file, "max_window_layers", false, &first, err);
     if (st == ST_OK && arch->windows == WINDOWS_NONE && (on || sized))
         return model_json_unsupported(file, "sliding_window", "null", err);
-    for (uint32_t i = 0; on && i < c->n_layers; i++)
-        c->windowed[i] = arch->windows != WINDOWS_UPPER || i >= first;
+    if (st == ST_OK && arch->windows == WINDOWS_PERIOD)
+        st = model_json_count(json, file, "sliding_window_pattern", false, &period, err);
+    if (st == ST_OK && arch->windows == WINDOWS_PERIOD && period == 0)
+        return error_set(err, ST_INVALID, "%s: sliding_window_pattern must be 1 or more", file);
+    for (uint32_t i = 0; st == ST_OK && on && i < c->n_layers; i++)
+        c->windowed[i] = arch->windows == WINDOWS_UPPER ? i >= first : period == 0 || (i + 1) % period != 0;
     return st;
 }
 
@@ -211,6 +254,8 @@ static status read_config(const json_t *json, const char *file, struct model_con
         st = read_shape(json, file, arch, c, err);
     if (st == ST_OK)
         st = read_experts(json, file, arch, c, err);
+    if (st == ST_OK)
+        st = read_scales(json, file, arch, c, err);
     if (st == ST_OK)
         st = model_config_check(c, file, err); /* bounds the layers */
     if (st == ST_OK)

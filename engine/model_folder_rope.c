@@ -187,14 +187,30 @@ static status read_object(const json_t *json, const char *file, const char *fiel
     return st;
 }
 
+/* Gemma 3 has a base of its own for windowed layers, which nothing scales. */
+static status read_local(const json_t *json, const char *file, const struct architecture *arch, struct model_config *c,
+                         struct error *err)
+{
+    const json_t *named = json_object_get(json, "rope_parameters");
+    if (arch->local_rope_theta == 0)
+        return ST_OK;
+    c->local_rope.theta = arch->local_rope_theta;
+    status st = model_json_float(json, file, "rope_local_base_freq", &c->local_rope.theta, err);
+    return st == ST_OK ? read_object(named, file, "sliding_attention", arch, c, &c->local_rope, err) : st;
+}
+
 status model_folder_rope(const json_t *json, const char *file, const struct architecture *arch, struct model_config *c,
                          struct error *err)
 {
+    const json_t *named = json_object_get(json, "rope_parameters");
+    const bool is_pair = arch->local_rope_theta > 0 && json_object_get(named, "full_attention");
     c->rope.theta = arch->rope_theta > 0 ? arch->rope_theta : 10000.0f;
     status st;
     if ((st = model_json_float(json, file, "rope_theta", &c->rope.theta, err)) != ST_OK ||
         (st = read_rotated(json, file, arch, c, err)) != ST_OK ||
-        (st = read_object(json, file, "rope_scaling", arch, c, &c->rope, err)) != ST_OK)
+        (st = read_object(json, file, "rope_scaling", arch, c, &c->rope, err)) != ST_OK ||
+        (st = read_local(json, file, arch, c, err)) != ST_OK)
         return st;
-    return read_object(json, file, "rope_parameters", arch, c, &c->rope, err);
+    return is_pair ? read_object(named, file, "full_attention", arch, c, &c->rope, err)
+                   : read_object(json, file, "rope_parameters", arch, c, &c->rope, err);
 }

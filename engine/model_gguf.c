@@ -1,5 +1,6 @@
 #include "engine/model_gguf.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -51,7 +52,7 @@ static status read_float(const struct reader *r, const char *key, float absent, 
 }
 
 /* Which files a key is understood in. */
-enum { IN_ALL = 1, IN_EXPERTS = 2, IN_LONG_ROPE = 4 };
+enum { IN_ALL = 1, IN_EXPERTS = 2, IN_LONG_ROPE = 4, IN_CAPPED = 8, IN_LOCAL_ROPE = 16 };
 
 /* Keys that are read below or tell nothing about the computation. */
 static const struct {
@@ -80,6 +81,9 @@ static const struct {
     { "expert_used_count", IN_EXPERTS },
     { "expert_feed_forward_length", IN_EXPERTS },
     { "rope.scaling.attn_factor", IN_LONG_ROPE },
+    { "attn_logit_softcapping", IN_CAPPED },
+    { "final_logit_softcapping", IN_CAPPED },
+    { "rope.freq_base_swa", IN_LOCAL_ROPE },
 };
 
 /* Keys of what is not built, with the one value that leaves it off. */
@@ -110,7 +114,9 @@ static bool has_long_rope(const struct reader *r)
 
 static status check_key(const struct reader *r, const char *name, const char *key, struct error *err)
 {
-    const unsigned in = IN_ALL | (r->arch->experts ? IN_EXPERTS : 0) | (has_long_rope(r) ? IN_LONG_ROPE : 0);
+    const unsigned in = IN_ALL | (r->arch->experts ? IN_EXPERTS : 0) | (has_long_rope(r) ? IN_LONG_ROPE : 0) |
+                        (r->arch->attention_cap > 0 ? IN_CAPPED : 0) |
+                        (r->arch->local_rope_theta > 0 ? IN_LOCAL_ROPE : 0);
     for (size_t i = 0; i < sizeof understood / sizeof *understood; i++)
         if (strcmp(key, understood[i].key) == 0 && understood[i].in & in)
             return ST_OK;
@@ -243,11 +249,12 @@ static status read_attention(const struct reader *r, struct model_config *c, str
     return ST_OK;
 }
 
-/* Of all layers: which ones see a window, where only some do, is not said in the file. */
+/* Of all layers, or of those that the architecture says: which ones see a window is not in the file. */
 static status read_window(const struct reader *r, struct model_config *c, struct error *err)
 {
     char name[KEY_BYTES];
-    uint64_t window = 0;
+    const bool some = r->arch->windows == WINDOWS_PERIOD;
+    uint64_t window = some ? r->arch->window : 0;
     status st = gguf_get_u64(r->file, full_key(r, "attention.sliding_window", name), &window);
     if (st == ST_INVALID || window > UINT32_MAX)
         return error_set(err, ST_INVALID, "%s: key %s: not one count", r->path, name);
@@ -255,8 +262,26 @@ static status read_window(const struct reader *r, struct model_config *c, struct
         return error_set(err, ST_UNSUPPORTED, "%s: key %s: only 0 is supported", r->path, name);
     c->window = (uint32_t)window;
     for (uint32_t i = 0; window > 0 && i < c->n_layers && i < MODEL_MAX_LAYERS; i++)
-        c->windowed[i] = true;
+        c->windowed[i] = !some || (i + 1) % r->arch->window_period != 0;
     return ST_OK;
+}
+
+/* As llama.cpp computes what the file does not say. */
+static status read_scales(const struct reader *r, struct model_config *c, struct error *err)
+{
+    if (r->arch->embed_scaled)
+        c->embed_scale = sqrtf((float)c->n_embd);
+    const uint32_t width = c->n_heads > 0 ? c->n_embd / c->n_heads : 0;
+    if (r->arch->attention_scaled && c->n_layers == r->arch->scaled_by_width && width > 0)
+        c->attention_scale = 1.0f / sqrtf((float)width);
+    status st = ST_OK;
+    if (r->arch->local_rope_theta > 0)
+        st = read_float(r, "rope.freq_base_swa", r->arch->local_rope_theta, &c->local_rope.theta, err);
+    if (st == ST_OK && r->arch->attention_cap > 0)
+        st = read_float(r, "attn_logit_softcapping", r->arch->attention_cap, &c->attention_cap, err);
+    if (st == ST_OK && r->arch->attention_cap > 0)
+        st = read_float(r, "final_logit_softcapping", r->arch->logit_cap, &c->logit_cap, err);
+    return st;
 }
 
 /* The embedding tensor says how many tokens there are: not every file has vocab_size. */
@@ -299,6 +324,8 @@ static status read_shape(const struct reader *r, struct model_config *c, struct 
         (st = read_vocab(r, &c->n_vocab, err)) != ST_OK)
         return st;
     st = read_attention(r, c, err);
+    if (st == ST_OK)
+        st = read_scales(r, c, err);
     return st == ST_OK ? read_experts(r, c, err) : st;
 }
 

@@ -29,7 +29,7 @@ struct layer_role {
     uint32_t first, of; /* rows first .. first + rows - 1 of a tensor of so many; of 0: a tensor of its own */
 };
 
-#define LAYER_ROLES  20
+#define LAYER_ROLES  22
 #define FUSED_PARTS  5
 #define PLACE(field) offsetof(struct model_layer, field)
 
@@ -55,7 +55,13 @@ static void list_layer_roles(const struct model_config *c, uint32_t layer, struc
         { PLACE(bv), "attn_v.bias", "self_attn.v_proj.bias", 0, kv, .there = c->qkv_bias },
         { PLACE(q_norm), "attn_q_norm.weight", "self_attn.q_norm.weight", 0, c->head_dim, .there = c->qk_norm },
         { PLACE(k_norm), "attn_k_norm.weight", "self_attn.k_norm.weight", 0, c->head_dim, .there = c->qk_norm },
-        { PLACE(ffn_norm), "ffn_norm.weight", "post_attention_layernorm.weight", 0, c->n_embd, .there = true },
+        { PLACE(ffn_norm), "ffn_norm.weight",
+          c->post_norms ? "pre_feedforward_layernorm.weight" : "post_attention_layernorm.weight", 0, c->n_embd,
+          .there = true },
+        { PLACE(attn_post_norm), "post_attention_norm.weight", "post_attention_layernorm.weight", 0, c->n_embd,
+          .there = c->post_norms },
+        { PLACE(ffn_post_norm), "post_ffw_norm.weight", "post_feedforward_layernorm.weight", 0, c->n_embd,
+          .there = c->post_norms },
         { PLACE(gate), "ffn_gate.weight", "mlp.gate_proj.weight", c->n_ffn, c->n_embd, .there = !sparse && !c->fused },
         { PLACE(up), "ffn_up.weight", "mlp.up_proj.weight", c->n_ffn, c->n_embd, .there = !sparse && !c->fused },
         { PLACE(gate), "ffn_up.weight", "mlp.gate_up_proj.weight", c->n_ffn, c->n_embd, .there = c->fused, .first = 0,

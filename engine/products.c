@@ -26,6 +26,12 @@ static uint32_t ceil_div(uint32_t a, uint32_t b)
     return (a + b - 1) / b;
 }
 
+/* Its two parts are computed side by side. */
+static bool is_gated(const struct products *p)
+{
+    return p->then == PRODUCTS_SILU_MUL || p->then == PRODUCTS_GELU_MUL;
+}
+
 /* The chunk that begins at this panel: half of a fair share of what is left. */
 static struct chunk chunk_at(const struct products *p, uint32_t begin)
 {
@@ -40,7 +46,7 @@ static struct chunk chunk_at(const struct products *p, uint32_t begin)
 static uint32_t cut(struct products *p, uint32_t n_threads)
 {
     uint32_t chunks = 0;
-    p->n_lists = p->then == PRODUCTS_SILU_MUL ? 1 : p->n_parts;
+    p->n_lists = is_gated(p) ? 1 : p->n_parts;
     p->n_panels = 0;
     p->n_blocks = ceil_div(p->in->n_rows, ROW_BLOCK);
     p->n_threads = n_threads;
@@ -90,6 +96,8 @@ static void finish(const struct products *p, const struct region *g)
         size_t at = (size_t)r * n_out + first;
         if (p->then == PRODUCTS_ADD)
             p->backend->add(p->residual + at, p->out[0] + at, n);
+        else if (p->then == PRODUCTS_GELU_MUL)
+            p->backend->gelu_mul(p->out[0] + at, p->out[1] + at, n);
         else
             p->backend->silu_mul(p->out[0] + at, p->out[1] + at, n);
     }
@@ -98,7 +106,7 @@ static void finish(const struct products *p, const struct region *g)
 static void run_part(const struct products *p, uint32_t part, const struct region *g)
 {
     compute(p, part, g);
-    if (p->then == PRODUCTS_SILU_MUL)
+    if (is_gated(p))
         compute(p, 1, g);
     if (p->then != PRODUCTS_KEEP)
         finish(p, g);

@@ -12,6 +12,7 @@ enum products_then {
     PRODUCTS_KEEP,     /* each part's outputs stay in its out                        */
     PRODUCTS_ADD,      /* one part: residual += out                                   */
     PRODUCTS_SILU_MUL, /* two parts of one shape: out[0] = silu(out[0]) * out[1]      */
+    PRODUCTS_GELU_MUL, /* likewise with gelu                                          */
 };
 
 /* Several matrices over the same rows: part i writes out[i], [n_rows][n_out]. */

@@ -108,14 +108,17 @@ static void pack_all(struct packing *p, struct weights *w, const struct weights_
         w->head.rule = RULE_INT16; /* contract.h says why */
 }
 
-#define VECTORS_A_LAYER 7u
+#define NORMS_A_LAYER   6u
+#define VECTORS_A_LAYER 9u
 
-/* The vectors of layer l, NULL where the model has none, and where they go. */
+/* The vectors of layer l, norms first, NULL where the model has none, and where they go. */
 static void list_vectors(const struct model_layer *in, struct layer_weights *out,
                          const struct tensor *tensors[VECTORS_A_LAYER], const float **places[VECTORS_A_LAYER])
 {
-    const struct tensor *t[] = { in->attn_norm, in->ffn_norm, in->q_norm, in->k_norm, in->bq, in->bk, in->bv };
-    const float **p[] = { &out->attn_norm, &out->ffn_norm, &out->q_norm, &out->k_norm, &out->bq, &out->bk, &out->bv };
+    const struct tensor *t[] = { in->attn_norm,     in->ffn_norm, in->q_norm, in->k_norm, in->attn_post_norm,
+                                 in->ffn_post_norm, in->bq,       in->bk,     in->bv };
+    const float **p[] = { &out->attn_norm,     &out->ffn_norm, &out->q_norm, &out->k_norm, &out->attn_post_norm,
+                          &out->ffn_post_norm, &out->bq,       &out->bk,     &out->bv };
     _Static_assert(sizeof t / sizeof *t == VECTORS_A_LAYER && sizeof p / sizeof *p == VECTORS_A_LAYER, "one for one");
     for (uint32_t i = 0; i < VECTORS_A_LAYER; i++) {
         tensors[i] = t[i];
@@ -124,13 +127,15 @@ static void list_vectors(const struct model_layer *in, struct layer_weights *out
 }
 
 /* Behind the *used values at base, which may be NULL: then they are counted only. */
-static const float *widen_vector(const struct tensor *t, float *base, bool write, size_t *used)
+static const float *widen_vector(const struct tensor *t, bool from_one, float *base, bool write, size_t *used)
 {
     if (t == NULL)
         return NULL;
     float *vector = base == NULL ? NULL : base + *used;
     if (write)
         dtype_to_f32(t->type, t->data, vector, t->shape[0]);
+    for (uint64_t i = 0; write && from_one && i < t->shape[0]; i++)
+        vector[i] += 1.0f;
     *used += t->shape[0];
     return vector;
 }
@@ -144,10 +149,10 @@ static size_t widen_vectors(struct weights *w, const struct model_weights *sourc
         const float **places[VECTORS_A_LAYER];
         list_vectors(&source->layers[l], &w->layers[l], t, places);
         for (uint32_t i = 0; i < VECTORS_A_LAYER; i++)
-            *places[i] = widen_vector(t[i], base, write, &used);
+            *places[i] = widen_vector(t[i], w->norms_from_one && i < NORMS_A_LAYER, base, write, &used);
     }
-    w->final_norm = widen_vector(source->final_norm, base, write, &used);
-    w->rope_factors = widen_vector(source->rope_factors, base, write, &used);
+    w->final_norm = widen_vector(source->final_norm, w->norms_from_one, base, write, &used);
+    w->rope_factors = widen_vector(source->rope_factors, false, base, write, &used);
     return used;
 }
 
@@ -316,6 +321,7 @@ status weights_create(const struct weights_options *options, struct weights **ou
     w->embed = options->source->embed;
     w->n_layers = options->config->n_layers;
     w->n_experts = options->config->n_experts;
+    w->norms_from_one = options->config->norms_from_one;
     status st = take_layers(w, options->source, err);
     if (st == ST_OK) {
         struct sizes sizes = measure_all(w, options);

@@ -14,9 +14,10 @@ struct expert_weights {
 };
 
 struct layer_weights {
-    const float *attn_norm, *ffn_norm; /* [n_embd] */
-    const float *q_norm, *k_norm;      /* [head_dim], NULL without */
-    const float *bq, *bk, *bv;         /* [heads * head_dim], NULL without */
+    const float *attn_norm, *ffn_norm;           /* [n_embd] */
+    const float *attn_post_norm, *ffn_post_norm; /* [n_embd], NULL without */
+    const float *q_norm, *k_norm;                /* [head_dim], NULL without */
+    const float *bq, *bk, *bv;                   /* [heads * head_dim], NULL without */
     struct matrix wq, wk, wv, wo;
     struct matrix gate, up, down;   /* n_out is 0 where there are experts */
     struct matrix router;           /* n_out is 0 without */
@@ -29,6 +30,7 @@ struct weights {
     const float *rope_factors; /* [head_dim / 2], NULL without */
     struct matrix head;
     uint32_t n_layers, n_experts;
+    bool norms_from_one;
     struct layer_weights *layers;
     struct expert_weights *experts; /* of all layers */
     struct weight_image image;      /* all norms, biases and factors, widened; behind them what is packed */

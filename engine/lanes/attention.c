@@ -302,10 +302,18 @@ ALWAYS_INLINE void weigh_seen(const bool all, float *p, uint32_t n, struct lane_
     vec_store(s->split_sum, sum);
 }
 
-static void weigh(const struct work *w, uint32_t vector)
+static void cap_scores(float *p, uint32_t n, float cap)
+{
+    for (uint32_t pos = 0; pos < n; pos++)
+        vec_store(p + pos * LANES, vec_soft_cap(vec_load(p + pos * LANES), vec_set1(cap)));
+}
+
+static void weigh(const struct work *w, uint32_t vector, float soft_cap)
 {
     struct lane_state *s = &w->states[vector];
     float *p = w->p + vector * SCORE_ROWS * LANES;
+    if (soft_cap > 0)
+        cap_scores(p, s->most, soft_cap);
     bool all = true;
     for (uint32_t l = 0; l < LANES; l++)
         all = all && s->from[l] == 0 && (uint32_t)s->end[l] == s->most;
@@ -504,7 +512,7 @@ static void run_split(const struct attention *a, const struct attention_item *it
     score(w, vectors);
     for (uint32_t vector = 0; vector < vectors; vector++)
         if (w->states[vector].most > 0)
-            weigh(w, vector);
+            weigh(w, vector, a->soft_cap);
     widen_side(KV_V, n, w, w->v);
     for (uint32_t vector = 0; vector < vectors; vector++)
         if (w->states[vector].most > 0)

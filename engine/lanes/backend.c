@@ -111,6 +111,23 @@ static void silu_mul(float *gate, const float *up, uint32_t n)
     }
 }
 
+static void gelu_mul(float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += LANES) {
+        vec_part part = vec_part_at(i, n);
+        vec g = vec_gelu(vec_load_part(gate + i, part));
+        vec_store_part(gate + i, vec_mul(g, vec_load_part(up + i, part)), part);
+    }
+}
+
+static void soft_cap(float *x, float cap, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += LANES) {
+        vec_part part = vec_part_at(i, n);
+        vec_store_part(x + i, vec_soft_cap(vec_load_part(x + i, part), vec_set1(cap)), part);
+    }
+}
+
 /* Every step is as in quantise_group() of cpu_reference.c. */
 static void store_int8(const float *x, int8_t *dst, uint32_t n)
 {
@@ -164,6 +181,8 @@ const struct backend BACKEND = {
     .scale = scale,
     .add = add,
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
+    .soft_cap = soft_cap,
     .kv_store = kv_store,
     .attend_scratch_bytes = ISA(attend_scratch_bytes),
     .attend_rows = ISA(attend_rows),

@@ -50,6 +50,39 @@ static inline vec vec_exp(vec x)
     return vec_mul_or_zero(vec_not_less(top, least), p, vec_power_of_2(n));
 }
 
+/* math_tanh, math_gelu and math_soft_cap, likewise. */
+static inline vec vec_tanh(vec x)
+{
+    const vec magic = vec_set1(MATH_ROUND_MAGIC);
+    const vec one = vec_set1(1.0f);
+    vec c = vec_max(vec_min(x, vec_set1(MATH_TANH_MAX)), vec_set1(-MATH_TANH_MAX));
+    vec y = vec_add(c, c);
+    vec n = vec_sub(vec_add(vec_mul(y, vec_set1(MATH_LOG2E)), magic), magic);
+    vec r = vec_fma(n, vec_set1(-MATH_LN2_HI), y);
+    r = vec_fma(n, vec_set1(-MATH_LN2_LO), r);
+    vec p = vec_fma(vec_set1(MATH_EXP_C7), r, vec_set1(MATH_EXP_C6));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C5));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C4));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C3));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C2));
+    p = vec_fma(p, r, one);
+    vec scale = vec_power_of_2(n);
+    vec m = vec_fma(scale, vec_mul(p, r), vec_sub(scale, one));
+    return vec_div(m, vec_add(m, vec_set1(2.0f)));
+}
+
+static inline vec vec_gelu(vec x)
+{
+    vec cube = vec_mul(vec_mul(x, x), x);
+    vec inner = vec_mul(vec_set1(MATH_GELU_SLOPE), vec_fma(vec_set1(MATH_GELU_CUBE), cube, x));
+    return vec_mul(vec_mul(vec_set1(0.5f), x), vec_add(vec_set1(1.0f), vec_tanh(inner)));
+}
+
+static inline vec vec_soft_cap(vec x, vec cap)
+{
+    return vec_mul(cap, vec_tanh(vec_div(x, cap)));
+}
+
 static inline vec vec_silu(vec x)
 {
     return vec_div(x, vec_add(vec_set1(1.0f), vec_exp(vec_negate(x))));

@@ -42,6 +42,10 @@ def llama(**more):
     return {**SHAPE, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "rope_theta": 10000.0, **more}
 
 
+def rope(kind, **numbers):
+    return {"rope_scaling": {"rope_type": kind, **numbers}}
+
+
 def qwen3_moe(**more):
     return {**llama(head_dim=32, num_experts=10, num_experts_per_tok=4, moe_intermediate_size=40, decoder_sparse_step=1,
                     attention_bias=False, use_sliding_window=False), "model_type": "qwen3_moe",
@@ -53,8 +57,9 @@ def phi3(**more):
             "architectures": ["Phi3ForCausalLM"], **more}
 
 
-def rope(kind, **numbers):
-    return {"rope_scaling": {"rope_type": kind, **numbers}}
+def gemma(kind, name, **more):
+    return {**llama(head_dim=32, query_pre_attn_scalar=32, hidden_activation="gelu_pytorch_tanh", sliding_window=4096, pad_token_id=0,
+                    tie_word_embeddings=True), "model_type": kind, "architectures": [name], **more}
 
 
 MODELS = {
@@ -69,6 +74,13 @@ MODELS = {
     "qwen2-window": {**llama(use_sliding_window=True, sliding_window=70, max_window_layers=1), "model_type": "qwen2",
                      "architectures": ["Qwen2ForCausalLM"]},
     "qwen2": {**llama(rope_theta=1000000.0, use_sliding_window=False), "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    "gemma2": gemma("gemma2", "Gemma2ForCausalLM", sliding_window=45, attn_logit_softcapping=4.0, final_logit_softcapping=3.0),
+    "gemma2-scaled": gemma("gemma2", "Gemma2ForCausalLM", query_pre_attn_scalar=9, attn_logit_softcapping=None),
+    "gemma3": gemma("gemma3_text", "Gemma3ForCausalLM", sliding_window=45, num_hidden_layers=8, rope_local_base_freq=100.0),
+    "gemma3-linear": gemma("gemma3_text", "Gemma3ForCausalLM", sliding_window=45, num_hidden_layers=6, rope_theta=1000000.0,
+                           **rope("linear", factor=8.0)),
+    "gemma3-pattern": gemma("gemma3_text", "Gemma3ForCausalLM", sliding_window=45, sliding_window_pattern=2,
+                            query_pre_attn_scalar=9, final_logit_softcapping=5.0),
     "phi3": phi3(),
     "phi3-window": phi3(sliding_window=51, num_key_value_heads=4, tie_word_embeddings=True),
     "phi3-long": phi3(partial_rotary_factor=0.75, max_position_embeddings=1024, original_max_position_embeddings=256,
@@ -113,12 +125,15 @@ def tensors(c):
         layer = f"model.layers.{n}."
         yield layer + "input_layernorm.weight", (width,)
         yield layer + "post_attention_layernorm.weight", (width,)
+        if c["model_type"].startswith("gemma"):
+            yield layer + "pre_feedforward_layernorm.weight", (width,)
+            yield layer + "post_feedforward_layernorm.weight", (width,)
         fused = ("qkv", (heads + 2 * kv) * dim),
         for part, outputs in fused if c["model_type"] == "phi3" else (("q", heads * dim), ("k", kv * dim), ("v", kv * dim)):
             yield f"{layer}self_attn.{part}_proj.weight", (outputs, width)
             if c["model_type"] == "qwen2":
                 yield f"{layer}self_attn.{part}_proj.bias", (outputs,)
-        if c["model_type"] in ("qwen3", "qwen3_moe"):
+        if c["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text"):
             yield layer + "self_attn.q_norm.weight", (dim,)
             yield layer + "self_attn.k_norm.weight", (dim,)
         yield layer + "self_attn.o_proj.weight", (width, heads * dim)
@@ -138,21 +153,25 @@ def numbers(seed):
         yield (x >> 8) / 2 ** 23 - 1
 
 
-def values(name, shape):
-    """Norms lie around one, biases around zero, rows of matrices have about unit length, the head's more: its logits differ."""
+def values(name, shape, around_zero=False):
+    """Norms lie around one (those that are stored as the distance from it, around zero), biases around zero, rows of matrices have about unit length, the head's more: its logits differ."""
     n = 1
     for size in shape:
         n *= size
     reach = 0.5 if len(shape) == 1 else (3 / shape[1]) ** 0.5 * (3 if name == "lm_head.weight" else 1)
-    middle = 1 if name.endswith("norm.weight") else 0
+    middle = 1 if name.endswith("norm.weight") and not around_zero else 0
     source = numbers(zlib.crc32(name.encode()))
     return array.array("f", (middle + reach * next(source) for _ in range(n)))
+
+
+def values_of(c, name, shape):
+    return values(name, shape, c["model_type"].startswith("gemma"))
 
 
 def write_model(config, folder):
     header, blob = {}, b""
     for name, shape in tensors(config):
-        data = values(name, shape).tobytes()
+        data = values_of(config, name, shape).tobytes()
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [len(blob), len(blob) + len(data)]}
         blob += data
     text = json.dumps(header).encode()
@@ -174,9 +193,11 @@ def use_gguf():
 
 # What llama.cpp calls them.
 GGUF_ARCHS = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
-              "phi3": "phi3"}
+              "phi3": "phi3", "gemma2": "gemma2", "gemma3_text": "gemma3"}
 ONLY_FOLDERS = {"llama-llama3": "its frequencies are a tensor that the converter computes",
                 "qwen2-window": "which layers see the window is not in the file",
+                "gemma2-scaled": "what attention is scaled with follows from its shape",
+                "gemma3-pattern": "which layers see the window, and what attention is scaled with, is not in the file",
                 "qwen3-moe-mixed": "llama.cpp has experts in all layers, and their weights sum to one"}
 
 
@@ -209,6 +230,11 @@ def describe_gguf(w, c):
         w.add_rope_scaling_factor(c["rope_scaling"]["factor"])
         if c["rope_scaling"]["rope_type"] == "yarn":
             w.add_rope_scaling_orig_ctx_len(c["rope_scaling"]["original_max_position_embeddings"])
+    if c.get("attn_logit_softcapping"):
+        w.add_attn_logit_softcapping(c["attn_logit_softcapping"])
+        w.add_final_logit_softcapping(c["final_logit_softcapping"])
+    if "rope_local_base_freq" in c:
+        w.add_rope_freq_base_swa(c["rope_local_base_freq"])
     if c.get("sliding_window"):
         w.add_sliding_window(c["sliding_window"])
     experts = c.get("num_local_experts") or c.get("num_experts")
@@ -220,10 +246,12 @@ def describe_gguf(w, c):
 
 
 def gguf_values(c, name, shape):
-    """llama.cpp rotates neighbours where Llama rotates halves: the converter reorders rows."""
-    data = numpy.array(values(name, shape), dtype=numpy.float32).reshape(shape)
+    """llama.cpp rotates neighbours where Llama rotates halves: the converter reorders rows. And it adds Gemma's ones to norms."""
+    data = numpy.array(values_of(c, name, shape), dtype=numpy.float32).reshape(shape)
     if GGUF_ARCHS[c["model_type"]] == "llama" and (".q_proj." in name or ".k_proj." in name):
         data = data.reshape(-1, 2, c["head_dim"] // 2, shape[1]).swapaxes(1, 2).reshape(shape)
+    if c["model_type"].startswith("gemma") and len(shape) == 1:
+        data = data + 1
     return data
 
 

@@ -43,7 +43,7 @@ struct toy {
     struct model_config config;
     struct model_weights weights;
     struct model_expert experts[3 * MAX_EXPERTS];
-    struct tensor tensors[2 + (15 + 3 * MAX_EXPERTS) * 3];
+    struct tensor tensors[2 + (17 + 3 * MAX_EXPERTS) * 3];
     uint32_t n_tensors;
 };
 
@@ -106,6 +106,10 @@ static void toy_create(struct toy *toy, const struct model_config *config, const
         struct model_layer *w = &toy->weights.layers[l];
         w->attn_norm = add_tensor(toy, DTYPE_F32, 0, c->n_embd);
         w->ffn_norm = add_tensor(toy, DTYPE_F32, 0, c->n_embd);
+        if (c->post_norms) {
+            w->attn_post_norm = add_tensor(toy, DTYPE_F32, 0, c->n_embd);
+            w->ffn_post_norm = add_tensor(toy, DTYPE_BF16, 0, c->n_embd);
+        }
         if (c->qk_norm) {
             w->q_norm = add_tensor(toy, DTYPE_BF16, 0, c->head_dim);
             w->k_norm = add_tensor(toy, DTYPE_BF16, 0, c->head_dim);
@@ -209,6 +213,34 @@ static const struct model_config experts_shape = {
     .n_expert_ffn = 64,
     .experts_sum_to_one = true,
     .dense = { [1] = true },
+    .tied_embeddings = true,
+};
+
+/* All that Gemma 2, Gemma 3 and Phi-3 have. */
+static const struct model_config gemma_shape = {
+    .arch = ARCH_GEMMA3,
+    .n_layers = 3,
+    .n_embd = 96,
+    .n_heads = 3,
+    .n_kv_heads = 1,
+    .head_dim = 32,
+    .n_ffn = 160,
+    .n_vocab = 301,
+    .max_positions = 512,
+    .rms_eps = 1e-5f,
+    .rope = { .theta = 1000000 },
+    .local_rope = { .theta = 100 },
+    .n_rotated = 24,
+    .qk_norm = true,
+    .post_norms = true,
+    .norms_from_one = true,
+    .activation = ACTIVATION_GELU,
+    .embed_scale = 9.8f,
+    .attention_scale = 0.3f,
+    .attention_cap = 2.5f,
+    .logit_cap = 6.0f,
+    .window = 21,
+    .windowed = { true, false, true },
     .tied_embeddings = true,
 };
 
@@ -464,6 +496,13 @@ static void test_experts(void **state)
                      0x1db4e33ed3ebc0c6);
     check_everything(&experts_shape, (enum dtype[]){ DTYPE_BF16, DTYPE_BF16, DTYPE_BF16 }, DTYPE_F32, false, 60,
                      0x5bf7b845ab600dc8);
+}
+
+static void test_gemma(void **state)
+{
+    (void)state;
+    check_everything(&gemma_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1 }, DTYPE_BF16, false, 150,
+                     0xe755c7e2ff6c428a);
 }
 
 /* A file's own frequency factors, all two, are linear scaling by two. */
@@ -778,6 +817,7 @@ int main(void)
         cmocka_unit_test(test_biases_window_and_yarn),
         cmocka_unit_test(test_int8_kv),
         cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_gemma),
         cmocka_unit_test(test_rope_factors),
         cmocka_unit_test(test_sampling_sees_the_logits),
         cmocka_unit_test(test_guesses_change_nothing),

@@ -341,6 +341,16 @@ static void test_row_operations_equal(void **state)
         r->silu_mul(a, y, n);
         v->silu_mul(b, y, n);
         assert_bits(a, b, n, "silu_mul");
+        memcpy(a, x, n * sizeof *a);
+        memcpy(b, x, n * sizeof *b);
+        r->scale(a, 9.0f, n);
+        v->scale(b, 9.0f, n);
+        r->gelu_mul(a, y, n);
+        v->gelu_mul(b, y, n);
+        assert_bits(a, b, n, "gelu_mul");
+        r->soft_cap(a, 3.5f, n);
+        v->soft_cap(b, 3.5f, n);
+        assert_bits(a, b, n, "soft_cap");
         free(x);
         free(y);
         free(a);
@@ -348,23 +358,41 @@ static void test_row_operations_equal(void **state)
     }
 }
 
-static void test_silu_of_every_size(void **state)
+static void expect_same(const float *a, const float *b, uint32_t n, const char *what)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (isnan(a[i]) ? !isnan(b[i]) : memcmp(&a[i], &b[i], 4) != 0)
+            fail_msg("%s: %a, not %a", what, (double)b[i], (double)a[i]);
+}
+
+static void test_functions_of_every_size(void **state)
 {
     const struct backend *fast = backend_of(state);
     enum { N = 4096 };
     float a[N];
     float b[N];
     float one[N];
+    float all[N];
     for (uint32_t i = 0; i < N; i++) {
         uint32_t bits = i * 0x100000u + 0x4321u; /* all signs and exponents, infinities and NaNs too */
-        memcpy(&a[i], &bits, sizeof bits);
-        b[i] = a[i];
+        memcpy(&all[i], &bits, sizeof bits);
         one[i] = 1.0f;
     }
+    memcpy(a, all, sizeof a);
+    memcpy(b, all, sizeof b);
     backend_reference.silu_mul(a, one, N);
     fast->silu_mul(b, one, N);
-    for (uint32_t i = 0; i < N; i++)
-        assert_true(isnan(a[i]) ? isnan(b[i]) : memcmp(&a[i], &b[i], 4) == 0);
+    expect_same(a, b, N, "silu_mul");
+    memcpy(a, all, sizeof a);
+    memcpy(b, all, sizeof b);
+    backend_reference.gelu_mul(a, one, N);
+    fast->gelu_mul(b, one, N);
+    expect_same(a, b, N, "gelu_mul");
+    memcpy(a, all, sizeof a);
+    memcpy(b, all, sizeof b);
+    backend_reference.soft_cap(a, 50.0f, N);
+    fast->soft_cap(b, 50.0f, N);
+    expect_same(a, b, N, "soft_cap");
 }
 
 static const enum dtype kv_types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_INT8 };
@@ -391,6 +419,7 @@ static void test_kv_store_equal(void **state)
 struct attention_case {
     struct kv_layout kv;
     uint32_t n_heads, n_rows, first_pos, window;
+    float soft_cap;
 };
 
 static struct attention_case random_attention(void)
@@ -406,6 +435,7 @@ static struct attention_case random_attention(void)
     c.n_rows = random_below(2) ? 1 + random_below(3) : 1 + random_below(50);
     c.first_pos = random_below(3) ? random_below(300) : 0;
     c.window = random_below(2) ? 0 : 1 + random_below(random_below(2) ? 20 : 200);
+    c.soft_cap = random_below(3) ? 0 : 0.5f;
     return c;
 }
 
@@ -452,7 +482,13 @@ static void test_attention_equal(void **state)
             blocks[other] = t;
         }
         struct attention a = {
-            .kv = &c.kv, .pool = pool, .layer = 1, .n_heads = c.n_heads, .window = c.window, .q = q
+            .kv = &c.kv,
+            .pool = pool,
+            .layer = 1,
+            .n_heads = c.n_heads,
+            .window = c.window,
+            .soft_cap = c.soft_cap,
+            .q = q,
         };
         const uint32_t unseen = attention_first_seen(&a, c.first_pos);
         float slot[128];
@@ -468,9 +504,10 @@ static void test_attention_equal(void **state)
                 }
         attend_all(&backend_reference, &c, &a, blocks, expected);
         attend_all(fast, &c, &a, blocks, got);
-        char what[96];
-        snprintf(what, sizeof what, "attention %s dim %u heads %u/%u rows %u from %u window %u", dtype_name(c.kv.type),
-                 c.kv.head_dim, c.n_heads, c.kv.n_kv_heads, c.n_rows, c.first_pos, c.window);
+        char what[128];
+        snprintf(what, sizeof what, "attention %s dim %u heads %u/%u rows %u from %u window %u cap %g",
+                 dtype_name(c.kv.type), c.kv.head_dim, c.n_heads, c.kv.n_kv_heads, c.n_rows, c.first_pos, c.window,
+                 (double)c.soft_cap);
         assert_bits(expected, got, values, what);
         free(blocks);
         free(pool);
@@ -499,7 +536,7 @@ int main(int argc, char **argv)
         FAST_TEST(test_rows_are_independent),
         FAST_TEST(test_odd_activations),
         FAST_TEST(test_row_operations_equal),
-        FAST_TEST(test_silu_of_every_size),
+        FAST_TEST(test_functions_of_every_size),
         FAST_TEST(test_kv_store_equal),
         FAST_TEST(test_attention_equal),
     };

@@ -66,6 +66,45 @@ static void test_silu(void **state)
         assert_near((double)math_silu(x), (double)x / (1 + exp(-(double)x)), 5e-7, 1e-35);
 }
 
+static void test_tanh(void **state)
+{
+    (void)state;
+    for (float x = -12.0f; x <= 12.0f; x += 0.00037f)
+        assert_near((double)math_tanh(x), tanh((double)x), 4e-7, 0);
+    for (float x = 1e-30f; x < 1.0f; x *= 1.37f) {
+        assert_near((double)math_tanh(x), tanh((double)x), 4e-7, 0);
+        assert_near((double)math_tanh(-x), -tanh((double)x), 4e-7, 0);
+    }
+    assert_true(math_tanh(INFINITY) == 1.0f && math_tanh(-INFINITY) == -1.0f && math_tanh(0.0f) == 0.0f);
+    assert_true(math_tanh(NAN) == math_tanh(INFINITY));
+}
+
+static void test_gelu_and_soft_cap(void **state)
+{
+    (void)state;
+    for (float x = -30.0f; x <= 30.0f; x += 0.0037f) {
+        double inner = 0.7978845608028654 * ((double)x + 0.044715 * pow((double)x, 3));
+        assert_near((double)math_gelu(x), 0.5 * (double)x * (1 + tanh(inner)), 5e-7, 5e-7);
+        assert_near((double)math_soft_cap(x * 10, 50.0f), 50 * tanh((double)(x * 10) / 50), 5e-7, 0);
+    }
+}
+
+static void test_tanh_bits(void **state)
+{
+    (void)state;
+    const struct {
+        float x;
+        uint32_t bits;
+    } rows[] = { { 1.0f, 0x3f42f7d6u }, { -0.01f, 0xbc23d5a4u }, { -3.3f, 0xbf7f4defu }, { 0.4f, 0x3ec288acu } };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        float y = math_tanh(rows[i].x);
+        uint32_t bits;
+        memcpy(&bits, &y, sizeof bits);
+        if (bits != rows[i].bits)
+            fail_msg("tanh(%g) is 0x%08xu", (double)rows[i].x, bits);
+    }
+}
+
 static void test_round(void **state)
 {
     (void)state;
@@ -102,9 +141,10 @@ static void test_sincos(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),    cmocka_unit_test(test_exp_bits), cmocka_unit_test(test_exp_array),
-        cmocka_unit_test(test_silu),   cmocka_unit_test(test_round),    cmocka_unit_test(test_log_and_exp64),
-        cmocka_unit_test(test_sincos),
+        cmocka_unit_test(test_exp),       cmocka_unit_test(test_exp_bits), cmocka_unit_test(test_exp_array),
+        cmocka_unit_test(test_silu),      cmocka_unit_test(test_round),    cmocka_unit_test(test_log_and_exp64),
+        cmocka_unit_test(test_sincos),    cmocka_unit_test(test_tanh),     cmocka_unit_test(test_gelu_and_soft_cap),
+        cmocka_unit_test(test_tanh_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

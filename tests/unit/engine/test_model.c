@@ -370,7 +370,13 @@ static void put_small_config(bool tied)
     scratch_write(&scratch, "config.json", text, strlen(text));
 }
 
-static void test_expert_fields(void **state)
+#define QWEN   "\"model_type\":\"qwen3_moe\","
+#define GEMMA2 "\"model_type\":\"gemma2\","
+#define GEMMA3 "\"model_type\":\"gemma3_text\","
+#define PHI3   "\"model_type\":\"phi3\","
+
+/* What is said about fields that only one kind of network has. */
+static void test_fields_of_kinds(void **state)
 {
     (void)state;
     static const struct {
@@ -378,22 +384,33 @@ static void test_expert_fields(void **state)
         status want;
         const char *words;
     } cases[] = {
-        { "\"num_experts_per_tok\":2", ST_INVALID, "num_local_experts is missing" },
-        { "\"num_experts\":0,\"num_experts_per_tok\":2", ST_INVALID, "num_experts must be 1 or more" },
-        { "\"num_experts\":4", ST_INVALID, "num_experts_per_tok is missing" },
-        { "\"num_experts\":4,\"num_experts_per_tok\":0", ST_INVALID, "a token uses 0 of 4 experts" },
-        { "\"num_experts\":4,\"num_experts_per_tok\":5", ST_INVALID, "a token uses 5 of 4 experts" },
-        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"decoder_sparse_step\":0", ST_INVALID, "decoder_sparse_step" },
-        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"mlp_only_layers\":[2]", ST_INVALID, "not from 0 to 1" },
-        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"mlp_only_layers\":1", ST_INVALID, "is not an array" },
-        { "\"num_experts\":4,\"num_experts_per_tok\":2,\"shared_expert_intermediate_size\":8", ST_UNSUPPORTED,
+        { QWEN "\"num_experts_per_tok\":2", ST_INVALID, "num_local_experts is missing" },
+        { QWEN "\"num_experts\":0,\"num_experts_per_tok\":2", ST_INVALID, "num_experts must be 1 or more" },
+        { QWEN "\"num_experts\":4", ST_INVALID, "num_experts_per_tok is missing" },
+        { QWEN "\"num_experts\":4,\"num_experts_per_tok\":0", ST_INVALID, "a token uses 0 of 4 experts" },
+        { QWEN "\"num_experts\":4,\"num_experts_per_tok\":5", ST_INVALID, "a token uses 5 of 4 experts" },
+        { QWEN "\"num_experts\":4,\"num_experts_per_tok\":2,\"decoder_sparse_step\":0", ST_INVALID,
+          "decoder_sparse_step" },
+        { QWEN "\"num_experts\":4,\"num_experts_per_tok\":2,\"mlp_only_layers\":[2]", ST_INVALID, "not from 0 to 1" },
+        { QWEN "\"num_experts\":4,\"num_experts_per_tok\":2,\"mlp_only_layers\":1", ST_INVALID, "is not an array" },
+        { QWEN "\"num_experts\":4,\"num_experts_per_tok\":2,\"shared_expert_intermediate_size\":8", ST_UNSUPPORTED,
           "shared_expert_intermediate_size: only null" },
+        { GEMMA2 "\"hidden_activation\":\"gelu\"", ST_UNSUPPORTED, "hidden_activation: only \"gelu_pytorch_tanh\"" },
+        { GEMMA2 "\"query_pre_attn_scalar\":0", ST_INVALID, "query_pre_attn_scalar is not above 0" },
+        { GEMMA2 "\"attn_logit_softcapping\":-1", ST_INVALID, "caps -1 of scores and 30 of logits" },
+        { GEMMA2 "\"use_bidirectional_attention\":true", ST_UNSUPPORTED, "use_bidirectional_attention: only false" },
+        { GEMMA3 "\"attn_logit_softcapping\":50", ST_UNSUPPORTED, "attn_logit_softcapping: only null" },
+        { GEMMA3 "\"sliding_window_pattern\":0", ST_INVALID, "sliding_window_pattern must be 1 or more" },
+        { GEMMA3 "\"rope_local_base_freq\":0.5", ST_INVALID, "rotary base is not a number" },
+        { PHI3 "\"partial_rotary_factor\":0.1", ST_INVALID, "partial_rotary_factor leaves nothing to rotate" },
+        { PHI3 "\"partial_rotary_factor\":1.5", ST_INVALID, "partial_rotary_factor leaves nothing to rotate" },
+        { PHI3 "\"head_dim\":4,\"partial_rotary_factor\":0.75", ST_INVALID, "3 of 4 dimensions of a head cannot be" },
     };
     reset_folder();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[512];
         snprintf(text, sizeof text,
-                 "{\"model_type\":\"qwen3_moe\",\"hidden_size\":4,\"num_hidden_layers\":2,\"num_attention_heads\":2,"
+                 "{\"hidden_size\":4,\"num_hidden_layers\":2,\"num_attention_heads\":2,"
                  "\"num_key_value_heads\":1,\"intermediate_size\":6,\"vocab_size\":1024,"
                  "\"max_position_embeddings\":64,%s}",
                  cases[i].fields);
@@ -786,7 +803,7 @@ int main(void)
         cmocka_unit_test(test_config_variants),
         cmocka_unit_test(test_fingerprint_sees_weights),
         cmocka_unit_test(test_folder_without_parts),
-        cmocka_unit_test(test_expert_fields),
+        cmocka_unit_test(test_fields_of_kinds),
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_folder_templates),
