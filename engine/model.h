@@ -30,7 +30,7 @@ enum model_arch {
     ARCH_QWEN3MOE,
     ARCH_PHI3,
     ARCH_GEMMA2,
-    ARCH_GEMMA3
+    ARCH_GEMMA3,
 };
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU }; /* GELU: by tanh */
 

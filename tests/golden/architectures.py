@@ -359,4 +359,5 @@ def main():
     suite.finish()
 
 
-main()
+if __name__ == "__main__":
+    main()
