@@ -320,9 +320,8 @@ static uint32_t keep_with_logits(const struct row_span *span)
 static bool drop_cancelled(struct forward *f)
 {
     const struct model_config *c = f->config;
-    const struct row_buffer buffers[] = { { f->x, c->n_embd },
-                                          { f->cosines, f->n_rotated },
-                                          { f->sines, f->n_rotated } };
+    const size_t angles = (size_t)f->n_ropes * f->n_rotated;
+    const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->cosines, angles }, { f->sines, angles } };
     rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers);
     return f->rows.n_rows > 0;
 }
