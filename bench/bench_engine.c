@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
-#include "engine/quantised.h"
 
 /* xorshift32: the same prompt in every run. */
 static void fill_prompt(uint32_t *tokens, uint32_t n, uint32_t n_vocab)
@@ -168,11 +167,12 @@ static void summarise(const struct solo *solo, const struct bench_engine_options
     out->attention_ops = median(runs, o->repeats, offsetof(struct figures, attention_ops));
     out->step_bytes = matrices_of(model).bytes + kv_bytes(model, o);
     const struct model_layer *first = &model_weights(model)->layers[0];
-    out->quantised = dtype_is_quantised((first->experts ? first->experts[0].up : first->up)->type);
+    out->layers = (first->experts ? first->experts[0].up : first->up)->type;
     out->read_bytes_per_s = out->step_bytes * out->decode.tps / o->sequences;
     out->n_threads = solo_threads(solo);
     snprintf(out->model, sizeof out->model, "%.127s", model_name(model));
     snprintf(out->isa, sizeof out->isa, "%.15s", solo_isa(solo));
+    snprintf(out->class, sizeof out->class, "%.15s", engine_class_name(o->class));
 }
 
 static status measure(struct solo *solo, const struct bench_engine_options *o, struct bench_engine_result *out)
@@ -202,6 +202,7 @@ status bench_engine(const struct bench_engine_options *options, struct bench_eng
     struct solo_options o = {
         .path = options->path,
         .isa = options->isa,
+        .class = options->class,
         .kv_type = DTYPE_BF16,
         .n_threads = options->n_threads,
         .max_tokens = options->prompt + options->generate,

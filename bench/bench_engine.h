@@ -11,6 +11,7 @@
 struct bench_engine_options {
     const char *path; /* of the model */
     enum engine_isa isa;
+    enum contract_class class;
     uint32_t n_threads;               /* 0: one for each core */
     uint32_t prompt, generate, chunk; /* tokens; chunk: rows of one prefill step */
     uint32_t repeats;                 /* after one unmeasured run; the medians are given */
@@ -26,7 +27,7 @@ struct bench_engine_phase {
 };
 
 struct bench_engine_result {
-    char model[128], isa[16];
+    char model[128], isa[16], class[16];
     uint32_t n_threads;
     struct bench_engine_phase prefill, decode;
     /* Operations (a multiply and an add are two) per second of the time spent in them, in prefill: with weights,
@@ -34,7 +35,7 @@ struct bench_engine_result {
     double product_ops, attention_ops;
     /* Bytes a step must read at least, as the file has them: every matrix once, and the KV of the sequences. */
     double step_bytes;
-    bool quantised;          /* are its layers */
+    enum dtype layers;       /* most of their weights */
     double read_bytes_per_s; /* of them, in decode */
 };
 

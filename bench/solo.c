@@ -42,6 +42,7 @@ static status create_engine(struct solo *s, const struct solo_options *o, struct
     struct engine_options options = {
         .model = s->model,
         .isa = o->isa,
+        .class = o->class,
         .f32_math = o->f32_math,
         .n_threads = s->n_threads,
         .pin_threads = o->pin_threads,
@@ -75,7 +76,7 @@ status solo_create(const struct solo_options *options, struct solo **out, struct
     s->n_seqs = options->n_seqs ? options->n_seqs : 1;
     s->seq_blocks = (s->max_tokens + SOLO_BLOCK_TOKENS - 1) / SOLO_BLOCK_TOKENS;
     ASSERT(s->n_seqs <= s->max_rows);
-    status st = engine_isa_check(options->isa, err);
+    status st = engine_isa_check(options->isa, options->class, err);
     if (st == ST_OK)
         st = model_open(options->path, MODEL_WEIGHTS, &s->model, err);
     if (st == ST_OK)

@@ -10,6 +10,7 @@
 struct solo_options {
     const char *path; /* of the model */
     enum engine_isa isa;
+    enum contract_class class;
     bool f32_math;
     enum dtype kv_type;  /* F32, BF16, F16 or INT8 */
     uint32_t n_threads;  /* 0: one for each core that this process may use */

@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/model_store.h"
 #include "common/json_writer.h"
+#include "engine/quantised.h"
 
 #define MAX_TOKENS    (1 << 20)
 #define LIMIT_SECONDS 0.6 /* of each measurement */
@@ -30,6 +31,7 @@ static void print_json(const struct bench_engine_options *o, const struct bench_
     json_write_object(&w);
     json_field_string(&w, "model", r->model);
     json_field_string(&w, "isa", r->isa);
+    json_field_string(&w, "class", r->class);
     json_field_uint(&w, "threads", r->n_threads);
     json_field_uint(&w, "prompt", o->prompt);
     json_field_uint(&w, "generate", o->generate);
@@ -71,7 +73,8 @@ static void print_part(const char *what, double share, double ops, double limit)
 static void print_engine(const struct bench_engine_options *o, const struct bench_engine_result *r,
                          const struct engine_limits *l)
 {
-    printf("%s, %s kernels, %u threads, %u at once\n", r->model, r->isa, r->n_threads, o->sequences);
+    printf("%s, %s kernels, class %s, %u threads, %u at once\n", r->model, r->isa, r->class, r->n_threads,
+           o->sequences);
     printf("  prefill of %u tokens   %10.1f tokens/s\n", o->prompt, r->prefill.tps);
     print_part("products", r->prefill.product_share, r->product_ops, l->product);
     print_part("attention", r->prefill.attention_share, r->attention_ops, l->attention);
@@ -84,28 +87,49 @@ static void print_engine(const struct bench_engine_options *o, const struct benc
     print_part("attention", r->decode.attention_share, 0, 0);
 }
 
-/* The multiply-adds that the kernels of this name live on. */
-static enum limit_peak peak_of(const struct bench_engine_result *r, bool quantised)
+static bool has_tiles(const struct bench_engine_result *r)
 {
-    bool wide = !strcmp(r->isa, "avx512");
-    if (quantised)
-        return wide ? LIMIT_INT8_VNNI : LIMIT_INT8_AVX2;
-    return wide ? LIMIT_FP32_AVX512 : LIMIT_FP32_AVX2;
+    return !strcmp(r->isa, "amx");
+}
+
+static bool has_bf16_tiles(const struct bench_engine_result *r)
+{
+    return has_tiles(r) && !strcmp(r->class, "amx");
+}
+
+static bool is_wide(const struct bench_engine_result *r)
+{
+    return has_tiles(r) || !strcmp(r->isa, "avx512");
+}
+
+/* The multiply-adds that products live on, and attention. */
+static enum limit_peak product_peak(const struct bench_engine_result *r)
+{
+    if (dtype_is_quantised(r->layers))
+        return has_tiles(r) ? LIMIT_INT8_AMX : is_wide(r) ? LIMIT_INT8_VNNI : LIMIT_INT8_AVX2;
+    if (r->layers == DTYPE_BF16 && has_bf16_tiles(r))
+        return LIMIT_BF16_AMX;
+    return is_wide(r) ? LIMIT_FP32_AVX512 : LIMIT_FP32_AVX2;
+}
+
+static enum limit_peak attention_peak(const struct bench_engine_result *r)
+{
+    return has_bf16_tiles(r) ? LIMIT_BF16_AMX : is_wide(r) ? LIMIT_FP32_AVX512 : LIMIT_FP32_AVX2;
 }
 
 static status measure_engine_limits(const struct bench_engine_result *r, struct engine_limits *out, struct error *err)
 {
     double huge;
     if (strcmp(r->isa, "reference") != 0) {
-        out->product = limit_peak_measure(peak_of(r, r->quantised), r->n_threads, LIMIT_SECONDS);
-        out->attention = limit_peak_measure(peak_of(r, false), r->n_threads, LIMIT_SECONDS);
+        out->product = limit_peak_measure(product_peak(r), r->n_threads, LIMIT_SECONDS);
+        out->attention = limit_peak_measure(attention_peak(r), r->n_threads, LIMIT_SECONDS);
     }
     return limit_read_measure(r->n_threads, LIMIT_SECONDS, &out->read, &huge, err);
 }
 
 static int run_engine(const struct command *self, int argc, char **argv)
 {
-    const char *model = known_models[0].name, *isa = "auto";
+    const char *model = known_models[0].name, *isa = "auto", *class = "portable";
     int64_t prompt = 512, generate = 64, threads = 0, chunk = 512, repeats = 3;
     int64_t sequences = 1;
     bool as_json = false, limits = false, known;
@@ -118,7 +142,8 @@ static int run_engine(const struct command *self, int argc, char **argv)
         { "prompt", 0, OPTION_INT, &prompt, "N", "Tokens of the prompt (512)", 1, MAX_TOKENS },
         { "generate", 0, OPTION_INT, &generate, "N", "Tokens generated behind it (64)", 1, MAX_TOKENS },
         { "threads", 0, OPTION_INT, &threads, "N", "Threads that compute; 0: one for each core (0)", 0, 256 },
-        { "isa", 0, OPTION_WORD, &isa, "auto|reference|avx2|avx512", "Instruction set (auto)", 0, 0 },
+        { "isa", 0, OPTION_WORD, &isa, "auto|reference|avx2|avx512|amx", "Instruction set (auto)", 0, 0 },
+        { "class", 0, OPTION_WORD, &class, "portable|amx", "Arithmetic (portable)", 0, 0 },
         { "chunk", 0, OPTION_INT, &chunk, "N", "Prompt tokens of one step (512)", 1, MAX_TOKENS },
         { "repeats", 0, OPTION_INT, &repeats, "N", "Measured runs, of which the median is given (3)", 1,
           BENCH_ENGINE_MAX_REPEATS },
@@ -140,7 +165,8 @@ static int run_engine(const struct command *self, int argc, char **argv)
         .sequences = (uint32_t)sequences,
     };
     struct engine_limits l = { 0, 0, 0 };
-    if (!engine_isa_parse(isa, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK ||
+    if (!engine_isa_parse(isa, &o.isa) || !engine_class_parse(class, &o.class) ||
+        model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK ||
         bench_engine(&o, &result, &err) != ST_OK || (limits && measure_engine_limits(&result, &l, &err) != ST_OK))
         return command_failed(self, "%s", err.text);
     if (as_json)

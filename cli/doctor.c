@@ -169,11 +169,13 @@ static void check_huge_pages(struct examination *e)
 static void check_processor(struct examination *e)
 {
     struct error err;
-    if (engine_isa_check(ENGINE_REFERENCE, &err) != ST_OK) {
+    if (engine_isa_check(ENGINE_REFERENCE, CLASS_PORTABLE, &err) != ST_OK) {
         say(e, BAD, "processor", "use a processor with AVX2 and FMA (x86-64-v3)", "%s", err.text);
         return;
     }
-    if (engine_isa_check(ENGINE_AVX512, &err) == ST_OK)
+    if (engine_isa_check(ENGINE_AMX, CLASS_AMX, &err) == ST_OK)
+        say(e, FINE, "processor", NULL, "AMX: the amx kernels run, and class amx can be had");
+    else if (engine_isa_check(ENGINE_AVX512, CLASS_PORTABLE, &err) == ST_OK)
         say(e, FINE, "processor", NULL, "AVX-512 with VNNI: the avx512 kernels run");
     else
         say(e, NOTE, "processor", "answers are the same, and slower than with AVX-512", "%s: the avx2 kernels run",

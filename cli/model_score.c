@@ -161,7 +161,7 @@ static status open_model(struct scorer *s, struct solo_options *o, struct error 
 static int run(const struct command *self, int argc, char **argv)
 {
     struct scorer s = { .self = self };
-    const char *model = NULL, *top = "8", *engine = "auto", *kv = "bf16", *logits = NULL;
+    const char *model = NULL, *top = "8", *engine = "auto", *class = "portable", *kv = "bf16", *logits = NULL;
     int64_t threads = 0, chunk = DEFAULT_CHUNK;
     bool f32 = false, known;
     char path[PATH_MAX];
@@ -171,8 +171,9 @@ static int run(const struct command *self, int argc, char **argv)
     const struct option_row rows[] = {
         { "model", 0, OPTION_TEXT, &model, "PATH|NAME", "Model; must be given", 0, 0 },
         { "top", 0, OPTION_TEXT, &top, "K|all", "Likeliest tokens of each position (8)", 0, 0 },
-        { "engine", 0, OPTION_WORD, &engine, "auto|reference|avx2|avx512", "Instruction set of the kernels (auto)", 0,
-          0 },
+        { "engine", 0, OPTION_WORD, &engine, "auto|reference|avx2|avx512|amx", "Instruction set of the kernels (auto)",
+          0, 0 },
+        { "class", 0, OPTION_WORD, &class, "portable|amx", "Arithmetic (portable)", 0, 0 },
         { "f32", 0, OPTION_FLAG, &f32, "", "Widen all weights and quantise no activation", 0, 0 },
         { "kv", 0, OPTION_WORD, &kv, "f32|bf16|f16|int8", "Number format of the KV cache (bf16)", 0, 0 },
         { "logits", 0, OPTION_TEXT, &logits, "FILE",
@@ -191,7 +192,8 @@ static int run(const struct command *self, int argc, char **argv)
         .n_threads = (uint32_t)threads,
         .max_rows = (uint32_t)chunk,
     };
-    if (!engine_isa_parse(engine, &o.isa) || model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK)
+    if (!engine_isa_parse(engine, &o.isa) || !engine_class_parse(class, &o.class) ||
+        model_store_resolve(model, path, sizeof path, &known, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     s.chunk = (uint32_t)chunk;
     text_buffer_init(&s.text, OUTPUT_MAX_BYTES);

@@ -1,7 +1,7 @@
 /* backend.h - the operations of which the forward pass is made.
  * One table per instruction set. All functions are pure on what they are given
- * and may run on any thread of the team at once for different outputs; all give
- * the bits that contract.h fixes. */
+ * and may run on any thread of the team at once for different outputs; all of a
+ * class give the bits that contract.h fixes for it. */
 #ifndef BATON_ENGINE_BACKEND_H
 #define BATON_ENGINE_BACKEND_H
 
@@ -62,12 +62,19 @@ struct backend {
 };
 
 extern const struct backend backend_reference;
-extern const struct backend backend_avx2;   /* only where backend_avx2_missing() is NULL   */
-extern const struct backend backend_avx512; /* only where backend_avx512_missing() is NULL */
+extern const struct backend backend_reference_amx; /* the same in class amx */
+extern const struct backend backend_avx2;          /* only where backend_avx2_missing() is NULL   */
+extern const struct backend backend_avx512;        /* only where backend_avx512_missing() is NULL */
+
+/* Only where backend_amx_missing(class) is NULL. */
+struct backend amx_backend(enum contract_class class);
 
 /* The first instruction set of the backend that this processor (or its kernel)
  * lacks, as /proc/cpuinfo names it; NULL when it can run. */
 const char *backend_avx2_missing(void);
 const char *backend_avx512_missing(void);
+const char *backend_avx512_bf16_missing(void); /* what the kernels with AMX need beside its tiles */
+/* Asks the kernel for leave to use tiles, once a process. */
+const char *backend_amx_missing(enum contract_class class);
 
 #endif

@@ -1,5 +1,7 @@
-/* contract.h - the arithmetic contract of the class "portable".
- * Every backend gives these bits, whatever its instruction set, however rows
+/* contract.h - the arithmetic contracts. A class is what two engines must agree on to
+ * give the same bits.
+ *
+ * Class "portable". Every backend gives these bits, whatever its instruction set, however rows
  * are cut into steps, and whatever else is in the step. Lanes are outputs,
  * threads divide outputs, rows or heads; no sum over k is ever divided.
  * Everything is IEEE binary32, nearest even, without contraction: fma() below
@@ -53,15 +55,46 @@
  * Experts: a row's are those of the largest router logits, of equal ones the first. p = exp(logit - max) over all
  *   logits; a chosen one's weight is p / S, S being the sum of the chosen p where they sum to one, of all p otherwise,
  *   experts ascending from +0. y = the first chosen expert's result times its weight; then y = y + (the next one's
- *   times its weight), experts ascending, a rounding for each operator; then x + y. */
+ *   times its weight), experts ascending, a rounding for each operator; then x + y.
+ *
+ * Class "amx": as above but for products with BF16 weights and for attention, which are
+ * sums of steps as AMX's TDPBF16PS makes them: 32 products each, in the order of
+ * bf16_steps.h, which also has the rounding to bfloat16 and the exponential.
+ * Products, weights in BF16 (rule BF16): x rounded to bfloat16; from +0 one step for
+ *   each 32 values of k ascending, zeros behind the last.
+ * Attention: q (scaled as above), K and V are rounded to bfloat16, K and V after they
+ *   were rounded to the cache dtype. A score is, from +0, one step for each 32 values
+ *   of the head's dimension ascending, zeros behind the last. Splits of 64 absolute
+ *   positions ascending, with M = -infinity, L = +0 and O = +0 before the first;
+ *   for each that has an unmasked position:
+ *   m = max of the unmasked scores, M' = max(M, m), a = M' > M ? bf16_exp(M - M') : 1,
+ *   p = bf16_exp(s - M'), or 0 where masked or behind the last position,
+ *   L = L * a, then L = L + p ascending; O = O * a, then two steps of 32 positions on
+ *   O, p (rounded to bfloat16) times v. The result is (O + 0) * (1 / L).
+ *   A masked position is multiplied by zero, which changes no bit as long as its v is
+ *   finite: a zero's sign, which it may change, is lost in O + 0. */
 #ifndef BATON_ENGINE_CONTRACT_H
 #define BATON_ENGINE_CONTRACT_H
 
 #define CONTRACT_GROUP      32u /* values that share one activation scale */
 #define CONTRACT_SPLIT      64u /* positions of one attention split       */
 #define CONTRACT_NORM_LANES 16u
+#define CONTRACT_STEP       32u /* products of one step of class amx      */
 #define CONTRACT_TINY       0x1p-100f
 #define CONTRACT_INT8_MAX   127.0f
 #define CONTRACT_INT16_MAX  32512.0f /* 256 * 127: a high and a low byte, both signed */
+
+/* 2^r for |r| <= 1/2 is 1 + C1 r + C2 r^2 + C3 r^3 to 1.02e-4 of it. */
+#define BF16_EXP_MIN -125.0f
+#define BF16_EXP_C1  0x1.62f5fcp-1f
+#define BF16_EXP_C2  0x1.f00c66p-3f
+#define BF16_EXP_C3  0x1.c2a240p-5f
+
+#define CONTRACT_CLASSES(X) X(PORTABLE, "portable") X(AMX, "amx")
+enum contract_class {
+#define X(name, text) CLASS_##name,
+    CONTRACT_CLASSES(X)
+#undef X
+};
 
 #endif

@@ -2,8 +2,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/attention_bf16_reference.h"
 #include "engine/attention_reference.h"
 #include "engine/backend.h"
+#include "engine/bf16_steps.h"
 #include "engine/math_f32.h"
 #include "engine/quantised.h"
 
@@ -32,6 +34,13 @@ static void reference_describe(const struct tensor *t, bool f32_math, uint8_t *d
         .n_in = (uint32_t)t->shape[1],
         .data = t->data,
     };
+}
+
+static void reference_describe_amx(const struct tensor *t, bool f32_math, uint8_t *dst, struct matrix *out)
+{
+    reference_describe(t, f32_math, dst, out);
+    if (t->type == DTYPE_BF16 && !f32_math)
+        out->rule = RULE_BF16;
 }
 
 static void reference_pack_panel(const struct tensor *t, const struct matrix *m, uint32_t panel, float *row)
@@ -80,12 +89,25 @@ static void split_bytes(const int32_t *q, int8_t *high, int8_t *low)
     }
 }
 
+static void round_rows(struct activations *a, uint32_t row0, uint32_t n, const float *x)
+{
+    const size_t stride = act_bf16_stride(a->n_in);
+    for (uint32_t r = 0; r < n; r++) {
+        uint16_t *dst = a->bf16 + (row0 + r) * stride;
+        memset(dst, 0, stride * sizeof *dst);
+        for (uint32_t k = 0; k < a->n_in; k++)
+            dst[k] = bf16_round(x[(size_t)r * a->n_in + k]);
+    }
+}
+
 /* Row-major: q, q_low and f32 [row][n_in], scale [row][group][2]; bias is not used. */
 static void reference_prepare(struct activations *a, unsigned rules, uint32_t row0, uint32_t n, const float *x)
 {
     size_t n_in = a->n_in;
     if (rules & RULE_F32)
         memcpy(a->f32 + row0 * n_in, x, n * n_in * sizeof *x);
+    if (rules & RULE_BF16)
+        round_rows(a, row0, n, x);
     if (!(rules & (RULE_INT8 | RULE_INT16)))
         return;
     float most = rules & RULE_INT16 ? CONTRACT_INT16_MAX : CONTRACT_INT8_MAX;
@@ -198,6 +220,20 @@ static void product_f32(const struct matrix *m, const struct activations *a, uin
     }
 }
 
+static void product_bf16(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t o,
+                         float acc[ROW_STEP])
+{
+    const size_t stride = act_bf16_stride(m->n_in);
+    const uint8_t *src = m->data + o * dtype_row_bytes(m->type, m->n_in);
+    memset(acc, 0, ROW_STEP * sizeof *acc);
+    for (size_t k = 0; k < m->n_in; k += CONTRACT_STEP) {
+        uint16_t w[CONTRACT_STEP] = { 0 };
+        memcpy(w, src + k * sizeof *w, (m->n_in - k < CONTRACT_STEP ? m->n_in - k : CONTRACT_STEP) * sizeof *w);
+        for (uint32_t r = 0; r < n; r++)
+            acc[r] = bf16_step(acc[r], a->bf16 + (row + r) * stride + k, w);
+    }
+}
+
 static void reference_product(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1,
                               uint32_t panel0, uint32_t panel1, float *out, size_t stride)
 {
@@ -208,6 +244,8 @@ static void reference_product(const struct matrix *m, const struct activations *
             float acc[ROW_STEP];
             if (m->rule == RULE_F32)
                 product_f32(m, a, row, n, o, acc);
+            else if (m->rule == RULE_BF16)
+                product_bf16(m, a, row, n, o, acc);
             else
                 product_int(m, a, row, n, o, acc);
             for (uint32_t r = 0; r < n; r++)
@@ -310,4 +348,22 @@ const struct backend backend_reference = {
     .attend_scratch_bytes = attention_reference_scratch_bytes,
     .attend_rows = attention_reference_rows,
     .attend = attention_reference,
+};
+
+const struct backend backend_reference_amx = {
+    .name = "reference",
+    .pack_bytes = reference_pack_bytes,
+    .pack_describe = reference_describe_amx,
+    .pack_panel = reference_pack_panel,
+    .prepare = reference_prepare,
+    .product = reference_product,
+    .rms_norm = reference_rms_norm,
+    .rope = reference_rope,
+    .scale = reference_scale,
+    .add = reference_add,
+    .silu_mul = reference_silu_mul,
+    .kv_store = reference_kv_store,
+    .attend_scratch_bytes = attention_bf16_reference_scratch_bytes,
+    .attend_rows = attention_reference_rows,
+    .attend = attention_bf16_reference,
 };

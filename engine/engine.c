@@ -8,44 +8,91 @@
 
 struct engine {
     const struct backend *backend;
-    struct cores cores; /* of the team; none when the kernel places its threads */
+    struct cores cores;   /* of the team; none when the kernel places its threads */
+    struct backend tiles; /* what backend points to where it uses AMX */
     struct team *team;
     struct weights *weights;
     struct forward *forward;
     struct model_config config;
 };
 
-bool engine_isa_parse(const char *word, enum engine_isa *out)
-{
-    static const char *const words[] = {
+static const char *const isa_words[] = {
 #define X(name, text) text,
-        ENGINE_ISAS(X)
+    ENGINE_ISAS(X)
 #undef X
-    };
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (!strcmp(word, words[i])) {
-            *out = (enum engine_isa)i;
-            return true;
-        }
-    return false;
+};
+
+static const char *const class_words[] = {
+#define X(name, text) text,
+    CONTRACT_CLASSES(X)
+#undef X
+};
+
+/* n when it is none of them. */
+static size_t find_word(const char *word, const char *const *words, size_t n)
+{
+    size_t i = 0;
+    while (i < n && strcmp(word, words[i]) != 0)
+        i++;
+    return i;
 }
 
-status engine_isa_check(enum engine_isa isa, struct error *err)
+bool engine_isa_parse(const char *word, enum engine_isa *out)
 {
+    const size_t n = sizeof isa_words / sizeof *isa_words;
+    size_t i = find_word(word, isa_words, n);
+    if (i < n)
+        *out = (enum engine_isa)i;
+    return i < n;
+}
+
+bool engine_class_parse(const char *word, enum contract_class *out)
+{
+    const size_t n = sizeof class_words / sizeof *class_words;
+    size_t i = find_word(word, class_words, n);
+    if (i < n)
+        *out = (enum contract_class)i;
+    return i < n;
+}
+
+const char *engine_class_name(enum contract_class class)
+{
+    return class_words[class];
+}
+
+status engine_isa_check(enum engine_isa isa, enum contract_class class, struct error *err)
+{
+    const bool only_tiles = class == CLASS_AMX && isa == ENGINE_AUTO;
     const char *missing = backend_avx2_missing();
     if (missing != NULL)
         return error_set(err, ST_UNSUPPORTED, "this processor lacks %s, which every build needs", missing);
-    missing = isa == ENGINE_AVX512 ? backend_avx512_missing() : NULL;
+    if (class == CLASS_AMX && (isa == ENGINE_AVX2 || isa == ENGINE_AVX512))
+        return error_set(err, ST_UNSUPPORTED, "the %s kernels make class portable only, not amx: reference and amx do",
+                         isa_words[isa]);
+    missing = isa == ENGINE_AVX512              ? backend_avx512_missing()
+              : isa == ENGINE_AMX || only_tiles ? backend_amx_missing(class)
+                                                : NULL;
+    if (missing != NULL && only_tiles)
+        return error_set(
+            err, ST_UNSUPPORTED,
+            "this processor lacks %s, which class amx needs: take class portable, or the reference kernels, "
+            "which make it slowly",
+            missing);
     if (missing != NULL)
-        return error_set(err, ST_UNSUPPORTED, "this processor lacks %s, which the avx512 kernels need", missing);
+        return error_set(err, ST_UNSUPPORTED, "this processor lacks %s, which the %s kernels need", missing,
+                         isa_words[isa]);
     return ST_OK;
 }
 
 /* One that engine_isa_check() allows, and so with AVX2 at least. */
-static const struct backend *choose_backend(enum engine_isa isa)
+static const struct backend *choose_backend(struct engine *e, enum engine_isa isa, enum contract_class class)
 {
     if (isa == ENGINE_REFERENCE)
-        return &backend_reference;
+        return class == CLASS_AMX ? &backend_reference_amx : &backend_reference;
+    if (isa == ENGINE_AMX || (isa == ENGINE_AUTO && backend_amx_missing(class) == NULL)) {
+        e->tiles = amx_backend(class);
+        return &e->tiles;
+    }
     return isa == ENGINE_AVX2 || backend_avx512_missing() != NULL ? &backend_avx2 : &backend_avx512;
 }
 
@@ -58,6 +105,9 @@ static status check_options(const struct engine_options *o, const struct model_c
         return error_set(err, ST_INVALID, "the KV layout is of another model");
     if (o->kv.block_tokens == 0 || o->kv_pool == NULL || o->kv_blocks == 0 || (uintptr_t)o->kv_pool % 64 != 0)
         return error_set(err, ST_INVALID, "the KV pool must have blocks and be aligned to 64 bytes");
+    if (o->f32_math && o->class != CLASS_PORTABLE)
+        return error_set(err, ST_INVALID, "f32_math is arithmetic of its own: it goes with class portable, not %s",
+                         class_words[o->class]);
     if (o->max_rows == 0 || o->max_seqs == 0)
         return error_set(err, ST_INVALID, "max_rows and max_seqs must be at least 1");
     return ST_OK;
@@ -67,7 +117,7 @@ static status check_options(const struct engine_options *o, const struct model_c
 static status create(const struct model_config *config, const struct model_weights *source, const struct model *model,
                      const struct engine_options *options, struct engine **out, struct error *err)
 {
-    status st = engine_isa_check(options->isa, err);
+    status st = engine_isa_check(options->isa, options->class, err);
     if (st == ST_OK)
         st = check_options(options, config, err);
     if (st != ST_OK)
@@ -76,7 +126,7 @@ static status create(const struct model_config *config, const struct model_weigh
     if (e == NULL)
         return error_set(err, ST_NO_MEMORY, "out of memory for the engine");
     e->config = *config;
-    e->backend = choose_backend(options->isa);
+    e->backend = choose_backend(e, options->isa, options->class);
     if (options->pin_threads)
         (void)cores_claim(options->n_threads, &e->cores);
     st = team_create(options->n_threads, e->cores.processors, &e->team, err);

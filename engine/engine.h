@@ -2,8 +2,8 @@
  * The caller (a worker's loop thread) forms steps and owns the KV blocks; the
  * engine thread calls engine_run and its team computes. Nothing about a result
  * depends on what else is in the step, on how a prompt is cut into steps, on
- * threads or on the instruction set: the arithmetic contract of the class
- * "portable", written down in engine/contract.h. */
+ * threads or on the instruction set: engine/contract.h writes down the arithmetic of
+ * each class. */
 #ifndef BATON_ENGINE_ENGINE_H
 #define BATON_ENGINE_ENGINE_H
 
@@ -13,6 +13,7 @@
 
 #include "common/status.h"
 #include "engine/adapter.h"
+#include "engine/contract.h"
 #include "engine/kv_layout.h"
 #include "engine/model.h"
 #include "engine/page_kind.h"
@@ -21,7 +22,7 @@
 struct engine;
 struct weights_store; /* weights.h */
 
-#define ENGINE_ISAS(X) X(AUTO, "auto") X(REFERENCE, "reference") X(AVX2, "avx2") X(AVX512, "avx512")
+#define ENGINE_ISAS(X) X(AUTO, "auto") X(REFERENCE, "reference") X(AVX2, "avx2") X(AVX512, "avx512") X(AMX, "amx")
 enum engine_isa {
 #define X(name, text) ENGINE_##name,
     ENGINE_ISAS(X)
@@ -31,6 +32,7 @@ enum engine_isa {
 struct engine_options {
     const struct model *model; /* borrowed; opened with MODEL_WEIGHTS */
     enum engine_isa isa;       /* AUTO: the best this processor has */
+    enum contract_class class; /* AMX: with the instruction set REFERENCE or AMX, and without f32_math */
     bool f32_math;             /* widen all weights to float32 first: no activation is quantised */
     uint32_t n_threads;        /* including the caller's */
     bool pin_threads; /* to processors that no other pinned engine of this machine has, where there are so many */
@@ -61,10 +63,13 @@ struct engine_weights {
 struct engine_weights engine_weights(const struct engine *engine);
 bool engine_is_pinned(const struct engine *engine);
 const char *engine_isa_name(const struct engine *engine);
+const char *engine_class_name(enum contract_class class);
 /* The word of ENGINE_ISAS; false when it is none of them. */
 bool engine_isa_parse(const char *word, enum engine_isa *out);
-/* ST_UNSUPPORTED with a sentence when this processor lacks the instructions. */
-MUST_CHECK status engine_isa_check(enum engine_isa isa, struct error *err);
+/* Likewise a word of CONTRACT_CLASSES. */
+bool engine_class_parse(const char *word, enum contract_class *out);
+/* ST_UNSUPPORTED with a sentence when this processor lacks the instructions, or they make no such class. */
+MUST_CHECK status engine_isa_check(enum engine_isa isa, enum contract_class class, struct error *err);
 
 enum step_logits { STEP_NO_LOGITS, STEP_SAMPLE, STEP_SAMPLE_EACH, STEP_ALL_LOGITS };
 

@@ -476,13 +476,15 @@ static float *carve_f32(struct carver *c, size_t a, size_t b)
     return carve(c, a * b * sizeof(float));
 }
 
-static void carve_activations(struct activations *acts, size_t values, size_t low_values, struct carver *c)
+static void carve_activations(struct activations *acts, size_t rows, size_t widest, size_t low_values, struct carver *c)
 {
+    const size_t values = rows * widest;
     acts->f32 = carve_f32(c, values, 1);
     acts->q = carve(c, values);
     acts->q_low = carve(c, low_values);
     acts->scale = carve_f32(c, values / CONTRACT_GROUP, 2);
     acts->bias = carve(c, values / CONTRACT_GROUP * ACT_BIASES * sizeof *acts->bias);
+    acts->bf16 = carve(c, rows * act_bf16_stride(widest) * sizeof *acts->bf16);
 }
 
 static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint32_t max_seqs)
@@ -503,7 +505,7 @@ static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint
     f->gate = carve_f32(c, rows, m->n_ffn);
     f->up = carve_f32(c, rows, m->n_ffn);
     f->logits = carve_f32(c, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
-    carve_activations(&f->acts, rows * widest, min_u32(LOGIT_ROWS, (uint32_t)rows) * (size_t)m->n_embd, c);
+    carve_activations(&f->acts, rows, widest, min_u32(LOGIT_ROWS, (uint32_t)rows) * (size_t)m->n_embd, c);
     uint32_t group = m->n_heads / m->n_kv_heads;
     uint32_t step = f->backend->attend_rows(group);
     f->items = carve(c, (rows / step + max_seqs) * m->n_kv_heads * sizeof *f->items);

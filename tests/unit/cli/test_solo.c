@@ -169,7 +169,8 @@ static void the_bench_measures_something(void **state)
     assert_true(r.attention_ops > 0 && r.prefill.attention_share > 0 && r.prefill.attention_share < 1);
     assert_true(r.decode.product_share + r.decode.attention_share < 1);
     assert_true(r.step_bytes > 1e6 && r.read_bytes_per_s > r.step_bytes);
-    assert_false(r.quantised);
+    assert_int_equal(r.layers, DTYPE_BF16);
+    assert_string_equal(r.class, "portable");
 }
 
 int main(void)

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "engine/backend.h"
 #include "engine/engine.h"
 #include "engine/philox.h"
 #include "engine/quantised.h"
@@ -40,6 +41,7 @@ static float random_f32(void)
 
 /* A model in memory. */
 struct toy {
+    enum contract_class class; /* of the engines made of it */
     struct model_config config;
     struct model_weights weights;
     struct model_expert experts[3 * MAX_EXPERTS];
@@ -265,11 +267,13 @@ static void shuffle_blocks(struct bench *b)
     memcpy(b->blocks, all, sizeof b->blocks);
 }
 
+/* The class is the toy's. */
 static void bench_create(struct bench *b, const struct toy *toy, enum engine_isa isa, uint32_t n_threads,
                          enum dtype kv_type, bool f32_math)
 {
     struct error err;
     b->options = (struct engine_options){ .isa = isa,
+                                          .class = toy->class,
                                           .f32_math = f32_math,
                                           .n_threads = n_threads,
                                           .kv_blocks = POOL_BLOCKS,
@@ -428,21 +432,22 @@ static void check_crowded(const struct toy *toy, enum dtype kv_type, bool f32_ma
 }
 
 /* pinned is the hash of all hashes: it must be the same on every machine and from every compiler, for good. */
-static void check_everything(const struct model_config *config, const enum dtype types[3], enum dtype kv_type,
-                             bool f32_math, uint32_t n, uint64_t pinned)
+static void check_class(enum contract_class class, const struct model_config *config, const enum dtype types[3],
+                        enum dtype kv_type, bool f32_math, uint32_t n, uint64_t pinned)
 {
-    const enum engine_isa fast[] = { ENGINE_AVX2, ENGINE_AVX512 };
+    const enum engine_isa fast[] = { ENGINE_AVX2, ENGINE_AVX512, ENGINE_AMX };
     random_counter = 0;
     struct toy toy;
     struct hashes base = { { 0 } };
     uint32_t tokens[MAX_POSITIONS];
     struct error err;
     toy_create(&toy, config, types);
+    toy.class = class;
     random_tokens(tokens, n, config->n_vocab);
     check_schedules(&toy, ENGINE_REFERENCE, 1, kv_type, f32_math, tokens, n, &base);
     check_schedules(&toy, ENGINE_REFERENCE, 2, kv_type, f32_math, tokens, n, &base);
-    for (size_t i = 0; i < sizeof fast / sizeof *fast; i++)
-        if (engine_isa_check(fast[i], &err) == ST_OK) {
+    for (size_t i = class == CLASS_AMX ? 2 : 0; i < sizeof fast / sizeof *fast; i++)
+        if (engine_isa_check(fast[i], class, &err) == ST_OK) {
             check_schedules(&toy, fast[i], 1, kv_type, f32_math, tokens, n, &base);
             check_schedules(&toy, fast[i], 2, kv_type, f32_math, tokens, n, &base);
         } else {
@@ -451,6 +456,12 @@ static void check_everything(const struct model_config *config, const enum dtype
     check_crowded(&toy, kv_type, f32_math, tokens, n, &base);
     assert_int_equal(XXH3_64bits(base.of, n * sizeof *base.of), pinned);
     toy_release(&toy);
+}
+
+static void check_everything(const struct model_config *config, const enum dtype types[3], enum dtype kv_type,
+                             bool f32_math, uint32_t n, uint64_t pinned)
+{
+    check_class(CLASS_PORTABLE, config, types, kv_type, f32_math, n, pinned);
 }
 
 static void test_llama_q4_1(void **state)
@@ -503,6 +514,32 @@ static void test_gemma(void **state)
     (void)state;
     check_everything(&gemma_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1 }, DTYPE_BF16, false, 150,
                      0xe755c7e2ff6c428a);
+}
+
+static void test_class_amx(void **state)
+{
+    (void)state;
+    check_class(CLASS_AMX, &qwen_shape, (enum dtype[]){ DTYPE_BF16, DTYPE_BF16, DTYPE_Q4_K }, DTYPE_BF16, false, 83,
+                0xb0b883541850463c);
+    check_class(CLASS_AMX, &odd_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_BF16, DTYPE_F16 }, DTYPE_F16, false, 150,
+                0xb945b8beb84f06d7);
+}
+
+/* Without BF16 weights its logits differ from portable's by attention alone: little, but they do. */
+static void test_classes_differ(void **state)
+{
+    (void)state;
+    struct toy toy;
+    struct hashes of[2] = { { { 0 } } };
+    uint32_t tokens[40];
+    toy_create(&toy, &llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_1 });
+    random_tokens(tokens, 40, llama_shape.n_vocab);
+    for (uint32_t c = 0; c < 2; c++) {
+        toy.class = (enum contract_class)c;
+        check_schedules(&toy, ENGINE_REFERENCE, 1, DTYPE_BF16, false, tokens, 40, &of[c]);
+    }
+    assert_true(of[0].of[39] != of[1].of[39]);
+    toy_release(&toy);
 }
 
 /* A file's own frequency factors, all two, are linear scaling by two. */
@@ -785,6 +822,23 @@ static void test_kv_is_exact(void **state)
     toy_release(&toy);
 }
 
+/* What has no kernels of the class says so, in words that an operator can act on. */
+static void test_class_without_kernels(void **state)
+{
+    (void)state;
+    struct error err;
+    assert_int_equal(engine_isa_check(ENGINE_REFERENCE, CLASS_AMX, &err), ST_OK);
+    assert_int_equal(engine_isa_check(ENGINE_AVX2, CLASS_AMX, &err), ST_UNSUPPORTED);
+    assert_string_equal(err.text, "the avx2 kernels make class portable only, not amx: reference and amx do");
+    if (backend_amx_missing(CLASS_AMX) == NULL)
+        return;
+    assert_int_equal(engine_isa_check(ENGINE_AUTO, CLASS_PORTABLE, &err), ST_OK);
+    assert_int_equal(engine_isa_check(ENGINE_AUTO, CLASS_AMX, &err), ST_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "which class amx needs"));
+    assert_int_equal(engine_isa_check(ENGINE_AMX, CLASS_PORTABLE, &err), ST_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "which the amx kernels need"));
+}
+
 static void test_bad_options(void **state)
 {
     (void)state;
@@ -795,14 +849,17 @@ static void test_bad_options(void **state)
     toy_create(&toy, &llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_0 });
     struct engine_options good = { .n_threads = 1, .kv_pool = pool, .kv_blocks = 1, .max_rows = 1, .max_seqs = 1 };
     model_kv_layout(&toy.config, BLOCK_TOKENS, DTYPE_BF16, &good.kv);
-    struct engine_options bad[6] = { good, good, good, good, good, good };
+    struct engine_options bad[7] = { good, good, good, good, good, good, good };
     bad[0].kv.type = DTYPE_Q8_0;
     bad[1].kv.n_layers++;
     bad[2].kv_pool = pool + 1;
     bad[3].max_rows = 0;
     bad[4].n_threads = 0;
     bad[5].n_threads = 100000;
-    for (size_t i = 0; i < 6; i++) {
+    bad[6].isa = ENGINE_REFERENCE;
+    bad[6].class = CLASS_AMX;
+    bad[6].f32_math = true;
+    for (size_t i = 0; i < 7; i++) {
         assert_int_equal(engine_create_from(&toy.config, &toy.weights, &bad[i], &engine, &err), ST_INVALID);
         assert_null(engine);
         assert_true(strlen(err.text) > 0);
@@ -824,11 +881,14 @@ int main(void)
         cmocka_unit_test(test_int8_kv),
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_gemma),
+        cmocka_unit_test(test_class_amx),
+        cmocka_unit_test(test_classes_differ),
         cmocka_unit_test(test_rope_factors),
         cmocka_unit_test(test_sampling_sees_the_logits),
         cmocka_unit_test(test_guesses_change_nothing),
         cmocka_unit_test(test_layers_and_cancellation),
         cmocka_unit_test(test_kv_is_exact),
+        cmocka_unit_test(test_class_without_kernels),
         cmocka_unit_test(test_bad_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,6 +24,7 @@
 struct setup {
     const char *model, *answers;
     enum engine_isa isa;
+    enum contract_class class;
     bool f32_math;
     enum dtype kv_type;
     size_t max_answers; /* 0: all */
@@ -138,6 +139,7 @@ static void force_all(const struct setup *setup, struct score *score)
     struct model *model = NULL;
     struct engine *engine = NULL;
     struct engine_options options = { .isa = setup->isa,
+                                      .class = setup->class,
                                       .f32_math = setup->f32_math,
                                       .n_threads = 2,
                                       .kv_blocks = MAX_TOKENS / BLOCK_TOKENS,
@@ -153,18 +155,19 @@ static void force_all(const struct setup *setup, struct score *score)
         fail_msg("%s", err.text);
     *score = (struct score){ 0 };
     force_answers(engine, setup, score);
-    print_message("%s %s, %s, KV %s: %u positions, top equal %u, worst of %u log-probabilities %.6f\n",
-                  model_name(model), engine_isa_name(engine), setup->f32_math ? "float32" : "as stored",
-                  dtype_name(setup->kv_type), score->positions, score->top_equal, score->listed, score->worst);
+    print_message("%s %s, class %s, %s, KV %s: %u positions, top equal %u, worst of %u log-probabilities %.6f\n",
+                  model_name(model), engine_isa_name(engine), engine_class_name(setup->class),
+                  setup->f32_math ? "float32" : "as stored", dtype_name(setup->kv_type), score->positions,
+                  score->top_equal, score->listed, score->worst);
     engine_destroy(&engine);
     model_close(&model);
     free(options.kv_pool);
 }
 
-static bool lacks(enum engine_isa isa)
+static bool lacks(enum engine_isa isa, enum contract_class class)
 {
     struct error err;
-    if (engine_isa_check(isa, &err) == ST_OK)
+    if (engine_isa_check(isa, class, &err) == ST_OK)
         return false;
     print_message("skipped: %s\n", err.text);
     return true;
@@ -192,9 +195,9 @@ static void check_same_bits(const char *model, const char *answers, enum engine_
     const uint32_t chunks[] = { 1, 7, 16, 512 };
     struct score expected;
     struct score got;
-    force_all(&(struct setup){ model, answers, ENGINE_REFERENCE, false, DTYPE_BF16, n, 0 }, &expected);
+    force_all(&(struct setup){ model, answers, ENGINE_REFERENCE, CLASS_PORTABLE, false, DTYPE_BF16, n, 0 }, &expected);
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-        force_all(&(struct setup){ model, answers, isa, false, DTYPE_BF16, n, chunks[i] }, &got);
+        force_all(&(struct setup){ model, answers, isa, CLASS_PORTABLE, false, DTYPE_BF16, n, chunks[i] }, &got);
         assert_int_equal(expected.hash, got.hash);
     }
 }
@@ -202,18 +205,36 @@ static void check_same_bits(const char *model, const char *answers, enum engine_
 static void test_tiny_reference(void **state)
 {
     (void)state;
-    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, true, DTYPE_F32, 24, 0 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, false, DTYPE_BF16, 24, 0 });
+    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, CLASS_PORTABLE, true, DTYPE_F32, 24, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, CLASS_PORTABLE, false, DTYPE_BF16, 24, 0 });
+}
+
+/* The fidelity of the class is the reference's, whoever computes it; prefill and decode agree. */
+static void test_tiny_class_amx(void **state)
+{
+    (void)state;
+    struct score whole;
+    struct score parts;
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, CLASS_AMX, false, DTYPE_BF16, 24, 0 });
+    force_all(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, CLASS_AMX, false, DTYPE_BF16, 4, 0 },
+              &whole);
+    force_all(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_REFERENCE, CLASS_AMX, false, DTYPE_BF16, 4, 1 },
+              &parts);
+    assert_int_equal(whole.hash, parts.hash);
+    if (!lacks(ENGINE_AMX, CLASS_AMX)) {
+        force_all(&(struct setup){ TINY_MODEL, TINY_ANSWERS, ENGINE_AMX, CLASS_AMX, false, DTYPE_BF16, 4, 7 }, &parts);
+        assert_int_equal(whole.hash, parts.hash);
+    }
 }
 
 static void test_tiny(void **state)
 {
     enum engine_isa isa = *(const enum engine_isa *)*state;
-    if (lacks(isa))
+    if (lacks(isa, CLASS_PORTABLE))
         skip();
-    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, true, DTYPE_F32, 0, 0 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, false, DTYPE_BF16, 0, 0 });
-    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, false, DTYPE_F16, 0, 0 });
+    check_exact(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, CLASS_PORTABLE, true, DTYPE_F32, 0, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, CLASS_PORTABLE, false, DTYPE_BF16, 0, 0 });
+    check_fast(&(struct setup){ TINY_MODEL, TINY_ANSWERS, isa, CLASS_PORTABLE, false, DTYPE_F16, 0, 0 });
     check_same_bits(TINY_MODEL, TINY_ANSWERS, isa, 6);
 }
 
@@ -225,10 +246,10 @@ static void test_smollm2(void **state)
         print_message("skipped: BATON_TEST_SMOLLM2 does not name the SmolLM2 GGUF file\n");
         skip();
     }
-    if (lacks(isa))
+    if (lacks(isa, CLASS_PORTABLE))
         skip();
-    check_exact(&(struct setup){ path, SMOLLM2_ANSWERS, isa, true, DTYPE_F32, 0, 0 });
-    check_fast(&(struct setup){ path, SMOLLM2_ANSWERS, isa, false, DTYPE_BF16, 0, 0 });
+    check_exact(&(struct setup){ path, SMOLLM2_ANSWERS, isa, CLASS_PORTABLE, true, DTYPE_F32, 0, 0 });
+    check_fast(&(struct setup){ path, SMOLLM2_ANSWERS, isa, CLASS_PORTABLE, false, DTYPE_BF16, 0, 0 });
     check_same_bits(path, SMOLLM2_ANSWERS, isa, 2);
 }
 
@@ -236,12 +257,16 @@ int main(void)
 {
     static enum engine_isa avx2 = ENGINE_AVX2;
     static enum engine_isa avx512 = ENGINE_AVX512;
+    static enum engine_isa amx = ENGINE_AMX;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_reference),
         { "test_tiny avx2", test_tiny, NULL, NULL, &avx2 },
         { "test_tiny avx512", test_tiny, NULL, NULL, &avx512 },
+        { "test_tiny amx", test_tiny, NULL, NULL, &amx },
+        cmocka_unit_test(test_tiny_class_amx),
         { "test_smollm2 avx2", test_smollm2, NULL, NULL, &avx2 },
         { "test_smollm2 avx512", test_smollm2, NULL, NULL, &avx512 },
+        { "test_smollm2 amx", test_smollm2, NULL, NULL, &amx },
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

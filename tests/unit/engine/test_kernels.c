@@ -65,14 +65,40 @@ static void *take(size_t bytes)
     return p;
 }
 
-/* A backend under test, and what this processor lacks for it. */
+/* A backend under test, what it must equal, and what this processor lacks for it. */
 struct fast {
-    const struct backend *backend;
+    const struct backend *backend, *reference;
     const char *(*missing)(void);
+    enum contract_class class;
 };
 
-static struct fast avx2 = { &backend_avx2, backend_avx2_missing };
-static struct fast avx512 = { &backend_avx512, backend_avx512_missing };
+/* The kernels of engine/amx/ with tiles in plain C. */
+struct backend amx_software_backend(enum contract_class class);
+
+static const char *amx_missing(void)
+{
+    return backend_amx_missing(CLASS_AMX);
+}
+
+static struct backend tables[2][2]; /* [tiles in software][class] */
+static struct fast avx2 = { &backend_avx2, &backend_reference, backend_avx2_missing, CLASS_PORTABLE };
+static struct fast avx512 = { &backend_avx512, &backend_reference, backend_avx512_missing, CLASS_PORTABLE };
+static struct fast amx = { &tables[0][CLASS_PORTABLE], &backend_reference, amx_missing, CLASS_PORTABLE };
+static struct fast amx_class = { &tables[0][CLASS_AMX], &backend_reference_amx, amx_missing, CLASS_AMX };
+static struct fast software = { &tables[1][CLASS_PORTABLE], &backend_reference, backend_avx512_bf16_missing,
+                                CLASS_PORTABLE };
+static struct fast software_class = { &tables[1][CLASS_AMX], &backend_reference_amx, backend_avx512_bf16_missing,
+                                      CLASS_AMX };
+
+static const struct backend *reference_of(void **state)
+{
+    return ((const struct fast *)*state)->reference;
+}
+
+static enum contract_class class_of(void **state)
+{
+    return ((const struct fast *)*state)->class;
+}
 
 static const struct backend *backend_of(void **state)
 {
@@ -129,7 +155,8 @@ static void take_activations(struct activations *a, uint32_t n_rows, uint32_t n_
                                .q = take(values),
                                .q_low = take(values),
                                .scale = take(values / 4 + 64),
-                               .bias = take(values / CONTRACT_GROUP * ACT_BIASES * 4 + 64) };
+                               .bias = take(values / CONTRACT_GROUP * ACT_BIASES * 4 + 64),
+                               .bf16 = take(n_rows * act_bf16_stride(n_in) * 2) };
 }
 
 static void free_activations(struct activations *a)
@@ -139,6 +166,7 @@ static void free_activations(struct activations *a)
     free(a->q_low);
     free(a->scale);
     free(a->bias);
+    free(a->bf16);
 }
 
 /* Packs, prepares and multiplies; out is [n_rows][n_out]. */
@@ -169,14 +197,16 @@ static void multiply(const struct backend *b, const struct product_case *c, cons
     free(row);
 }
 
-static struct product_case random_case(void)
+/* Deep enough now and then for weights of several chunks. */
+static struct product_case random_case(enum contract_class class)
 {
     struct product_case c = { .type = (enum dtype)random_below(DTYPE_COUNT) };
     bool quantised = dtype_is_quantised(c.type);
     const uint32_t block = (uint32_t)dtype_block_values(c.type);
     const enum product_rule rules[] = { RULE_INT8, RULE_INT16, RULE_F32 };
-    c.rule = quantised ? rules[random_below(3)] : RULE_F32;
-    c.n_in = quantised ? block * (1 + random_below(640 / block)) : 1 + random_below(300);
+    c.rule = quantised ? rules[random_below(3)] : class == CLASS_AMX && c.type == DTYPE_BF16 ? RULE_BF16 : RULE_F32;
+    const uint32_t most = random_below(8) == 0 ? 1300 : quantised ? 640 : 300;
+    c.n_in = quantised ? block * (1 + random_below(most / block)) : 1 + random_below(most);
     c.n_out = 1 + random_below(200);
     c.n_rows = 1 + random_below(40);
     return c;
@@ -186,7 +216,7 @@ static void test_products_equal(void **state)
 {
     const struct backend *fast = backend_of(state);
     for (int i = 0; i < 3 * rounds; i++) {
-        struct product_case c = random_case();
+        struct product_case c = random_case(class_of(state));
         struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
         float *x = random_array((size_t)c.n_rows * c.n_in);
         float *expected = take((size_t)c.n_rows * c.n_out * 4);
@@ -194,7 +224,7 @@ static void test_products_equal(void **state)
         char what[96];
         snprintf(what, sizeof what, "%s rule %d rows %u in %u out %u", dtype_name(c.type), (int)c.rule, c.n_rows,
                  c.n_in, c.n_out);
-        multiply(&backend_reference, &c, &t, x, expected);
+        multiply(reference_of(state), &c, &t, x, expected);
         multiply(fast, &c, &t, x, got);
         assert_bits(expected, got, (size_t)c.n_rows * c.n_out, what);
         free((void *)(uintptr_t)t.data);
@@ -207,7 +237,7 @@ static void test_products_equal(void **state)
 /* How far a result may be from exact arithmetic, as a part of the sum of |w x|. */
 static double tolerance(enum product_rule rule)
 {
-    return rule == RULE_INT8 ? 0.02 : 2e-4;
+    return rule == RULE_INT8 ? 0.02 : rule == RULE_BF16 ? 0.005 : 2e-4;
 }
 
 static void check_row(const struct product_case *c, const struct tensor *t, const float *x, const float *out,
@@ -238,13 +268,14 @@ static void check_row(const struct product_case *c, const struct tensor *t, cons
 static void test_reference_products_are_right(void **state)
 {
     (void)state;
-    for (int i = 0; i < rounds; i++) {
-        struct product_case c = random_case();
+    for (int i = 0; i < 2 * rounds; i++) {
+        const enum contract_class class = i % 2 == 0 ? CLASS_PORTABLE : CLASS_AMX;
+        struct product_case c = random_case(class);
         struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
         float *x = random_array((size_t)c.n_rows * c.n_in);
         float *out = take((size_t)c.n_rows * c.n_out * 4);
         float *w = take(c.n_in * sizeof *w);
-        multiply(&backend_reference, &c, &t, x, out);
+        multiply(class == CLASS_AMX ? &backend_reference_amx : &backend_reference, &c, &t, x, out);
         for (uint32_t r = 0; r < c.n_rows; r++)
             check_row(&c, &t, x, out, r, w);
         free((void *)(uintptr_t)t.data);
@@ -255,10 +286,10 @@ static void test_reference_products_are_right(void **state)
 }
 
 /* A row's result does not depend on the rows beside it. */
-static void check_rows_alone(const struct backend *b)
+static void check_rows_alone(const struct backend *b, enum contract_class class)
 {
     for (int i = 0; i < rounds / 4; i++) {
-        struct product_case c = random_case();
+        struct product_case c = random_case(class);
         struct tensor t = random_tensor(c.type, c.n_out, c.n_in);
         float *x = random_array((size_t)c.n_rows * c.n_in);
         float *all = take((size_t)c.n_rows * c.n_out * 4);
@@ -279,12 +310,13 @@ static void check_rows_alone(const struct backend *b)
 static void test_reference_rows_are_independent(void **state)
 {
     (void)state;
-    check_rows_alone(&backend_reference);
+    check_rows_alone(&backend_reference, CLASS_PORTABLE);
+    check_rows_alone(&backend_reference_amx, CLASS_AMX);
 }
 
 static void test_rows_are_independent(void **state)
 {
-    check_rows_alone(backend_of(state));
+    check_rows_alone(backend_of(state), class_of(state));
 }
 
 /* Values that quantisation must survive alike. */
@@ -302,7 +334,7 @@ static void test_odd_activations(void **state)
             x[r * 64 + k] = k % 5 == 0 ? odd[r] : r == 3 || r == 6 ? 0.0f : random_f32();
     for (int wide = 0; wide < 2; wide++) {
         c.rule = wide ? RULE_INT16 : RULE_INT8;
-        multiply(&backend_reference, &c, &t, x, expected);
+        multiply(reference_of(state), &c, &t, x, expected);
         multiply(fast, &c, &t, x, got);
         for (size_t i = 0; i < 8 * 48; i++)
             if (isnan(expected[i]) ? !isnan(got[i]) : memcmp(&expected[i], &got[i], 4) != 0)
@@ -502,7 +534,7 @@ static void test_attention_equal(void **state)
                         c.kv.type, slot, block + kv_offset(&c.kv, 1, (enum kv_side)side, h, pos % c.kv.block_tokens),
                         c.kv.head_dim);
                 }
-        attend_all(&backend_reference, &c, &a, blocks, expected);
+        attend_all(reference_of(state), &c, &a, blocks, expected);
         attend_all(fast, &c, &a, blocks, got);
         char what[128];
         snprintf(what, sizeof what, "attention %s dim %u heads %u/%u rows %u from %u window %u cap %g",
@@ -517,14 +549,96 @@ static void test_attention_equal(void **state)
     }
 }
 
+/* Softmax-weighted means in binary64, of what the pool holds. */
+static void exact_attention(const struct attention_case *c, const struct attention *a, const uint32_t *blocks,
+                            uint32_t row, uint32_t head, double *out)
+{
+    const uint32_t dim = c->kv.head_dim;
+    const uint32_t kv_head = head / (c->n_heads / c->kv.n_kv_heads);
+    const float *q = a->q + ((size_t)row * c->n_heads + head) * dim;
+    const uint32_t last = c->first_pos + row;
+    double sum = 0;
+    float slot[128];
+    memset(out, 0, dim * sizeof *out);
+    for (uint32_t pos = attention_first_seen(a, last); pos <= last; pos++) {
+        double s = 0;
+        dtype_to_f32(c->kv.type, attention_slot(a, blocks, KV_K, kv_head, pos), slot, dim);
+        for (uint32_t d = 0; d < dim; d++)
+            s += (double)q[d] * slot[d];
+        const double p = exp(s);
+        dtype_to_f32(c->kv.type, attention_slot(a, blocks, KV_V, kv_head, pos), slot, dim);
+        sum += p;
+        for (uint32_t d = 0; d < dim; d++)
+            out[d] += p * slot[d];
+    }
+    for (uint32_t d = 0; d < dim; d++)
+        out[d] /= sum;
+}
+
+/* Both classes mean what attention is; random_f32() is in [-1, 1) here. */
+static void test_attention_is_right(void **state)
+{
+    (void)state;
+    const struct backend *const backends[] = { &backend_reference, &backend_reference_amx };
+    const double tolerance[] = { 1e-5, 2e-2 };
+    struct attention_case c = {
+        .kv = { .n_layers = 2, .n_kv_heads = 2, .head_dim = 80, .block_tokens = 16, .type = DTYPE_BF16 },
+        .n_heads = 6,
+        .n_rows = 5,
+        .first_pos = 190,
+    };
+    const uint32_t n_blocks = 13;
+    uint32_t blocks[13];
+    const size_t values = (size_t)c.n_rows * c.n_heads * c.kv.head_dim;
+    uint16_t *pool = take(n_blocks * kv_block_bytes(&c.kv));
+    float *q = take(values * sizeof *q);
+    float *got = take(values * sizeof *got);
+    for (uint32_t p = 0; p < n_blocks; p++)
+        blocks[p] = n_blocks - 1 - p;
+    for (size_t i = 0; i < n_blocks * kv_block_bytes(&c.kv) / 2; i++)
+        pool[i] = f32_to_bf16((float)(int32_t)random_u32() * 0x1p-31f);
+    for (size_t i = 0; i < values; i++)
+        q[i] = (float)(int32_t)random_u32() * 0x1p-31f;
+    for (uint32_t window = 0; window <= 100; window += 100)
+        for (uint32_t b = 0; b < 2; b++) {
+            struct attention a = {
+                .kv = &c.kv, .pool = (uint8_t *)pool, .layer = 1, .n_heads = c.n_heads, .window = window, .q = q
+            };
+            double exact[128];
+            double worst = 0;
+            attend_all(backends[b], &c, &a, blocks, got);
+            for (uint32_t i = 0; i < c.n_rows * c.n_heads; i++) {
+                exact_attention(&c, &a, blocks, i / c.n_heads, i % c.n_heads, exact);
+                for (uint32_t d = 0; d < c.kv.head_dim; d++)
+                    worst = fmax(worst, fabs(got[(size_t)i * c.kv.head_dim + d] - exact[d]));
+            }
+            if (worst > tolerance[b])
+                fail_msg("class %u, window %u: %g away", b, window, worst);
+        }
+    free(pool);
+    free(q);
+    free(got);
+}
+
 #define FAST_TEST(test)                                                                                                \
     { #test " avx2", test, NULL, NULL, &avx2 },                                                                        \
     {                                                                                                                  \
 #test " avx512", test, NULL, NULL, &avx512                                                                     \
     }
 
+#define TILE_TEST(test)                                                                                                \
+    { #test " amx", test, NULL, NULL, &amx }, { #test " class amx", test, NULL, NULL, &amx_class },                    \
+        { #test " software tiles", test, NULL, NULL, &software },                                                      \
+    {                                                                                                                  \
+#test " software tiles, class amx", test, NULL, NULL, &software_class                                          \
+    }
+
 int main(int argc, char **argv)
 {
+    for (int c = 0; c < 2; c++) {
+        tables[0][c] = amx_backend((enum contract_class)c);
+        tables[1][c] = amx_software_backend((enum contract_class)c);
+    }
     if (argc > 1)
         rounds = atoi(argv[1]);
     if (argc > 2)
@@ -532,13 +646,18 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_products_are_right),
         cmocka_unit_test(test_reference_rows_are_independent),
+        cmocka_unit_test(test_attention_is_right),
         FAST_TEST(test_products_equal),
+        TILE_TEST(test_products_equal),
         FAST_TEST(test_rows_are_independent),
+        TILE_TEST(test_rows_are_independent),
         FAST_TEST(test_odd_activations),
+        TILE_TEST(test_odd_activations),
         FAST_TEST(test_row_operations_equal),
         FAST_TEST(test_functions_of_every_size),
         FAST_TEST(test_kv_store_equal),
         FAST_TEST(test_attention_equal),
+        TILE_TEST(test_attention_equal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
