@@ -137,6 +137,7 @@ static status create(const struct model_config *config, const struct model_weigh
                 .source = source,
                 .model = model,
                 .backend = e->backend,
+                .class = options->class,
                 .f32_math = options->f32_math,
                 .team = e->team,
                 .store = model == NULL ? NULL : options->weights_store,

@@ -8,6 +8,7 @@
 
 #include "common/failpoint.h"
 #include "common/log.h"
+#include "engine/engine.h"
 
 #define VECTOR_ALIGN  64u
 #define STORE_REFUSED 2 /* images that are refused before the store is left alone */
@@ -275,7 +276,7 @@ static status map_held(struct weights *w, const struct weights_options *o, struc
 static void name_key(const struct weights_options *o, char key[WEIGHT_IMAGE_KEY_BYTES])
 {
     snprintf(key, WEIGHT_IMAGE_KEY_BYTES, "%016" PRIx64 "-%.32s-%s", model_fingerprint(o->model), o->backend->name,
-             o->f32_math ? "f32" : "portable");
+             o->f32_math ? "f32" : engine_class_name(o->class));
 }
 
 static status take_or_pack(struct weights *w, const struct weights_options *o, struct sizes sizes, struct error *err)

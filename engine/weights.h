@@ -55,6 +55,7 @@ struct weights_options {
     const struct model_weights *source; /* borrowed as long as the weights live */
     const struct model *model;          /* whose source it is, to read ahead and to drop pages; NULL: nobody's */
     const struct backend *backend;
+    enum contract_class class;
     bool f32_math;
     struct team *team;
     const struct weights_store *store; /* NULL: private memory; needs model */

@@ -11,7 +11,7 @@
 /* clang-format off */
 #define INSTANCE_TEXTS(X)                                                              \
     X(id, true) X(role, true) X(model, false) X(kv_format, false) X(adapters, false)    \
-    X(control, false)                                                                  \
+    X(class, false) X(control, false)                                                  \
     X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)       \
     X(zone, false) X(version, false) X(process, false)
 /* clang-format on */

@@ -117,7 +117,7 @@ static void name_format(struct worker_process *p)
     snprintf(p->kv_format, sizeof p->kv_format, "%016" PRIx64 "-%016" PRIx64 "-%s-b%u-l%uh%ud%u-%s",
              model_fingerprint(p->model), model_text_fingerprint(p->model), dtype_name(p->layout.type),
              p->layout.block_tokens, p->layout.n_layers, p->layout.n_kv_heads, p->layout.head_dim,
-             p->config->f32_math ? "f32" : "portable");
+             p->config->f32_math ? "f32" : engine_class_name((enum contract_class)p->config->class));
 }
 
 static status pool_start(struct daemon *d, struct error *err)
@@ -177,9 +177,11 @@ static uint32_t usable_cores(void)
 static void log_engine(const struct worker_process *p, uint32_t n_threads)
 {
     struct engine_weights w = engine_weights(p->engine);
-    log_info("engine ready", "model=%s isa=%s threads=%u pinned=%s weights=%s weights_bytes=%zu pages=%s shared=%s",
-             p->model_name, engine_isa_name(p->engine), n_threads, engine_is_pinned(p->engine) ? "true" : "false",
-             w.packed_here ? "packed" : "mapped", w.bytes, page_kind_name(w.pages), w.shared ? "true" : "false");
+    log_info("engine ready",
+             "model=%s isa=%s class=%s threads=%u pinned=%s weights=%s weights_bytes=%zu pages=%s shared=%s",
+             p->model_name, engine_isa_name(p->engine), engine_class_name((enum contract_class)p->config->class),
+             n_threads, engine_is_pinned(p->engine) ? "true" : "false", w.packed_here ? "packed" : "mapped", w.bytes,
+             page_kind_name(w.pages), w.shared ? "true" : "false");
 }
 
 static status create_engine(struct worker_process *p, struct engine_options *options, struct error *err)
@@ -246,6 +248,7 @@ static status engine_start(struct daemon *d, struct error *err)
     struct engine_options options = {
         .model = p->model,
         .isa = (enum engine_isa)c->isa,
+        .class = (enum contract_class)c->class,
         .f32_math = c->f32_math,
         .n_threads = c->threads ? (uint32_t)c->threads : usable_cores(),
         .pin_threads = c->pin_threads,
