@@ -20,8 +20,8 @@ struct instance {
     char role[16];
     uint64_t incarnation;
     char model[256];
-    char kv_format[128];                                           /* equal formats can exchange KV */
-    char class[16];                                                /* of arithmetic: part of kv_format */
+    char kv_format[128]; /* equal formats can exchange KV */
+    char class[32];      /* arithmetic and KV dtype: equal ones give equal answers; part of kv_format */
     char adapters[INSTANCE_MAX_ADAPTERS * INSTANCE_ADAPTER_BYTES]; /* of the model, "A@0123456789abcdef,B@..." */
     char control[128];                                             /* "tcp://127.0.0.1:4000" */
     char events[128];

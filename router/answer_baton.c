@@ -64,6 +64,7 @@ void answer_write_baton(const struct choice *c, uint64_t started_us, struct text
     json_writer_init(&w, out);
     json_write_object(&w);
     write_name(&w, "route", c->timing.route);
+    write_name(&w, "class", c->timing.class);
     if (c->request->want_timing)
         write_timing(&w, &c->timing, started_us);
     if (c->request->sampling.want_hash) {

@@ -161,6 +161,8 @@ void choice_keep_timing(struct choice *c, const struct flow_timing *timing, bool
     t->dispatched_us = t->submitted_us + timing->wait_us;
     t->first_token_us = timing->first_token_us ? t->submitted_us + timing->first_token_us : 0;
     t->attempts = timing->attempts;
+    t->class_changed = timing->class_changed;
+    copy_text(t->class, sizeof t->class, timing->class);
     if (cut || !t->from_worker)
         t->decode_us = timing->first_token_us ? timing->total_us - timing->first_token_us : 0;
 }

@@ -18,6 +18,8 @@ struct choice_timing {
     uint64_t queue_us, prefill_us, prefill_queue_us, handoff_us, decode_us, moved_bytes;
     uint32_t legs, computed_tokens, preempted;
     char transport[16], route[16], prefill_worker[64], decode_worker[64];
+    char class[32]; /* "": no tokens came */
+    bool class_changed;
 };
 
 struct answer;

@@ -76,6 +76,8 @@ static void add_ending(const struct choice *c, uint64_t started_us, struct text_
 {
     text_buffer_add(out, ",\"finish_reason\":");
     text_buffer_add(out, finish_text(c->finish));
+    if (c->timing.class_changed)
+        text_buffer_add(out, ",\"class_changed\":true");
     if (c->request->want_baton) {
         text_buffer_add(out, ",\"baton\":");
         answer_write_baton(c, started_us, out);

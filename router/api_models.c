@@ -7,6 +7,30 @@
 
 #define MODELS_PREFIX "/v1/models/"
 
+#define MAX_CLASSES 16u
+
+/* Of the decode workers of a model that are up, each once. */
+static void write_classes(const struct api *api, const char *model, struct json_writer *w)
+{
+    const char *seen[MAX_CLASSES];
+    uint32_t n = 0;
+    const struct fleet_worker *worker;
+    json_write_key(w, "classes");
+    json_write_array(w);
+    TAILQ_FOREACH(worker, fleet_workers(api->options.fleet), entry)
+    {
+        uint32_t i = 0;
+        while (i < n && strcmp(seen[i], worker->instance.class) != 0)
+            i++;
+        if (i < n || n == MAX_CLASSES || !worker->is_decode || !worker->up || !worker->instance.class[0] ||
+            strcmp(worker->instance.model, model) != 0)
+            continue;
+        seen[n++] = worker->instance.class;
+        json_write_string(w, worker->instance.class);
+    }
+    json_write_end(w);
+}
+
 /* adapter: by id; NULL: the model itself. */
 static void write_model(const struct api *api, const struct served_model *m, const struct known_adapter *adapter,
                         struct json_writer *w)
@@ -21,6 +45,7 @@ static void write_model(const struct api *api, const struct served_model *m, con
     json_field_int(w, "created", m->opened_s);
     json_field_string(w, "owned_by", "baton");
     json_field_uint(w, "max_model_len", most ? most : m->max_positions);
+    write_classes(api, m->name, w);
     if (adapter)
         json_field_string(w, "parent", m->name);
     json_write_end(w);

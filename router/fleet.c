@@ -331,13 +331,18 @@ static bool has_adapter(const struct fleet_worker *worker, const char *adapter)
     return !adapter[0] || instance_has_adapter(&worker->instance, adapter);
 }
 
-static struct fleet_worker *choose(struct fleet *fleet, const char *model, const char *adapter, const char (*avoid)[64],
+static bool is_of_class(const struct fleet_worker *worker, const char *class)
+{
+    return !class[0] || !strcmp(worker->instance.class, class);
+}
+
+static struct fleet_worker *choose(struct fleet *fleet, const struct fleet_want *want, const char (*avoid)[64],
                                    uint32_t n_avoid)
 {
     struct fleet_worker *worker;
     uint32_t n = 0;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
-    if (decode_usable(worker, model) && has_adapter(worker, adapter)) {
+    if (decode_usable(worker, want->model) && has_adapter(worker, want->adapter) && is_of_class(worker, want->class)) {
         fleet->listed[n] = worker;
         fleet->candidates[n++] = snapshot(worker, !avoided(worker, avoid, n_avoid));
     }
@@ -345,12 +350,11 @@ static struct fleet_worker *choose(struct fleet *fleet, const char *model, const
     return i == PICK_NONE ? NULL : fleet->listed[i];
 }
 
-struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, const char *adapter, uint32_t n_tokens,
-                                       const char (*avoid)[64], uint32_t n_avoid)
+struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const struct fleet_want *want, const char (*avoid)[64],
+                                       uint32_t n_avoid)
 {
-    (void)n_tokens;
-    struct fleet_worker *worker = choose(fleet, model, adapter, avoid, n_avoid);
-    return worker || n_avoid == 0 ? worker : choose(fleet, model, adapter, NULL, 0);
+    struct fleet_worker *worker = choose(fleet, want, avoid, n_avoid);
+    return worker || n_avoid == 0 ? worker : choose(fleet, want, NULL, 0);
 }
 
 static bool prefill_usable(const struct fleet *fleet, const struct fleet_worker *worker,

@@ -90,10 +90,16 @@ void fleet_on_message(void *fleet, struct link *link, const struct frame *frame,
 size_t fleet_live(void *fleet, struct link *link, Baton__Live *out, size_t max);
 void fleet_on_load(struct fleet *fleet, const Baton__Load *load);
 
-/* The decode worker for a prompt of n_tokens, which has the adapter (by id; "": none), not one of the `avoid` ids
- * unless there is no other. NULL: none is up for this model. */
-struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const char *model, const char *adapter, uint32_t n_tokens,
-                                       const char (*avoid)[64], uint32_t n_avoid);
+/* What a request asks of a decode worker. */
+struct fleet_want {
+    const char *model;
+    const char *adapter; /* by id; "": none */
+    const char *class;   /* of instance.h; "": any */
+};
+
+/* A decode worker that has all of it, not one of the `avoid` ids unless there is no other. NULL: none is up. */
+struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const struct fleet_want *want, const char (*avoid)[64],
+                                       uint32_t n_avoid);
 /* Prefill workers which have the adapter and whose KV the decode worker can use, best first. Returns how many. */
 uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, const char *adapter,
                              struct fleet_worker **out, uint32_t max);

@@ -45,7 +45,9 @@ void flow_timing(const struct flow *flow, struct flow_timing *out)
         .first_token_us = flow->first_token_us ? flow->first_token_us - flow->submitted_us : 0,
         .total_us = flows_now(flow->flows) - flow->submitted_us,
         .attempts = flow->attempt,
+        .class_changed = flow->class_changed,
     };
+    snprintf(out->class, sizeof out->class, "%s", flow->class);
 }
 
 const char *flow_worker_id(const struct flow *flow)

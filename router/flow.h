@@ -47,6 +47,8 @@ struct flow_timing {
     uint64_t first_token_us; /* from submit */
     uint64_t total_us;       /* from submit */
     uint32_t attempts;
+    char class[32];     /* of the last tokens; "" before the first */
+    bool class_changed; /* tokens before them were of another */
 };
 
 struct flow_callbacks {
@@ -84,6 +86,7 @@ struct flows_options {
     uint64_t incarnation; /* the router's: first half of every request key */
     uint32_t max_attempts;
     uint64_t worker_wait_us;
+    bool keep_class; /* an answer that began in a class never goes on in another */
 };
 
 MUST_CHECK status flows_create(const struct flows_options *options, struct flows **out);
@@ -115,6 +118,7 @@ void flows_on_worker_ready(struct flows *flows);
     X(cancelled, "choices cancelled")                                                                                  \
     X(dispatched, "Generate messages sent, further attempts included")                                                 \
     X(replayed, "choices that went on at another worker")                                                              \
+    X(class_changed, "choices whose answers went on in another class of arithmetic")                                   \
     X(repeats_dropped, "tokens that had come before")                                                                  \
     X(gaps_resumed, "gaps in positions that were asked for again")                                                     \
     X(stale, "messages of an older attempt")

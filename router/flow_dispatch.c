@@ -85,13 +85,25 @@ static enum flow_error error_of_waiting(const struct flow *flow)
     return flow->last_failure == BATON__FAILURE_CODE__FAILURE_BUSY ? FLOW_BUSY : FLOW_NO_WORKER;
 }
 
+static void say_why_waiting(const struct flow *flow, char *text, size_t size)
+{
+    if (flow->last_text[0])
+        snprintf(text, size, "%s", flow->last_text);
+    else if (flow->class[0] && fleet_has_decode(flow->flows->options.fleet, flow->request.model))
+        snprintf(text, size, "no worker of the class %s, in which the answer began, is left", flow->class);
+    else
+        snprintf(text, size, "no decode worker is there");
+}
+
 /* Nobody takes it now: again soon, until its patience ends. */
 static void wait_for_worker(struct flow *flow)
 {
     struct flows *flows = flow->flows;
     uint64_t now = flows_now(flows);
     if (now - flow->waiting_since_us >= flows->options.worker_wait_us) {
-        flow_fail(flow, error_of_waiting(flow), flow->last_text[0] ? flow->last_text : "no decode worker is there");
+        char text[160];
+        say_why_waiting(flow, text, sizeof text);
+        flow_fail(flow, error_of_waiting(flow), text);
         return;
     }
     uint64_t patience = flow->waiting_since_us + flows->options.worker_wait_us, retry = now + flow->retry_us;
@@ -99,10 +111,17 @@ static void wait_for_worker(struct flow *flow)
     flow->retry_us = 2 * flow->retry_us < RETRY_MAX_US ? 2 * flow->retry_us : RETRY_MAX_US;
 }
 
+static struct fleet_worker *pick_of(struct flow *flow, const char *class)
+{
+    const struct fleet_want want = { flow->request.model, flow->request.adapter, class };
+    return fleet_pick_decode(flow->flows->options.fleet, &want, (const char(*)[64])flow->avoid, flow->n_avoid);
+}
+
+/* An answer stays in its class while that has a worker. */
 static struct fleet_worker *pick(struct flow *flow)
 {
-    return fleet_pick_decode(flow->flows->options.fleet, flow->request.model, flow->request.adapter, flow->n_tokens,
-                             (const char(*)[64])flow->avoid, flow->n_avoid);
+    struct fleet_worker *worker = pick_of(flow, flow->class);
+    return worker || !flow->class[0] || flow->flows->options.keep_class ? worker : pick_of(flow, "");
 }
 
 static void dispatch_to(struct flow *flow, struct fleet_worker *worker)

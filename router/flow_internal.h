@@ -28,6 +28,8 @@ struct flow {
     uint32_t *stop_ids;
     uint32_t *tokens; /* prompt and what came */
     uint32_t n_tokens, capacity;
+    char class[32]; /* of the tokens that came; "": none came, or its worker did not say */
+    bool class_changed;
     struct fleet_worker *worker;    /* NULL while waiting */
     struct fleet_dispatch dispatch; /* as counted at the worker */
     char avoid[FLOW_MAX_AVOIDED][64];

@@ -1,6 +1,8 @@
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "common/log.h"
 #include "router/flow_internal.h"
 
 #define RESUME_AGAIN_US 250000u
@@ -83,6 +85,22 @@ static void on_finish(struct flow *flow, const Baton__SequenceTokens *msg)
     callbacks->on_finish(arg, msg->finish, &timing);
 }
 
+/* Tokens have come from the flow's worker. */
+static void note_class(struct flow *flow)
+{
+    const char *class = flow->worker->instance.class;
+    if (!strcmp(flow->class, class))
+        return;
+    if (flow->class[0]) {
+        flow->flows->counters.class_changed += !flow->class_changed;
+        flow->class_changed = true;
+        log_warn("answer changes its class", "request=%llx.%llx from=%s to=%s",
+                 (unsigned long long)flow->flows->options.incarnation, (unsigned long long)flow->seq, flow->class,
+                 class);
+    }
+    snprintf(flow->class, sizeof flow->class, "%s", class);
+}
+
 /* New tokens go to the client, in a call that may cancel the flow: false then. */
 static bool deliver(struct flows *flows, struct flow *flow, const Baton__SequenceTokens *msg, size_t skip)
 {
@@ -104,6 +122,7 @@ static bool deliver(struct flows *flows, struct flow *flow, const Baton__Sequenc
     if (flow->state == FLOW_DISPATCHED)
         flow_enter(flow, FLOW_STREAMING);
     flow->resume_asked_us = 0;
+    note_class(flow);
     flow->request.callbacks->on_tokens(flow->request.arg, position, (const Baton__Token *const *)msg->tokens + skip,
                                        msg->n_tokens - skip);
     return flows_find(flows, key) == flow;

@@ -110,6 +110,7 @@ static status open_flows(struct router_process *p, struct error *err)
         .incarnation = daemon_incarnation(p->daemon),
         .max_attempts = (uint32_t)p->config->max_attempts,
         .worker_wait_us = p->config->worker_wait,
+        .keep_class = p->config->class_lost == CLASS_LOST_ERROR,
     };
     status st = flows_create(&options, &p->flows);
     return st == ST_OK ? ST_OK : error_set(err, st, "no memory");

@@ -12,8 +12,9 @@ struct router_config {
 };
 extern const struct config_table router_config_table;
 
-/* The words of generation_config. */
+/* The words of generation_config and of class_lost. */
 enum { GENERATION_CONFIG_AUTO, GENERATION_CONFIG_NONE };
+enum { CLASS_LOST_CONTINUE, CLASS_LOST_ERROR };
 
 enum router_metric {
 #define METRIC METRIC_ID

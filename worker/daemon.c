@@ -111,6 +111,15 @@ static status size_pool(struct worker_process *p, struct error *err)
     return ST_OK;
 }
 
+/* What must be equal for answers to be. */
+static void name_class(struct worker_process *p)
+{
+    static const char *const dtypes[] = { "bf16", "f16", "f32" };
+    const struct worker_config *c = p->config;
+    snprintf(p->class, sizeof p->class, "%s-%s", c->f32_math ? "f32" : engine_class_name((enum contract_class)c->class),
+             dtypes[c->kv_dtype]);
+}
+
 /* Everything that must be equal for KV to be exchanged. */
 static void name_format(struct worker_process *p)
 {
@@ -126,6 +135,7 @@ static status pool_start(struct daemon *d, struct error *err)
     status st = size_pool(p, err);
     if (st != ST_OK)
         return st;
+    name_class(p);
     name_format(p);
     uint64_t begin = clock_now_us();
     struct transfer_options options = {

@@ -21,7 +21,7 @@ static void describe_self(const struct worker_process *p, struct instance *self)
     snprintf(self->model, sizeof self->model, "%s", p->model_name);
     snprintf(self->kv_format, sizeof self->kv_format, "%s", p->kv_format);
     adapters_describe(&p->adapters, self->adapters, sizeof self->adapters);
-    snprintf(self->class, sizeof self->class, "%s", engine_class_name((enum contract_class)p->config->class));
+    snprintf(self->class, sizeof self->class, "%s", p->class);
     advertised(links_endpoint(p->links), host, self->control, sizeof self->control);
     advertised(links_events_endpoint(p->links), host, self->events, sizeof self->events);
     self->max_model_len = p->max_model_len;

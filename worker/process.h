@@ -36,7 +36,7 @@ struct worker_process {
     struct model *model;
     struct adapters adapters;
     char model_name[256];
-    char kv_format[128];
+    char kv_format[128], class[32];
     struct kv_layout layout;
     uint32_t n_blocks, max_model_len;
     struct transfer *transfer;

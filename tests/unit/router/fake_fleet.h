@@ -123,6 +123,7 @@ static inline struct fleet_worker *fake_worker_with(struct fake_fleet *f, const 
     snprintf(in.role, sizeof in.role, "%s", role);
     snprintf(in.model, sizeof in.model, "%s", model);
     snprintf(in.kv_format, sizeof in.kv_format, "format");
+    snprintf(in.class, sizeof in.class, "portable-bf16");
     snprintf(in.control, sizeof in.control, "tcp://%s", id);
     snprintf(in.adapters, sizeof in.adapters, "%s", adapters);
     fleet_member(f->fleet, &in);

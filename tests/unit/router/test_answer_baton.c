@@ -51,9 +51,11 @@ static void test_only_what_was_asked_for(void **state)
     (void)state;
     open_with(SAMPLE_CHAT(",\"baton\":{}"));
     strcpy(sample.choice.timing.route, "remote");
+    strcpy(sample.choice.timing.class, "amx-bf16");
     json_t *json = write();
     check_text(json, "route", "remote");
-    assert_int_equal(json_object_size(json), 1);
+    check_text(json, "class", "amx-bf16");
+    assert_int_equal(json_object_size(json), 2);
     json_decref(json);
     sample_close(&sample);
 }

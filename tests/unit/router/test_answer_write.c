@@ -149,13 +149,15 @@ static void test_completion_body(void **state)
         assert_int_equal(choice_init(&choices[i], NULL, sample.request, i), ST_OK);
         text_buffer_add(&choices[i].text, i ? "y" : "x");
         choices[i].finish = i ? CHOICE_STOP : CHOICE_LENGTH;
+        choices[i].timing.class_changed = i == 1;
     }
     answer_write_body(&head, choices, 2, 0, &usage, &sample.out);
     expect_out(&sample,
                "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":5,\"model\":\"baton-tiny\","
                "\"choices\":[{\"index\":0,\"text\":\"say \\\"a\\\"x\",\"logprobs\":null,\"finish_reason\":"
-               "\"length\",\"baton\":{\"route\":null}},{\"index\":1,\"text\":\"say \\\"a\\\"y\","
-               "\"logprobs\":null,\"finish_reason\":\"stop\",\"baton\":{\"route\":null}}],\"usage\":" USAGE "}");
+               "\"length\",\"baton\":{\"route\":null,\"class\":null}},{\"index\":1,\"text\":\"say \\\"a\\\"y\","
+               "\"logprobs\":null,\"finish_reason\":\"stop\",\"class_changed\":true,\"baton\":{\"route\":null,"
+               "\"class\":null}}],\"usage\":" USAGE "}");
     choice_free(&choices[0]);
     choice_free(&choices[1]);
     close_sample();

@@ -20,6 +20,7 @@ static void test_heads(void **state)
         { "GET /v1/models/none HTTP/1.1\r\nHost: x\r\n\r\n", 404, "model_not_found" },
         { "GET /v1/models/baton%2dtiny HTTP/1.1\r\nHost: x\r\n\r\n", 200, "\"id\":\"baton-tiny\"" },
         { "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", 200, "\"object\":\"list\"" },
+        { "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", 200, "\"classes\":[\"portable-bf16\"]" },
         { "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200, "ok" },
         { "GET /v1/chat/completions HTTP/1.1\r\nHost: x\r\n\r\n", 405, "Allow: POST" },
         { "POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405, "Allow: GET, HEAD" },

@@ -206,9 +206,9 @@ static void test_the_other_routers_burst_is_avoided(void **state)
     own = dispatch(&s, 1, 20);
     struct fleet_dispatch other;
     fleet_count(idle, &other, fleet_next_number(s.routers[1].fleet), 200);
-    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, "m", "", 10, NULL, 0), s.worker[1]);
+    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), s.worker[1]);
     publish(&s);
-    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, "m", "", 10, NULL, 0), idle);
+    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), idle);
     fleet_uncount(idle, &other);
     end(&s, own);
     for (int i = 0; i < 8; i++)
@@ -259,20 +259,22 @@ static void test_losses_are_forgotten_with_time(void **state)
     struct fleet_worker *busy = fake_worker(&fake, "127.0.0.1:2", "decode", "m");
     struct fleet_dispatch some, more;
     fleet_count(busy, &some, fleet_next_number(fake.fleet), 1000);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), lost);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), lost);
     fleet_on_lost(fake.fleet, lost->link, "closed");
     lost->up = true; /* back at once */
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), busy);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), busy);
     fleet_count(busy, &more, fleet_next_number(fake.fleet), 1000);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), busy); /* a loss weighs more than that */
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0),
+                     busy); /* a loss weighs more than that */
     fake.now_us += 6000000;
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), lost);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), lost);
     fleet_uncount(busy, &more);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), busy);
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), busy);
     fleet_uncount(busy, &some);
     fleet_count(busy, &some, fleet_next_number(fake.fleet), 1);
     fake.now_us += 4000000;
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "", 10, NULL, 0), lost); /* as if nothing had been */
+    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0),
+                     lost); /* as if nothing had been */
     fleet_uncount(busy, &some);
     fleet_destroy(&fake.fleet);
     links_destroy(&links);
@@ -292,10 +294,11 @@ static void test_adapters(void **state)
     (void)fake_worker_with(&fake, "p2", "prefill", "m", "red@9,blue@9");
     (void)fake_worker_with(&fake, "d3", "decode", "other", "green@3");
     for (int i = 0; i < 5; i++)
-        assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "red@1", 10, NULL, 0), red);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, "m", "red@1", 10, (const char[][64]){ "d2" }, 1), red);
-    assert_null(fleet_pick_decode(fake.fleet, "m", "red@9", 10, NULL, 0));
-    assert_null(fleet_pick_decode(fake.fleet, "m", "green@3", 10, NULL, 0));
+        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "red@1", "" }, NULL, 0), red);
+    assert_ptr_equal(
+        fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "red@1", "" }, (const char[][64]){ "d2" }, 1), red);
+    assert_null(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "red@9", "" }, NULL, 0));
+    assert_null(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "green@3", "" }, NULL, 0));
     assert_int_equal(fleet_rank_prefills(fake.fleet, red, "red@1", ranked, 4), 1);
     assert_ptr_equal(ranked[0], prefill);
     assert_int_equal(fleet_rank_prefills(fake.fleet, red, "blue@2", ranked, 4), 0);
@@ -315,6 +318,31 @@ static void test_adapters(void **state)
     fleet_destroy(&fake.fleet);
 }
 
+/* A class has its own workers, and those that are avoided are better than none of it. */
+static void test_a_class_is_kept(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    fake_fleet_open(&fake, fake_now);
+    struct fleet_worker *portable = fake_worker(&fake, "p", "decode", "m");
+    struct fleet_worker *amx = fake_worker(&fake, "a", "decode", "m");
+    strcpy(amx->instance.class, "amx-bf16");
+    for (int i = 0; i < 4; i++) {
+        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" }, NULL, 0), amx);
+        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "portable-bf16" }, NULL, 0),
+                         portable);
+        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16", 10 },
+                                           (const char[1][64]){ "a" }, 1),
+                         amx);
+        assert_ptr_equal(
+            fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, (const char[1][64]){ "a" }, 1),
+            portable);
+    }
+    amx->up = false;
+    assert_null(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" }, NULL, 0));
+    fleet_destroy(&fake.fleet);
+}
+
 int main(void)
 {
     log_init("test", LOG_OFF);
@@ -324,6 +352,7 @@ int main(void)
         cmocka_unit_test(test_the_other_routers_burst_is_avoided),
         cmocka_unit_test(test_losses_are_forgotten_with_time),
         cmocka_unit_test(test_adapters),
+        cmocka_unit_test(test_a_class_is_kept),
     };
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);
 }

@@ -86,7 +86,7 @@ static int open_all(void **state)
     fake_fleet_open(&fake, fake_now);
     timers_init(&timers);
     timers_set_now(&timers, fake.now_us);
-    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, FAKE_ROUTER, 4, WAIT_US };
+    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, FAKE_ROUTER, 4, WAIT_US, false };
     client = (struct client){ 0 };
     w0 = fake_worker(&fake, "w0", "decode", MODEL);
     return flows_create(&options, &flows) == ST_OK ? 0 : -1;
@@ -219,6 +219,97 @@ static void test_replay_after_loss(void **state)
     assert_int_equal(client.ids[2], 3);
     assert_int_equal(client.timing.attempts, 2);
     assert_int_equal(flows_counters(flows)->replayed, 1);
+}
+
+/* Two of class amx and an idle one of class portable; two tokens came from the first. Returns the second. */
+static struct fleet_worker *begin_in_class_amx(bool keep_class)
+{
+    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, FAKE_ROUTER, 4, WAIT_US, keep_class };
+    flows_destroy(&flows);
+    assert_int_equal(flows_create(&options, &flows), ST_OK);
+    strcpy(w0->instance.class, "amx-bf16");
+    (void)submit_and_run();
+    struct fleet_worker *w1 = fake_worker(&fake, "w1", "decode", MODEL);
+    strcpy(w1->instance.class, "amx-bf16");
+    w1->queued_tokens = 100000;
+    fake_tokens(flows, fake_last(&fake, FRAME_GENERATE), 3, (uint32_t[]){ 1, 2 }, 2, 0, NULL);
+    return w1;
+}
+
+static void test_stays_in_its_class(void **state)
+{
+    (void)state;
+    struct fleet_worker *w1 = begin_in_class_amx(false);
+    (void)fake_worker(&fake, "idle", "decode", MODEL);
+    lose(w0);
+    const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
+    assert_ptr_equal(again->to, w1);
+    fake_tokens(flows, again, 5, (uint32_t[]){ 3 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    assert_false(client.timing.class_changed);
+    assert_string_equal(client.timing.class, "amx-bf16");
+    assert_int_equal(flows_counters(flows)->class_changed, 0);
+}
+
+static void test_goes_on_in_another_class(void **state)
+{
+    (void)state;
+    struct fleet_worker *w1 = begin_in_class_amx(false);
+    struct fleet_worker *other = fake_worker(&fake, "other", "decode", MODEL);
+    w1->up = false;
+    lose(w0);
+    const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
+    assert_ptr_equal(again->to, other);
+    assert_int_equal(flows_counters(flows)->class_changed, 0); /* not before a token of it */
+    fake_tokens(flows, again, 5, (uint32_t[]){ 3 }, 1, 0, NULL);
+    fake_tokens(flows, again, 6, (uint32_t[]){ 4 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    assert_true(client.timing.class_changed);
+    assert_string_equal(client.timing.class, "portable-bf16");
+    assert_int_equal(flows_counters(flows)->class_changed, 1);
+}
+
+static void test_waits_for_its_class_and_fails(void **state)
+{
+    (void)state;
+    struct fleet_worker *w1 = begin_in_class_amx(true);
+    (void)fake_worker(&fake, "other", "decode", MODEL);
+    w1->up = false;
+    lose(w0);
+    assert_int_equal(fake_count(&fake, FRAME_GENERATE), 1);
+    pass(WAIT_US + 1000000);
+    assert_int_equal(client.failed, 1);
+    assert_int_equal(client.error, FLOW_NO_WORKER);
+    assert_string_equal(client.text, "no worker of the class amx-bf16, in which the answer began, is left");
+    assert_int_equal(fake_count(&fake, FRAME_GENERATE), 1);
+}
+
+static void test_its_class_comes_back(void **state)
+{
+    (void)state;
+    struct fleet_worker *w1 = begin_in_class_amx(true);
+    (void)fake_worker(&fake, "other", "decode", MODEL);
+    w1->up = false;
+    lose(w0);
+    pass(WAIT_US / 2);
+    w1->up = true;
+    flows_on_worker_ready(flows);
+    const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
+    assert_ptr_equal(again->to, w1);
+    fake_tokens(flows, again, 5, (uint32_t[]){ 3 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    assert_false(client.timing.class_changed);
+}
+
+/* An answer that has not begun has no class to stay in. */
+static void test_no_token_no_class(void **state)
+{
+    (void)state;
+    strcpy(w0->instance.class, "amx-bf16");
+    (void)submit_and_run();
+    struct fleet_worker *other = fake_worker(&fake, "other", "decode", MODEL);
+    lose(w0);
+    const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
+    assert_ptr_equal(again->to, other);
+    fake_tokens(flows, again, 3, (uint32_t[]){ 3 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    assert_false(client.timing.class_changed);
 }
 
 static void test_waits_for_a_worker(void **state)
@@ -427,6 +518,11 @@ int main(void)
         TEST(test_straight),
         TEST(test_repeats_and_gaps),
         TEST(test_replay_after_loss),
+        TEST(test_stays_in_its_class),
+        TEST(test_goes_on_in_another_class),
+        TEST(test_waits_for_its_class_and_fails),
+        TEST(test_its_class_comes_back),
+        TEST(test_no_token_no_class),
         TEST(test_waits_for_a_worker),
         TEST(test_priorities),
         TEST(test_no_worker_at_all),
