@@ -177,6 +177,7 @@ SCRIPTS = [
     ("flow/lora", ["tests/flow/lora.py"], 120, set()),
     ("flow/exact_smollm2", ["tests/flow/exact.py", "--smollm2"], 300, {"smollm2"}),
     ("flow/exact_full", ["tests/flow/exact.py", "--full"], 1800, {"smollm2", "long"}),
+    ("flow/classes", ["tests/flow/classes.py"], 240, set()),
     ("flow/faults", ["tests/flow/faults.py"], 200, set()),
     ("flow/faults_smollm2", ["tests/flow/faults.py", "--smollm2"], 900, {"smollm2", "long"}),
     ("flow/two_hosts_smollm2", ["tests/flow/two_hosts.py", "--smollm2"], 300, {"smollm2", "long"}),

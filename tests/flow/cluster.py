@@ -52,7 +52,7 @@ class Answer:
 
     def __init__(self):
         self.text, self.hashes, self.finish, self.error, self.status = "", [], None, None, 0
-        self.usage, self.extra, self.first_us = {}, {}, 0
+        self.usage, self.extra, self.first_us, self.changed = {}, {}, 0, False
 
 
 class Cluster:
@@ -304,6 +304,7 @@ def read_stream(response, answer, on_token, begin):
 
 def take_choice(choice, answer):
     answer.finish = choice.get("finish_reason") or answer.finish
+    answer.changed = choice.get("class_changed", answer.changed)
     if choice.get("baton"):
         answer.extra = choice["baton"]
         answer.hashes = answer.extra.get("logits_hash", answer.hashes)

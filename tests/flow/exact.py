@@ -19,6 +19,7 @@ SETTINGS = [
     ("reference kernels", ["prefill.isa=reference", "decode.isa=reference"], "auto"),
     ("avx2 kernels", ["prefill.isa=avx2", "decode.isa=avx2"], "auto"),
     ("avx512 kernels", ["prefill.isa=avx512", "decode.isa=avx512"], "auto"),
+    ("amx kernels", ["prefill.isa=amx", "decode.isa=amx"], "auto"),
     ("prefill by reference kernels", ["prefill.isa=reference", "prefill.chunk_tokens=7"], "tcp"),
     ("blocks of 16 preempted", ["decode.kv_memory=2MiB", "decode.reserve_blocks=0"], "auto"),
     ("four threads", ["prefill.threads=4", "decode.threads=4"], "auto"),
