@@ -85,7 +85,7 @@ static void add_split(const struct attention *a, const struct attention_item *it
                       uint32_t end, struct query *s)
 {
     const uint32_t dim = a->kv->head_dim;
-    float p[CONTRACT_SPLIT];
+    float p[CONTRACT_SPLIT] = { 0 };
     float max = s->max;
     for (uint32_t pos = from; pos < end; pos++) {
         p[pos - first] = score(s->q, load_slot(a, item, KV_K, pos, s), dim);

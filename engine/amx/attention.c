@@ -451,6 +451,7 @@ static void write_out(const struct attention *a, const struct attention_item *it
 
 void AMX(attend)(const struct attention *a, const struct attention_item *item, void *scratch)
 {
+    ASSERT(scratch != NULL);
     struct work w = describe(a->kv->head_dim, a->n_heads / a->kv->n_kv_heads);
     w.n_queries = item->n_rows * w.group;
     const uint32_t vectors = vectors_of(w.n_queries);
