@@ -135,6 +135,36 @@ static void keys_differ(void **state)
     assert_int_equal(shelf.given, 1);
 }
 
+/* BF16 weights are packed otherwise for class amx. */
+static void classes_have_keys_of_their_own(void **state)
+{
+    (void)state;
+    struct error err = { "" };
+    struct model *model = NULL;
+    struct team *team = NULL;
+    struct shelf shelves[2] = { { .fd = -1, .answer = ST_NOT_FOUND }, { .fd = -1, .answer = ST_NOT_FOUND } };
+    assert_int_equal(model_open(MODEL, MODEL_WEIGHTS, &model, &err), ST_OK);
+    assert_int_equal(team_create(1, NULL, &team, &err), ST_OK);
+    for (uint32_t c = 0; c < 2; c++) {
+        struct weights *weights = NULL;
+        const struct weights_store store = { &shelves[c], take, give };
+        const struct weights_options o = { .config = model_config(model),
+                                           .source = model_weights(model),
+                                           .model = model,
+                                           .backend = &backend_avx2,
+                                           .class = (enum contract_class)c,
+                                           .team = team,
+                                           .store = &store };
+        assert_int_equal(weights_create(&o, &weights, &err), ST_OK);
+        weights_destroy(&weights);
+        assert_int_equal(shelves[c].given, 1);
+        close(shelves[c].fd);
+    }
+    assert_string_not_equal(shelves[CLASS_PORTABLE].key, shelves[CLASS_AMX].key);
+    team_destroy(&team);
+    model_close(&model);
+}
+
 static void damaged_weights_are_packed_anew(void **state)
 {
     (void)state;
@@ -167,6 +197,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(packed_once_and_mapped),
         cmocka_unit_test(keys_differ),
+        cmocka_unit_test(classes_have_keys_of_their_own),
         cmocka_unit_test(damaged_weights_are_packed_anew),
         cmocka_unit_test(without_a_store_each_packs_for_itself),
     };
