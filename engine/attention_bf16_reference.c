@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/activations.h"
+#include "engine/attention_reference.h"
 #include "engine/bf16_steps.h"
 
 /* One row and head. */
@@ -45,9 +46,7 @@ static void round_row(const float *x, uint32_t dim, uint16_t *out)
 static const uint16_t *load_slot(const struct attention *a, const struct attention_item *item, enum kv_side side,
                                  uint32_t pos, struct query *s)
 {
-    const uint32_t dim = a->kv->head_dim;
-    dtype_to_f32(a->kv->type, attention_slot(a, item->blocks, side, item->kv_head, pos), s->widened, dim);
-    round_row(s->widened, dim, s->slot);
+    round_row(attention_reference_slot(a, item, side, pos, s->widened), a->kv->head_dim, s->slot);
     return s->slot;
 }
 

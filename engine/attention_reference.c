@@ -24,8 +24,8 @@ uint32_t attention_reference_rows(uint32_t group)
     return 4;
 }
 
-static const float *load_slot(const struct attention *a, const struct attention_item *item, enum kv_side side,
-                              uint32_t pos, float *slot)
+const float *attention_reference_slot(const struct attention *a, const struct attention_item *item, enum kv_side side,
+                                      uint32_t pos, float *slot)
 {
     const uint32_t dim = a->kv->head_dim;
     const uint8_t *src = attention_slot(a, item->blocks, side, item->kv_head, pos);
@@ -46,7 +46,7 @@ static void split_of(const struct attention *a, const struct attention_item *ite
     float p[CONTRACT_SPLIT];
     out->max = -INFINITY;
     for (uint32_t i = 0; i < n; i++) {
-        const float *k = load_slot(a, item, KV_K, first + i, slot);
+        const float *k = attention_reference_slot(a, item, KV_K, first + i, slot);
         float s = 0.0f;
         for (uint32_t d = 0; d < dim; d++)
             s = fmaf(q[d], k[d], s);
@@ -57,7 +57,7 @@ static void split_of(const struct attention *a, const struct attention_item *ite
     out->sum = 0.0f;
     memset(out->o, 0, dim * sizeof *out->o);
     for (uint32_t i = 0; i < n; i++) {
-        const float *v = load_slot(a, item, KV_V, first + i, slot);
+        const float *v = attention_reference_slot(a, item, KV_V, first + i, slot);
         p[i] = math_exp(p[i] - out->max);
         out->sum += p[i];
         for (uint32_t d = 0; d < dim; d++)

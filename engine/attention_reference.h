@@ -4,6 +4,10 @@
 
 #include "engine/attention.h"
 
+/* What is read of a cache at a position, into slot [head_dim]. Returns slot. */
+const float *attention_reference_slot(const struct attention *a, const struct attention_item *item, enum kv_side side,
+                                      uint32_t pos, float *slot);
+
 size_t attention_reference_scratch_bytes(uint32_t head_dim, uint32_t group);
 uint32_t attention_reference_rows(uint32_t group);
 void attention_reference(const struct attention *a, const struct attention_item *item, void *scratch);

@@ -84,13 +84,18 @@ const struct part part_model = { .name = "model", .start = model_start, .stop = 
 
 /* ---- KV pool --------------------------------------------------------------------- */
 
+/* The choices of kv_dtype. */
+static const struct {
+    enum dtype type;
+    const char *word;
+} kv_dtypes[] = { { DTYPE_BF16, "bf16" }, { DTYPE_F16, "f16" }, { DTYPE_F32, "f32" }, { DTYPE_INT8, "int8" } };
+
 /* Defaults that fit the machine, and a maximum length that fits the pool. */
 static status size_pool(struct worker_process *p, struct error *err)
 {
     const struct worker_config *c = p->config;
     const struct model_config *m = model_config(p->model);
-    static const enum dtype dtypes[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32, DTYPE_INT8 };
-    model_kv_layout(m, (uint32_t)c->block_tokens, dtypes[c->kv_dtype], &p->layout);
+    model_kv_layout(m, (uint32_t)c->block_tokens, kv_dtypes[c->kv_dtype].type, &p->layout);
     uint64_t wanted = c->max_model_len ? (uint64_t)c->max_model_len : m->max_positions;
     if (wanted > m->max_positions)
         return error_set(err, ST_INVALID, "--max-model-len %" PRIu64 " is beyond the model's %u positions", wanted,
@@ -114,10 +119,9 @@ static status size_pool(struct worker_process *p, struct error *err)
 /* What must be equal for answers to be. */
 static void name_class(struct worker_process *p)
 {
-    static const char *const dtypes[] = { "bf16", "f16", "f32" };
     const struct worker_config *c = p->config;
     snprintf(p->class, sizeof p->class, "%s-%s", c->f32_math ? "f32" : engine_class_name((enum contract_class)c->class),
-             dtypes[c->kv_dtype]);
+             kv_dtypes[c->kv_dtype].word);
 }
 
 /* Everything that must be equal for KV to be exchanged. */

@@ -166,11 +166,15 @@ static void round_slot(enum dtype type, const uint8_t *src, uint32_t dim, uint32
         memset(dst + dim, 0, (padded - dim) * sizeof *dst);
         return;
     }
+    float scale = 1.0f;
+    if (type == DTYPE_INT8)
+        memcpy(&scale, src + dim, sizeof scale);
     for (uint32_t d = 0; d < padded; d += LANES) {
         const vec_part part = vec_part_at(d, dim);
         const size_t at = d < dim ? d : 0;
-        vec x = type == DTYPE_F32 ? vec_load_part((const float *)(const void *)src + at, part)
-                                  : vec_widen_f16(vec_load_16_part(src + at * sizeof(uint16_t), part));
+        vec x = type == DTYPE_F32    ? vec_load_part((const float *)(const void *)src + at, part)
+                : type == DTYPE_INT8 ? vec_mul(vec_load_8_part((const int8_t *)src + at, part), vec_set1(scale))
+                                     : vec_widen_f16(vec_load_16_part(src + at * sizeof(uint16_t), part));
         _mm256_storeu_si256((__m256i *)(void *)(dst + d), (__m256i)_mm512_cvtneps_pbh(x));
     }
 }

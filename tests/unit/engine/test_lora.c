@@ -283,7 +283,7 @@ static void test_bits_are_the_rows_own(void **state)
 {
     (void)state;
     static struct world alone, plain, mixed;
-    const enum engine_isa isas[] = { ENGINE_REFERENCE, ENGINE_AVX2, ENGINE_AVX512 };
+    const enum engine_isa isas[] = { ENGINE_REFERENCE, ENGINE_AVX2, ENGINE_AVX512, ENGINE_AMX };
     const uint32_t which[N_SEQS] = { 1, 0, 2, 1, 0 }, chunks[] = { N_TOKENS, 1, 5, 3 };
     struct toy toy;
     struct error err;
@@ -299,7 +299,7 @@ static void test_bits_are_the_rows_own(void **state)
     assert_memory_not_equal(alone.logits[0], plain.logits[0], sizeof plain.logits[0]);
     assert_memory_not_equal(alone.logits[0], alone.logits[2], sizeof plain.logits[0]);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        if (engine_isa_check(isas[i], &err) != ST_OK) {
+        if (engine_isa_check(isas[i], CLASS_PORTABLE, &err) != ST_OK) {
             print_message("skipped: %s\n", err.text);
             continue;
         }
