@@ -87,7 +87,8 @@ static void add_split(const struct attention *a, const struct attention_item *it
     float p[CONTRACT_SPLIT] = { 0 };
     float max = s->max;
     for (uint32_t pos = from; pos < end; pos++) {
-        p[pos - first] = score(s->q, load_slot(a, item, KV_K, pos, s), dim);
+        float x = score(s->q, load_slot(a, item, KV_K, pos, s), dim);
+        p[pos - first] = a->soft_cap > 0 ? math_soft_cap(x, a->soft_cap) : x;
         max = max > p[pos - first] ? max : p[pos - first];
     }
     const float factor = max > s->max ? bf16_exp(s->max - max) : 1.0f;

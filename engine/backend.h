@@ -62,11 +62,11 @@ struct backend {
 };
 
 extern const struct backend backend_reference;
-extern const struct backend backend_reference_amx; /* the same in class amx */
-extern const struct backend backend_avx2;          /* only where backend_avx2_missing() is NULL   */
-extern const struct backend backend_avx512;        /* only where backend_avx512_missing() is NULL */
+extern const struct backend backend_avx2;   /* only where backend_avx2_missing() is NULL   */
+extern const struct backend backend_avx512; /* only where backend_avx512_missing() is NULL */
 
-/* Only where backend_amx_missing(class) is NULL. */
+/* Tables of a class, made of those above. amx_backend(): only where backend_amx_missing(class) is NULL. */
+struct backend reference_backend(enum contract_class class);
 struct backend amx_backend(enum contract_class class);
 
 /* The first instruction set of the backend that this processor (or its kernel)

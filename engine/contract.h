@@ -64,7 +64,8 @@
  *   each 32 values of k ascending, zeros behind the last.
  * Attention: q (scaled as above), K and V are rounded to bfloat16, K and V after they
  *   were rounded to the cache dtype. A score is, from +0, one step for each 32 values
- *   of the head's dimension ascending, zeros behind the last. Splits of 64 absolute
+ *   of the head's dimension ascending, zeros behind the last, and then its soft cap, where
+ *   there is one. Splits of 64 absolute
  *   positions ascending, with M = -infinity, L = +0 and O = +0 before the first;
  *   for each that has an unmasked position:
  *   m = max of the unmasked scores, M' = max(M, m), a = M' > M ? bf16_exp(M - M') : 1,

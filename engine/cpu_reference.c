@@ -350,20 +350,13 @@ const struct backend backend_reference = {
     .attend = attention_reference,
 };
 
-const struct backend backend_reference_amx = {
-    .name = "reference",
-    .pack_bytes = reference_pack_bytes,
-    .pack_describe = reference_describe_amx,
-    .pack_panel = reference_pack_panel,
-    .prepare = reference_prepare,
-    .product = reference_product,
-    .rms_norm = reference_rms_norm,
-    .rope = reference_rope,
-    .scale = reference_scale,
-    .add = reference_add,
-    .silu_mul = reference_silu_mul,
-    .kv_store = reference_kv_store,
-    .attend_scratch_bytes = attention_bf16_reference_scratch_bytes,
-    .attend_rows = attention_reference_rows,
-    .attend = attention_bf16_reference,
-};
+struct backend reference_backend(enum contract_class class)
+{
+    struct backend b = backend_reference;
+    if (class == CLASS_AMX) {
+        b.pack_describe = reference_describe_amx;
+        b.attend_scratch_bytes = attention_bf16_reference_scratch_bytes;
+        b.attend = attention_bf16_reference;
+    }
+    return b;
+}

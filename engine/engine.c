@@ -8,8 +8,8 @@
 
 struct engine {
     const struct backend *backend;
-    struct cores cores;   /* of the team; none when the kernel places its threads */
-    struct backend tiles; /* what backend points to where it uses AMX */
+    struct cores cores;  /* of the team; none when the kernel places its threads */
+    struct backend made; /* for the class; backend may point to it */
     struct team *team;
     struct weights *weights;
     struct forward *forward;
@@ -87,11 +87,13 @@ status engine_isa_check(enum engine_isa isa, enum contract_class class, struct e
 /* One that engine_isa_check() allows, and so with AVX2 at least. */
 static const struct backend *choose_backend(struct engine *e, enum engine_isa isa, enum contract_class class)
 {
-    if (isa == ENGINE_REFERENCE)
-        return class == CLASS_AMX ? &backend_reference_amx : &backend_reference;
+    if (isa == ENGINE_REFERENCE) {
+        e->made = reference_backend(class);
+        return &e->made;
+    }
     if (isa == ENGINE_AMX || (isa == ENGINE_AUTO && backend_amx_missing(class) == NULL)) {
-        e->tiles = amx_backend(class);
-        return &e->tiles;
+        e->made = amx_backend(class);
+        return &e->made;
     }
     return isa == ENGINE_AVX2 || backend_avx512_missing() != NULL ? &backend_avx2 : &backend_avx512;
 }

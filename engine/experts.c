@@ -191,7 +191,8 @@ static struct activations part_of(const struct activations *all, size_t row, uin
                                  .f32 = all->f32 + at,
                                  .q = all->q + at,
                                  .scale = all->scale + at / CONTRACT_GROUP * 2,
-                                 .bias = all->bias + at / CONTRACT_GROUP * ACT_BIASES };
+                                 .bias = all->bias + at / CONTRACT_GROUP * ACT_BIASES,
+                                 .bf16 = all->bf16 + row * act_bf16_stride(n_in) };
 }
 
 static void prepare_inputs(struct input_job *job)
@@ -276,7 +277,8 @@ static size_t lay_out(struct experts *e, size_t rows, uint8_t *base)
 {
     const struct model_config *c = e->config;
     const size_t pairs = rows * c->n_experts_used;
-    const size_t values = pairs * (c->n_embd > c->n_expert_ffn ? c->n_embd : c->n_expert_ffn);
+    const size_t widest = c->n_embd > c->n_expert_ffn ? c->n_embd : c->n_expert_ffn;
+    const size_t values = pairs * widest;
     size_t used = 0;
     e->normed = take(base, &used, rows * c->n_embd * sizeof *e->normed);
     e->logits = take(base, &used, rows * c->n_experts * sizeof *e->logits);
@@ -294,6 +296,7 @@ static size_t lay_out(struct experts *e, size_t rows, uint8_t *base)
     e->all.q = take(base, &used, values);
     e->all.scale = take(base, &used, values / CONTRACT_GROUP * 2 * sizeof *e->all.scale);
     e->all.bias = take(base, &used, values / CONTRACT_GROUP * ACT_BIASES * sizeof *e->all.bias);
+    e->all.bf16 = take(base, &used, pairs * act_bf16_stride(widest) * sizeof *e->all.bf16);
     e->tiles = take(base, &used, team_threads(e->team) * sizeof *e->tiles);
     for (uint32_t t = 0; t < team_threads(e->team); t++) {
         float *tile = take(base, &used, (size_t)ACT_TILE * c->n_embd * sizeof *tile);

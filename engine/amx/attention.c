@@ -303,9 +303,17 @@ static void rescale(const struct work *w, uint32_t vector, vec factor)
         vec_store(o + d * LANES, vec_mul(vec_load(o + d * LANES), factor));
 }
 
-static void weigh(const struct work *w, uint32_t vector, const float *scores)
+static void cap_scores(float *scores, float cap)
+{
+    for (uint32_t pos = 0; pos < CONTRACT_SPLIT; pos++)
+        vec_store(scores + pos * LANES, vec_soft_cap(vec_load(scores + pos * LANES), vec_set1(cap)));
+}
+
+static void weigh(const struct work *w, uint32_t vector, float *scores, float soft_cap)
 {
     struct lane_state *s = &w->states[vector];
+    if (soft_cap > 0)
+        cap_scores(scores, soft_cap);
     const vec_i32 from = vec_load_i32(s->from);
     const vec_i32 end = vec_load_i32(s->end);
     const vec old = vec_load(s->max);
@@ -425,7 +433,7 @@ static void run_split(const struct attention *a, const struct attention_item *it
         const uint32_t next = next_seeing(w, vector + 1);
         if (next < vectors)
             score(w, next, following);
-        weigh(w, vector, scores);
+        weigh(w, vector, scores, a->soft_cap);
         mix(w, vector);
         float *done = scores;
         scores = following;

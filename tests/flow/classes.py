@@ -9,7 +9,7 @@ from etcd import Etcd
 
 ONE_THREAD = ["prefill.threads=1", "decode.threads=1"]
 AMX = [*ONE_THREAD, "prefill.class=amx", "prefill.isa=reference", "decode.class=amx", "decode.isa=reference"]
-TOKENS = 800
+TOKENS = 400
 REQUEST = {"text": "Tell me a story.", "max_tokens": TOKENS, "ignore_eos": True}
 
 
