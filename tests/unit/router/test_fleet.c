@@ -331,9 +331,9 @@ static void test_a_class_is_kept(void **state)
         assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" }, NULL, 0), amx);
         assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "portable-bf16" }, NULL, 0),
                          portable);
-        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" },
-                                           (const char[1][64]){ "a" }, 1),
-                         amx);
+        assert_ptr_equal(
+            fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" }, (const char[1][64]){ "a" }, 1),
+            amx);
         assert_ptr_equal(
             fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, (const char[1][64]){ "a" }, 1),
             portable);
