@@ -224,12 +224,29 @@ static void test_refused_tensors(void **state)
     refused(ST_NOT_FOUND, CONFIG);
 }
 
+/* Layer 1's own network is there only while no experts stand in its place. */
+static void test_layers_with_experts(void **state)
+{
+    (void)state;
+    struct model_config config = shape;
+    struct adapter *a = NULL;
+    struct error err = { "" };
+    config.n_experts = 4;
+    write_config(GOOD "}");
+    write_weights(good, 4);
+    assert_int_equal(adapter_open(scratch.dir, &config, &a, &err), ST_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "1.mlp.down_proj.lora_A.weight: adapters of layers with experts"));
+    config.dense[1] = true;
+    a = open_good(&config);
+    adapter_close(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good_folder),           cmocka_unit_test(test_rows_follow_the_model),
         cmocka_unit_test(test_scale_and_fingerprint), cmocka_unit_test(test_refused_configs),
-        cmocka_unit_test(test_refused_tensors),
+        cmocka_unit_test(test_refused_tensors),       cmocka_unit_test(test_layers_with_experts),
     };
     scratch_make(&scratch);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
