@@ -12,7 +12,7 @@ int main(int argc, char **argv)
                                                       &command_scale,  /* more or fewer of a role           */
                                                       &command_drain,  /* one process leaves, in good order */
                                                       &command_down,   /* stop all of it                    */
-                                                      &command_model,  /* list, fetch, inspect, score       */
+                                                      &command_model,  /* list, fetch, quantize, score, ...   */
                                                       &command_bench,  /* engine and transfer against limits */
                                                       &command_doctor, /* is this machine fit               */
                                                       &command_version, NULL };

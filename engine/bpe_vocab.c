@@ -50,6 +50,30 @@ bool bpe_alphabet_decode(const char *text, size_t len, char *out, size_t *out_le
     return true;
 }
 
+static uint32_t alphabet_character(uint32_t byte)
+{
+    if (stands_for_itself(byte))
+        return byte;
+    if (byte <= 0x20)
+        return 0x100 + byte;
+    return byte == 0xAD ? 0x143 : 0x121 + byte - 0x7F;
+}
+
+size_t bpe_alphabet_encode(const char *bytes, size_t len, char *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        uint32_t cp = alphabet_character((uint8_t)bytes[i]);
+        if (cp < 0x80) {
+            out[n++] = (char)cp;
+            continue;
+        }
+        out[n++] = (char)(0xC0 | cp >> 6);
+        out[n++] = (char)(0x80 | (cp & 0x3F));
+    }
+    return n;
+}
+
 static status reserve_token(struct bpe_vocab *vocab, uint32_t id)
 {
     if (id < vocab->n)

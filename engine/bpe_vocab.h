@@ -43,6 +43,8 @@ void bpe_vocab_free(struct bpe_vocab *vocab);
 /* GPT-2's alphabet to bytes. out holds len bytes. False when text has a
  * character outside the alphabet; *out_len is then unset. */
 bool bpe_alphabet_decode(const char *text, size_t len, char *out, size_t *out_len);
+/* And back. out holds 2 * len bytes; returns how many were written. */
+size_t bpe_alphabet_encode(const char *bytes, size_t len, char *out);
 
 /* ST_LIMIT for an id or a length beyond the tokenizer's bounds, ST_INVALID
  * for an id in use. */

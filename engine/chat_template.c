@@ -13,6 +13,8 @@ enum { COMPILE_BYTES_FLOOR = 1024 * 1024, COMPILE_BYTES_PER_BYTE = 400 };
 struct chat_template {
     struct jinja_heap heap; /* holds all of tree */
     struct jinja_template *tree;
+    char *source;
+    size_t source_len;
 };
 
 status chat_template_compile(const char *source, size_t len, struct chat_template **out, struct error *err)
@@ -20,8 +22,12 @@ status chat_template_compile(const char *source, size_t len, struct chat_templat
     if (len > CHAT_TEMPLATE_MAX_SOURCE)
         return error_set(err, ST_LIMIT, "the chat template is longer than %d bytes", CHAT_TEMPLATE_MAX_SOURCE);
     struct chat_template *tpl = calloc(1, sizeof *tpl);
-    if (!tpl)
+    if (!tpl || !(tpl->source = malloc(len + 1))) {
+        free(tpl);
         return error_set(err, ST_NO_MEMORY, "out of memory");
+    }
+    memcpy(tpl->source, source, len);
+    tpl->source_len = len;
     jinja_heap_init(&tpl->heap, COMPILE_BYTES_FLOOR + len * COMPILE_BYTES_PER_BYTE, UINT64_MAX, err);
     if (setjmp(tpl->heap.failed)) {
         status st = tpl->heap.failure;
@@ -39,8 +45,15 @@ void chat_template_destroy(struct chat_template **tpl)
     if (!*tpl)
         return;
     jinja_heap_free(&(*tpl)->heap);
+    free((*tpl)->source);
     free(*tpl);
     *tpl = NULL;
+}
+
+const char *chat_template_source(const struct chat_template *tpl, size_t *len)
+{
+    *len = tpl->source_len;
+    return tpl->source;
 }
 
 struct render {

@@ -26,6 +26,8 @@ struct chat_template;
  * and is not built here, ST_LIMIT for size and nesting; each with the line. */
 MUST_CHECK status chat_template_compile(const char *source, size_t len, struct chat_template **out, struct error *err);
 void chat_template_destroy(struct chat_template **tpl);
+/* What it was compiled from; lives as long as it. */
+const char *chat_template_source(const struct chat_template *tpl, size_t *len);
 
 struct chat_template_input {
     const json_t *messages;  /* array of objects; content as text or null                      */

@@ -27,6 +27,7 @@ struct gguf_key {
     uint64_t n;            /* elements; 1 for a plain value */
     const uint8_t *value;  /* the first element, in the map */
     const uint8_t **texts; /* of an array of strings: where each begins */
+    const uint8_t *end;    /* behind the value */
 };
 
 struct gguf {
@@ -164,6 +165,7 @@ static status read_keys(struct gguf *file, struct gguf_cursor *c, uint64_t n, st
         return out_of_memory(file, err);
     for (; file->n_keys < n; file->n_keys++) {
         status st = read_key(file, c, &file->keys[file->n_keys], err);
+        file->keys[file->n_keys].end = c->at;
         if (st != ST_OK) {
             file->n_keys++; /* what it holds so far is freed by gguf_close */
             return st;
@@ -475,6 +477,14 @@ struct gguf_string gguf_key_at(const struct gguf *file, size_t i)
 {
     ASSERT(i < file->n_keys);
     return (struct gguf_string){ file->keys[i].name, file->keys[i].name_len };
+}
+
+struct gguf_string gguf_value_at(const struct gguf *file, size_t i)
+{
+    ASSERT(i < file->n_keys);
+    const struct gguf_key *key = &file->keys[i];
+    const char *begin = key->name + key->name_len;
+    return (struct gguf_string){ begin, (size_t)((const char *)key->end - begin) };
 }
 
 uint64_t gguf_tensor_count(const struct gguf *file)

@@ -41,6 +41,8 @@ MUST_CHECK status gguf_array_f64(const struct gguf *file, const char *key, uint6
 /* Every key in the file's order. */
 size_t gguf_key_count(const struct gguf *file);
 struct gguf_string gguf_key_at(const struct gguf *file, size_t i);
+/* Its value as it lies in the file, the number of its type first. */
+struct gguf_string gguf_value_at(const struct gguf *file, size_t i);
 
 uint64_t gguf_tensor_count(const struct gguf *file);
 /* By index; name is NUL-terminated. */

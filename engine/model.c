@@ -303,6 +303,14 @@ static void hash_config(XXH3_state_t *state, const struct model_config *c)
     hash_gemma(state, c);
 }
 
+uint64_t model_config_fingerprint(const struct model_config *config)
+{
+    XXH3_state_t state;
+    XXH3_64bits_reset(&state);
+    hash_config(&state, config);
+    return XXH3_64bits_digest(&state);
+}
+
 static void hash_tensor(XXH3_state_t *state, const struct tensor *t)
 {
     const char *type = dtype_name(t->type);

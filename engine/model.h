@@ -118,6 +118,8 @@ void model_will_need(const struct model *model);
 /* The tensor is of this model and will not be read soon: its pages leave this process, and with cached the page cache,
  * but for those that the fingerprint looks at. Reading it later is slower, not wrong. */
 void model_drop(const struct model *model, const struct tensor *tensor, bool cached);
+/* Of the config alone. */
+uint64_t model_config_fingerprint(const struct model_config *config);
 /* Every tensor of the file, for `baton model inspect`. */
 uint64_t model_tensor_count(const struct model *model);
 const struct tensor *model_tensor_at(const struct model *model, uint64_t i);

@@ -8,8 +8,6 @@
 #include "engine/architecture.h"
 #include "engine/model_config.h"
 
-#define NAME_BYTES 96
-
 struct binder {
     const struct model_config *config;
     const struct model_index *index;
@@ -201,7 +199,7 @@ static status bind_expert(struct binder *b, uint32_t layer, uint32_t expert, str
         { "ffn_down_exps.weight", names->down, c->n_embd, c->n_expert_ffn, &out->down },
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        char name[NAME_BYTES];
+        char name[MODEL_TENSOR_NAME_BYTES];
         status st;
         if (b->is_gguf) {
             snprintf(name, sizeof name, "blk.%u.%s", layer, parts[i].gguf);
@@ -220,7 +218,7 @@ static status bind_expert(struct binder *b, uint32_t layer, uint32_t expert, str
 /* Files of early 2024 have each expert in a tensor of its own. */
 static status check_old_experts(const struct binder *b, uint32_t layer, struct error *err)
 {
-    char name[NAME_BYTES];
+    char name[MODEL_TENSOR_NAME_BYTES];
     snprintf(name, sizeof name, "blk.%u.ffn_gate.0.weight", layer);
     if (!b->is_gguf || !model_index_find(b->index, name))
         return ST_OK;
@@ -243,7 +241,7 @@ static status bind_experts(struct binder *b, uint32_t layer, struct model_weight
 static status bind_layer(struct binder *b, uint32_t n, struct model_layer *layer, struct error *err)
 {
     struct layer_role roles[LAYER_ROLES];
-    char name[NAME_BYTES];
+    char name[MODEL_TENSOR_NAME_BYTES];
     list_layer_roles(b->config, n, roles);
     for (size_t i = 0; i < LAYER_ROLES; i++) {
         if (!roles[i].there)
@@ -410,4 +408,29 @@ void model_weights_release(struct model_weights *weights)
     free(weights->views);
     weights->experts = NULL;
     weights->views = NULL;
+}
+
+bool model_weights_gguf_name(const struct model_config *config, const struct model_weights *weights,
+                             const struct tensor *t, char out[MODEL_TENSOR_NAME_BYTES])
+{
+    const char *end = t == weights->embed          ? "token_embd.weight"
+                      : t == weights->final_norm   ? "output_norm.weight"
+                      : t == weights->head         ? "output.weight"
+                      : t == weights->rope_factors ? "rope_freqs.weight"
+                                                   : NULL;
+    if (end) {
+        snprintf(out, MODEL_TENSOR_NAME_BYTES, "%s", end);
+        return true;
+    }
+    struct layer_role roles[LAYER_ROLES];
+    list_layer_roles(config, roles);
+    for (uint32_t n = 0; n < config->n_layers; n++)
+        for (size_t i = 0; i < LAYER_ROLES; i++) {
+            const char *place = (const char *)&weights->layers[n] + roles[i].place;
+            if (*(const struct tensor *const *)(const void *)place != t)
+                continue;
+            snprintf(out, MODEL_TENSOR_NAME_BYTES, "blk.%u.%s", n, roles[i].gguf);
+            return true;
+        }
+    return false;
 }

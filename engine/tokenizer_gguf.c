@@ -86,6 +86,24 @@ static status apply_family(const struct family *family, struct tokenizer *tok, s
     return ST_OK;
 }
 
+/* Whether the family cuts texts as tok does. */
+static bool cuts_alike(const struct family *family, const struct tokenizer *tok)
+{
+    struct tokenizer model = { .spm = SPM_OFF };
+    bool alike = family->nfc == tok->nfc && family->ignore_merges == tok->bpe.ignore_merges &&
+                 apply_family(family, &model, NULL) == ST_OK && model.pre.fingerprint == tok->pre.fingerprint;
+    pretokenizer_free(&model.pre);
+    return alike;
+}
+
+const char *tokenizer_gguf_family(const struct tokenizer *tok)
+{
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (cuts_alike(&families[i], tok))
+            return families[i].name;
+    return NULL;
+}
+
 static status array_len(const struct gguf *file, const char *key, uint64_t most, uint64_t *out, struct error *err)
 {
     status st = gguf_array_len(file, key, out);

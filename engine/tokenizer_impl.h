@@ -63,6 +63,9 @@ MUST_CHECK status tokenizer_finish(struct tokenizer *tok);
 MUST_CHECK status tokenizer_normalize(const struct tokenizer *tok, const char *text, size_t len, char **out,
                                       size_t *out_len);
 
+/* What tokenizer.ggml.pre calls the way a byte-level tokenizer cuts texts; NULL when it has no name for it. */
+const char *tokenizer_gguf_family(const struct tokenizer *tok);
+
 /* The contents of a tokenizer.json; name stands in messages. */
 MUST_CHECK status tokenizer_load_json(const char *name, const char *data, size_t len, struct tokenizer **out,
                                       struct error *err);
