@@ -98,6 +98,13 @@ int command_misuse(const struct command *self, const char *fmt, ...)
     return EXIT_USAGE;
 }
 
+int command_print(struct text_buffer *page)
+{
+    bool ok = page->state == ST_OK && fwrite(page->data, 1, page->len, stdout) == page->len && fflush(stdout) == 0;
+    text_buffer_free(page);
+    return ok ? EXIT_DONE : EXIT_FAILED;
+}
+
 int command_failed(const struct command *self, const char *fmt, ...)
 {
     va_list args;

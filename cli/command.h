@@ -34,6 +34,8 @@ MUST_CHECK bool command_options(const struct command *self, int argc, char **arg
                                 size_t n_rows, struct arguments *arguments, int *code);
 /* For wrong use that only the command can see: prints and returns EXIT_USAGE. */
 int command_misuse(const struct command *self, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Prints a page that was gathered and frees it. */
+int command_print(struct text_buffer *page);
 /* Prints "baton NAME: ..." and returns EXIT_FAILED. */
 int command_failed(const struct command *self, const char *fmt, ...) PRINTF_LIKE(2, 3);
 

@@ -84,16 +84,16 @@ status engine_isa_check(enum engine_isa isa, enum contract_class class, struct e
     return ST_OK;
 }
 
-/* One that engine_isa_check() allows, and so with AVX2 at least. */
-static const struct backend *choose_backend(struct engine *e, enum engine_isa isa, enum contract_class class)
+/* With AVX2 at least. */
+const struct backend *engine_backend(enum engine_isa isa, enum contract_class class, struct backend *made)
 {
     if (isa == ENGINE_REFERENCE) {
-        e->made = reference_backend(class);
-        return &e->made;
+        *made = reference_backend(class);
+        return made;
     }
     if (isa == ENGINE_AMX || (isa == ENGINE_AUTO && backend_amx_missing(class) == NULL)) {
-        e->made = amx_backend(class);
-        return &e->made;
+        *made = amx_backend(class);
+        return made;
     }
     return isa == ENGINE_AVX2 || backend_avx512_missing() != NULL ? &backend_avx2 : &backend_avx512;
 }
@@ -128,7 +128,7 @@ static status create(const struct model_config *config, const struct model_weigh
     if (e == NULL)
         return error_set(err, ST_NO_MEMORY, "out of memory for the engine");
     e->config = *config;
-    e->backend = choose_backend(e, options->isa, options->class);
+    e->backend = engine_backend(options->isa, options->class, &e->made);
     if (options->pin_threads)
         (void)cores_claim(options->n_threads, &e->cores);
     st = team_create(options->n_threads, e->cores.processors, &e->team, err);

@@ -70,6 +70,9 @@ bool engine_isa_parse(const char *word, enum engine_isa *out);
 bool engine_class_parse(const char *word, enum contract_class *out);
 /* ST_UNSUPPORTED with a sentence when this processor lacks the instructions, or they make no such class. */
 MUST_CHECK status engine_isa_check(enum engine_isa isa, enum contract_class class, struct error *err);
+struct backend;
+/* The kernels of what engine_isa_check() allows; made is room for a table that is put together. */
+const struct backend *engine_backend(enum engine_isa isa, enum contract_class class, struct backend *made);
 
 enum step_logits { STEP_NO_LOGITS, STEP_SAMPLE, STEP_SAMPLE_EACH, STEP_ALL_LOGITS };
 

@@ -24,6 +24,7 @@ struct forward {
     const struct weights *weights;
     const struct backend *backend;
     struct team *team;
+    uint32_t n_threads; /* of the team */
     struct kv_layout kv;
     uint8_t *pool;
     uint32_t kv_blocks;
@@ -487,6 +488,12 @@ static void carve_activations(struct activations *acts, size_t rows, size_t wide
     acts->bf16 = carve(c, rows * act_bf16_stride(widest) * sizeof *acts->bf16);
 }
 
+static void set_rotations(struct forward *f)
+{
+    f->n_rotated = model_rotated(f->config);
+    f->n_ropes = f->config->local_rope.theta > 0 ? 2 : 1;
+}
+
 static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint32_t max_seqs)
 {
     const struct model_config *m = f->config;
@@ -509,11 +516,22 @@ static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint
     uint32_t group = m->n_heads / m->n_kv_heads;
     uint32_t step = f->backend->attend_rows(group);
     f->items = carve(c, (rows / step + max_seqs) * m->n_kv_heads * sizeof *f->items);
-    for (uint32_t t = 0; t < team_threads(f->team); t++) {
-        f->desks[t].rows = carve_f32(c, ACT_TILE, widest);
-        f->desks[t].vocab = carve_f32(c, 2, m->n_vocab);
-        f->desks[t].attend = carve(c, f->backend->attend_scratch_bytes(m->head_dim, group));
+    for (uint32_t t = 0; t < f->n_threads; t++) {
+        struct desk unused, *desk = f->desks == NULL ? &unused : &f->desks[t];
+        desk->rows = carve_f32(c, ACT_TILE, widest);
+        desk->vocab = carve_f32(c, 2, m->n_vocab);
+        desk->attend = carve(c, f->backend->attend_scratch_bytes(m->head_dim, group));
     }
+}
+
+size_t forward_scratch_bytes(const struct model_config *config, const struct backend *backend, uint32_t n_threads,
+                             uint32_t max_rows, uint32_t max_seqs)
+{
+    struct forward f = { .config = config, .backend = backend, .n_threads = n_threads };
+    set_rotations(&f);
+    struct carver carver = { 0 };
+    carve_scratch(&f, &carver, max_rows, max_seqs);
+    return carver.used;
 }
 
 /* A file's own factors are of the first one. */
@@ -538,12 +556,12 @@ status forward_create(const struct model_config *config, const struct weights *w
     f->weights = weights;
     f->backend = backend;
     f->team = team;
-    f->n_rotated = model_rotated(config);
-    f->n_ropes = config->local_rope.theta > 0 ? 2 : 1;
+    set_rotations(f);
+    f->n_threads = team_threads(team);
     f->kv = options->kv;
     f->pool = options->kv_pool;
     f->kv_blocks = options->kv_blocks;
-    f->desks = calloc(team_threads(team), sizeof *f->desks);
+    f->desks = calloc(f->n_threads, sizeof *f->desks);
     struct carver carver = { 0 };
     if (f->desks == NULL || rows_create(options->max_rows, options->max_seqs, &f->rows) != ST_OK)
         goto fail;

@@ -17,6 +17,9 @@ MUST_CHECK status forward_create(const struct model_config *config, const struct
                                  struct forward **out, struct error *err);
 void forward_destroy(struct forward **forward);
 void forward_run(struct forward *forward, struct step *step);
+/* What forward_create would take as scratch. */
+size_t forward_scratch_bytes(const struct model_config *config, const struct backend *backend, uint32_t n_threads,
+                             uint32_t max_rows, uint32_t max_seqs);
 struct engine_times forward_times(const struct forward *forward);
 
 #endif

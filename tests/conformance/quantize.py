@@ -86,6 +86,25 @@ def carries_metadata(folder):
         assert {t.name: list(t.shape) for t in old.tensors} == {t.name: list(t.shape) for t in new.tensors}
 
 
+def inspects(folder):
+    """What the command counts is what gguf counts."""
+    made = quantize(TINY, folder / "tiny.gguf", "Q4_K_M")
+    about = json.loads(baton("inspect", folder / "tiny.gguf", "--json", "--tensors").stdout)
+    assert {t["name"]: (t["type"], t["bytes"]) for t in about["tensors"]} == \
+        {t.name: (t.tensor_type.name, t.n_bytes) for t in made.tensors}
+    for row in about["types"]:
+        same = [t for t in made.tensors if t.tensor_type.name == row["type"]]
+        assert (row["tensors"], row["values"], row["bytes"]) == \
+            (len(same), sum(t.n_elements for t in same), sum(t.n_bytes for t in same)), row
+    kv = about["worker"]["kv_bytes_per_1000_tokens"]
+    token = 2 * about["layers"] * about["kv_heads"] * about["head_dim"]
+    assert kv["f32"] == 4000 * token and kv["bf16"] == kv["f16"] == 2000 * token, kv
+    assert "tensors" not in json.loads(baton("inspect", TINY, "--json").stdout)
+    text, listed = baton("inspect", TINY).stdout, baton("inspect", TINY, "--tensors").stdout
+    assert "2.0 MB  1000 tokens of KV in bf16" in text and "k_proj" not in text, text
+    assert listed.startswith(text) and "model.layers.3.self_attn.k_proj.weight" in listed, listed
+
+
 def joins_split_files(folder):
     path = folder / "m.gguf"
     command = [sys.executable, ROOT / "models/make_synthetic.py", path, "--geometry", "tiny", "--type", "F16"]
@@ -178,6 +197,7 @@ def main():
         folder = pathlib.Path(name)
         suite.test("blocks are gguf's bit for bit", equals_gguf, folder)
         suite.test("all metadata is carried over", carries_metadata, folder)
+        suite.test("inspect counts it", inspects, folder)
         suite.test("split files become one", joins_split_files, folder)
         for mix in MOST_KL:
             suite.test(f"answers of the built-in model in {mix}", keeps_answers, folder, mix)

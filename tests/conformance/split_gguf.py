@@ -29,7 +29,7 @@ def baton(*arguments):
 
 
 def facts(path):
-    inspected = baton("inspect", path, "--json")
+    inspected = baton("inspect", path, "--json", "--tensors")
     scored = baton("score", "-", "--model", path)
     assert inspected.returncode == 0 and scored.returncode == 0, inspected.stderr + scored.stderr
     about = json.loads(inspected.stdout)
