@@ -159,7 +159,7 @@ CLUSTER = "tests/flow/with_cluster.py"
 # "smollm2" (needs the model), "asan" (also against that build; with --long all flows are, but for those with "release"). Scripts find the programs under $BATON_TEST_BIN.
 SCRIPTS = [
     ("conformance/formatted", ["tests/conformance/formatted.py"], 60, set()),
-    ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 60, set()),
+    ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 180, set()),
     ("conformance/tokenizers", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main", "--brief"], 400,
      {"venv"}),
     ("conformance/tokenizers_whole", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main"], 1400,

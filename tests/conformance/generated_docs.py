@@ -1,4 +1,5 @@
-"""docs/CONFIG.md and docs/METRICS.md say what the programs say of themselves, docs/API.md names each member of a request.
+"""docs/CONFIG.md and docs/METRICS.md say what the programs say of themselves, docs/SUPPORT.md what they do with small models
+(support.py), docs/API.md names each member of a request.
 
     generated_docs.py           compares, and prints what differs
     generated_docs.py --write   writes them anew
@@ -7,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+
+import support
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("BATON_TEST_BIN") or os.path.join(ROOT, "build/release/bin")
@@ -32,6 +35,7 @@ PAGES = {
     "docs/METRICS.md": lambda: page(
         "Metrics", "Generated from the `.def` tables by `tests/conformance/generated_docs.py --write`. Histograms are in seconds.",
         "--write-metrics-doc"),
+    "docs/SUPPORT.md": support.page,
 }
 
 
