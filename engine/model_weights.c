@@ -413,23 +413,21 @@ void model_weights_release(struct model_weights *weights)
 bool model_weights_gguf_name(const struct model_config *config, const struct model_weights *weights,
                              const struct tensor *t, char out[MODEL_TENSOR_NAME_BYTES])
 {
-    const char *end = t == weights->embed          ? "token_embd.weight"
-                      : t == weights->final_norm   ? "output_norm.weight"
-                      : t == weights->head         ? "output.weight"
-                      : t == weights->rope_factors ? "rope_freqs.weight"
-                                                   : NULL;
-    if (end) {
-        snprintf(out, MODEL_TENSOR_NAME_BYTES, "%s", end);
-        return true;
-    }
+    const char *end = t == weights->embed        ? "token_embd.weight"
+                      : t == weights->final_norm ? "output_norm.weight"
+                      : t == weights->head       ? "output.weight"
+                                                 : NULL;
     struct layer_role roles[LAYER_ROLES];
+    unsigned layer;
+    int prefix = 0;
+    if (end)
+        snprintf(out, MODEL_TENSOR_NAME_BYTES, "%s", end);
+    if (end || sscanf(t->name, "model.layers.%u.%n", &layer, &prefix) != 1 || layer >= config->n_layers)
+        return end != NULL;
     list_layer_roles(config, roles);
-    for (uint32_t n = 0; n < config->n_layers; n++)
-        for (size_t i = 0; i < LAYER_ROLES; i++) {
-            const char *place = (const char *)&weights->layers[n] + roles[i].place;
-            if (*(const struct tensor *const *)(const void *)place != t)
-                continue;
-            snprintf(out, MODEL_TENSOR_NAME_BYTES, "blk.%u.%s", n, roles[i].gguf);
+    for (size_t i = 0; i < LAYER_ROLES; i++)
+        if (roles[i].there && strcmp(t->name + prefix, roles[i].folder) == 0) {
+            snprintf(out, MODEL_TENSOR_NAME_BYTES, "blk.%u.%s", layer, roles[i].gguf);
             return true;
         }
     return false;

@@ -20,8 +20,8 @@ void model_weights_release(struct model_weights *weights);
 
 #define MODEL_TENSOR_NAME_BYTES 96
 
-/* The name that a GGUF file has for a tensor which was bound, whatever file it came from; false for one that was
- * not, as the second copy of a tied head. */
+/* The name that a GGUF file has for a tensor of a folder; false for one that it leaves out, as the second copy of a
+ * tied head. */
 MUST_CHECK bool model_weights_gguf_name(const struct model_config *config, const struct model_weights *weights,
                                         const struct tensor *t, char out[MODEL_TENSOR_NAME_BYTES]);
 
