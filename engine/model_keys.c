@@ -59,6 +59,8 @@ static status write_rope(const struct rope_config *rope, struct key_writer *k, s
         return ST_OK;
     case ROPE_YARN:
         return write_yarn(rope, k, err);
+    case ROPE_LONG: /* its factors for long texts are not kept */
+        return unsupported("LongRoPE", err);
     }
     return unsupported("its scaling of rotary frequencies", err);
 }
@@ -72,6 +74,22 @@ static status write_window(const struct model_config *c, struct key_writer *k, s
         if (!c->windowed[i])
             return unsupported("a sliding window that only some layers have", err);
     put_count(k, "attention.sliding_window", c->window);
+    return ST_OK;
+}
+
+/* All layers have them there, and their weights sum to one. */
+static status write_experts(const struct model_config *c, struct key_writer *k, struct error *err)
+{
+    if (c->n_experts == 0)
+        return ST_OK;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        if (c->dense[i])
+            return unsupported("layers without experts among others", err);
+    if (!c->experts_sum_to_one)
+        return unsupported("experts whose weights do not sum to one", err);
+    put_count(k, "expert_count", c->n_experts);
+    put_count(k, "expert_used_count", c->n_experts_used);
+    put_count(k, "expert_feed_forward_length", c->n_expert_ffn);
     return ST_OK;
 }
 
@@ -89,20 +107,23 @@ status model_write_keys(const struct model_config *c, struct gguf_writer *w, str
     put_count(&k, "attention.key_length", c->head_dim);
     put_count(&k, "attention.value_length", c->head_dim);
     put_float(&k, "attention.layer_norm_rms_epsilon", c->rms_eps);
-    put_count(&k, "rope.dimension_count", c->head_dim);
+    put_count(&k, "rope.dimension_count", model_rotated(c));
     status st = write_rope(&c->rope, &k, err);
+    if (st == ST_OK)
+        st = write_experts(c, &k, err);
     return st == ST_OK ? write_window(c, &k, err) : st;
 }
 
 bool model_rope_factors(const struct model_config *config, float *out)
 {
     double scaled[MODEL_MAX_HEAD_DIM / 2], plain[MODEL_MAX_HEAD_DIM / 2];
+    const uint32_t rotated = model_rotated(config);
     const struct rope_config unscaled = { .theta = config->rope.theta };
     if (config->rope.scaling != ROPE_LLAMA3)
         return false;
-    rope_frequencies(&config->rope, config->head_dim, NULL, scaled);
-    rope_frequencies(&unscaled, config->head_dim, NULL, plain);
-    for (uint32_t i = 0; i < config->head_dim / 2; i++)
+    rope_frequencies(&config->rope, rotated, NULL, scaled);
+    rope_frequencies(&unscaled, rotated, NULL, plain);
+    for (uint32_t i = 0; i < rotated / 2; i++)
         out[i] = (float)(plain[i] / scaled[i]);
     return true;
 }

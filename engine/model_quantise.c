@@ -229,19 +229,31 @@ static uint64_t source_row(const struct planned_tensor *t, uint64_t row)
     return t->head_rows ? row - in_head + in_head % 2 * (t->head_rows / 2) + in_head / 2 : row;
 }
 
+/* The bytes of one row, and the format in which they are. */
+static const uint8_t *find_row(const struct planned_tensor *t, uint64_t row, enum dtype *type)
+{
+    const struct tensor *from = t->source;
+    if (t->parts) {
+        const uint64_t rows = from->shape[1];
+        from = t->parts[row / rows];
+        row %= rows;
+    }
+    *type = from->type;
+    return (const uint8_t *)from->data + row * dtype_row_bytes(from->type, t->cols);
+}
+
 static void convert_row(void *ctx, uint32_t item, uint32_t thread)
 {
     struct panel_job *job = ctx;
-    const struct tensor *from = job->tensor->source;
-    const uint64_t row = source_row(job->tensor, job->first_row + item);
-    const uint8_t *src = (const uint8_t *)from->data + row * dtype_row_bytes(from->type, job->cols);
+    enum dtype from;
+    const uint8_t *src = find_row(job->tensor, source_row(job->tensor, job->first_row + item), &from);
     uint8_t *dst = job->out + item * job->row_bytes;
-    if (from->type == job->tensor->type) {
+    if (from == job->tensor->type) {
         memcpy(dst, src, job->row_bytes);
         return;
     }
     float *values = job->rows + thread * job->row_stride;
-    dtype_to_f32(from->type, src, values, job->cols);
+    dtype_to_f32(from, src, values, job->cols);
     if (!quantise_row(job->tensor->type, values, job->cols, dst))
         atomic_store(&job->refused, true);
 }

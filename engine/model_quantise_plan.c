@@ -109,6 +109,42 @@ static status make_rope(struct quantise_plan *plan, const struct model_config *c
     return ST_OK;
 }
 
+enum { STACKS_A_LAYER = 3 };
+
+static status take_stacks(struct quantise_plan *plan, const struct model_config *c, struct error *err)
+{
+    const size_t n = (size_t)c->n_layers * STACKS_A_LAYER;
+    plan->stacks = calloc(n + 1, sizeof *plan->stacks);
+    plan->parts = calloc(n * c->n_experts + 1, sizeof *plan->parts);
+    return plan->stacks && plan->parts ? ST_OK : error_set(err, ST_NO_MEMORY, "out of memory for the plan");
+}
+
+/* In the file the matrices of all experts of a layer are one tensor. */
+static void add_experts(struct quantise_plan *plan, uint32_t layer, const struct model_layer *l, enum quantise_mix mix,
+                        const struct model_config *c)
+{
+    static const char *const names[STACKS_A_LAYER] = { "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps" };
+    for (size_t i = 0; i < STACKS_A_LAYER; i++) {
+        struct tensor *stack = &plan->stacks[layer * STACKS_A_LAYER + i];
+        const struct tensor **parts = &plan->parts[(layer * STACKS_A_LAYER + i) * c->n_experts];
+        char name[MODEL_TENSOR_NAME_BYTES];
+        uint64_t bytes = 0;
+        for (uint32_t e = 0; e < c->n_experts; e++) {
+            const struct model_expert *x = &l->experts[e];
+            parts[e] = i == 0 ? x->gate : i == 1 ? x->up : x->down;
+            bytes += parts[e]->bytes;
+        }
+        *stack = (struct tensor){ .name = parts[0]->name,
+                                  .type = parts[0]->type,
+                                  .n_dims = 3,
+                                  .shape = { c->n_experts, parts[0]->shape[0], parts[0]->shape[1] },
+                                  .bytes = bytes };
+        snprintf(name, sizeof name, "blk.%u.%s.weight", layer, names[i]);
+        add(plan, stack, name, mix, c);
+        plan->tensors[plan->n - 1].parts = parts;
+    }
+}
+
 status quantise_plan_make(const struct model *model, bool from_gguf, enum quantise_mix mix, struct quantise_plan *out,
                           struct error *err)
 {
@@ -116,10 +152,13 @@ status quantise_plan_make(const struct model *model, bool from_gguf, enum quanti
     const struct model_weights *w = model_weights(model);
     const uint64_t n = model_tensor_count(model);
     char name[MODEL_TENSOR_NAME_BYTES];
+    /* A stack takes the place of at least one tensor. */
     out->tensors = malloc((n + 1) * sizeof *out->tensors);
     if (!out->tensors)
         return error_set(err, ST_NO_MEMORY, "out of memory for %llu tensors", (unsigned long long)n);
     status st = make_rope(out, c, err);
+    if (st == ST_OK)
+        st = take_stacks(out, c, err);
     if (st != ST_OK)
         return st;
     if (out->rope.data)
@@ -131,6 +170,9 @@ status quantise_plan_make(const struct model *model, bool from_gguf, enum quanti
         else if (model_weights_gguf_name(c, w, t, name))
             add(out, t, name, mix, c);
     }
+    for (uint32_t l = 0; !from_gguf && l < c->n_layers; l++)
+        if (w->layers[l].experts)
+            add_experts(out, l, &w->layers[l], mix, c);
     qsort(out->tensors, out->n, sizeof *out->tensors, compare_places);
     out->n_first = out->n > 0 && place_of(&out->tensors[0]) == -2;
     return ST_OK;
@@ -140,6 +182,8 @@ void quantise_plan_free(struct quantise_plan *plan)
 {
     free(plan->tensors);
     free(plan->rope_factors);
+    free(plan->stacks);
+    free(plan->parts);
     *plan = (struct quantise_plan){ .tensors = NULL };
 }
 

@@ -8,7 +8,9 @@
 #define PLAN_NAME_BYTES 256 /* of a tensor, as gguf.c bounds them */
 
 struct planned_tensor {
-    const struct tensor *source; /* borrowed from the model, or the plan's own rope factors */
+    const struct tensor *source; /* borrowed from the model, or one of the plan's own */
+    const struct tensor *const
+        *parts; /* of a stack of matrices those that it is made of, [shape[0]]; NULL: source has data */
     char name[PLAN_NAME_BYTES];
     enum dtype type, wanted; /* wanted: before its rows turned out not to fill blocks */
     uint64_t values;
@@ -22,6 +24,8 @@ struct quantise_plan {
     uint64_t data_bytes;            /* set by who lays them out */
     struct tensor rope;             /* made from a folder's config; data is NULL without */
     float *rope_factors;
+    struct tensor *stacks;       /* of experts, which a folder has one by one */
+    const struct tensor **parts; /* of all stacks */
 };
 
 /* Borrows from the model, which has its weights; the tensors of a GGUF file keep their names. out is zeros; freed also

@@ -424,7 +424,7 @@ bool model_weights_gguf_name(const struct model_config *config, const struct mod
         snprintf(out, MODEL_TENSOR_NAME_BYTES, "%s", end);
     if (end || sscanf(t->name, "model.layers.%u.%n", &layer, &prefix) != 1 || layer >= config->n_layers)
         return end != NULL;
-    list_layer_roles(config, roles);
+    list_layer_roles(config, layer, roles);
     for (size_t i = 0; i < LAYER_ROLES; i++)
         if (roles[i].there && strcmp(t->name + prefix, roles[i].folder) == 0) {
             snprintf(out, MODEL_TENSOR_NAME_BYTES, "blk.%u.%s", layer, roles[i].gguf);
