@@ -158,7 +158,8 @@ def keeps_networks(folder, name, config):
     assert np.median(each) <= 0.02
 
 
-CARRIED = {"llama", "llama-tied", "llama-linear", "llama-llama3", "llama-yarn", "mistral", "mistral-window", "qwen2", "qwen3"}
+CARRIED = {"llama", "llama-tied", "llama-linear", "llama-llama3", "llama-yarn", "mistral", "mistral-window", "qwen2", "qwen3",
+           "phi3", "phi3-window", "mixtral", "qwen3-moe"}
 
 
 def keeps_sentencepiece(folder):
