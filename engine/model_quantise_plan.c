@@ -124,6 +124,7 @@ static void add_experts(struct quantise_plan *plan, uint32_t layer, const struct
                         const struct model_config *c)
 {
     static const char *const names[STACKS_A_LAYER] = { "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps" };
+    ASSERT(c->n_experts > 0);
     for (size_t i = 0; i < STACKS_A_LAYER; i++) {
         struct tensor *stack = &plan->stacks[layer * STACKS_A_LAYER + i];
         const struct tensor **parts = &plan->parts[(layer * STACKS_A_LAYER + i) * c->n_experts];
@@ -134,6 +135,7 @@ static void add_experts(struct quantise_plan *plan, uint32_t layer, const struct
             parts[e] = i == 0 ? x->gate : i == 1 ? x->up : x->down;
             bytes += parts[e]->bytes;
         }
+        ASSERT(parts[0]);
         *stack = (struct tensor){ .name = parts[0]->name,
                                   .type = parts[0]->type,
                                   .n_dims = 3,
