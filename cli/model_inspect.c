@@ -34,7 +34,7 @@ struct inspection {
 static const struct {
     const char *name;
     enum dtype type;
-} kv_types[] = { { "f32", DTYPE_F32 }, { "bf16", DTYPE_BF16 }, { "f16", DTYPE_F16 } };
+} kv_types[] = { { "f32", DTYPE_F32 }, { "bf16", DTYPE_BF16 }, { "f16", DTYPE_F16 }, { "int8", DTYPE_INT8 } };
 
 static uint64_t kv_bytes(const struct inspection *in, size_t i)
 {
@@ -264,7 +264,7 @@ static int run(const struct command *self, int argc, char **argv)
     if (arguments.n != 1)
         return command_misuse(self, "it takes one file, folder or known name");
     if (model_store_resolve(arguments.items[0], path, sizeof path, &known, &err) != ST_OK ||
-        engine_isa_check(ENGINE_AUTO, &err) != ST_OK)
+        engine_isa_check(ENGINE_AUTO, CLASS_PORTABLE, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     in.worker.n_threads = threads ? (uint32_t)threads : usable_cores();
     in.worker.max_rows = (uint32_t)step_tokens;

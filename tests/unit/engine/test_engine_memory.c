@@ -72,7 +72,7 @@ static void test_scratch_grows_with_rows_and_threads(void **state)
 int main(void)
 {
     struct error err;
-    if (engine_isa_check(ENGINE_AVX2, &err) != ST_OK) {
+    if (engine_isa_check(ENGINE_AVX2, CLASS_PORTABLE, &err) != ST_OK) {
         print_message("SKIP: %s\n", err.text);
         return 0;
     }
