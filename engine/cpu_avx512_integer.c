@@ -285,7 +285,7 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
                             const struct tile *t)
 {
     const struct pack_places at = pack_places(type, t->groups);
-    __m512 acc[16];
+    __m512 acc[24]; /* of 24 some wait in the first-level cache until a group's dots are made */
     UNROLL
     for (uint32_t i = 0; i < R * P; i++)
         acc[i] = _mm512_setzero_ps();
@@ -294,7 +294,7 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
         prefetch_later(type, P, t, &at, g);
         UNROLL
         for (uint32_t h = 0; h < quant_halves(type); h++) {
-            __m512i dot[16];
+            __m512i dot[24];
             dot_half(type, wide, R, P, t, &at, g, h, dot);
             UNROLL
             for (uint32_t p = 0; p < P; p++) {
@@ -326,8 +326,9 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
 
 /* One function for each type, width of activations and shape of tile. */
 #define TILE_SHAPES(X, type)                                                                                           \
-    X(type, 12, 1)                                                                                                     \
-    X(type, 8, 2) X(type, 8, 1) X(type, 4, 4) X(type, 4, 1) X(type, 2, 4) X(type, 2, 1) X(type, 1, 4) X(type, 1, 1)
+    X(type, 12, 2)                                                                                                     \
+    X(type, 12, 1) X(type, 8, 2) X(type, 8, 1) X(type, 4, 4) X(type, 4, 1) X(type, 2, 4) X(type, 2, 1) X(type, 1, 4)   \
+        X(type, 1, 1)
 #define DEFINE_TILE(type, R, P)                                                                                        \
     static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t)                                \
     {                                                                                                                  \
@@ -367,6 +368,12 @@ static uint16_t panel_mask(const struct matrix *m, uint32_t panel)
     return (uint16_t)(left >= PANEL ? 0xffff : (1u << left) - 1);
 }
 
+/* A broadcast of activations serves all panels of a tile; more accumulators than these cost more than that saves. */
+static uint32_t panels_at_once(enum dtype type, uint32_t rows)
+{
+    return rows <= 4 ? 4 : rows < ACT_TILE || !quant_has_minimum(type) ? 2 : 1;
+}
+
 /* A call of several tiles takes PANELS_AT_ONCE panels through all of them, which meanwhile call the next ones into the
  * second-level cache, each in proportion to its work. */
 struct ahead {
@@ -380,7 +387,7 @@ static void run_row_tile(const struct matrix *m, const struct activations *a, ui
 {
     const size_t groups = m->n_in / CONTRACT_GROUP;
     const uint32_t rows = act_tile_rows(a->n_rows - row);
-    const uint32_t step = rows == ACT_TILE ? 1 : rows > 4 ? 2 : 4;
+    const uint32_t step = panels_at_once(m->type, rows);
     for (uint32_t panel = panel0; panel < panel1;) {
         uint32_t n_panels = panel1 - panel >= step ? step : 1;
         struct tile t = {

@@ -14,8 +14,9 @@ static enum dtype packed_type(const struct tensor *t, bool f32_math)
 
 static size_t panel_bytes(enum dtype type, size_t n_in)
 {
+    size_t whole = type == DTYPE_BF16 ? (n_in + 1) / 2 * 2 : n_in;
     size_t bytes = dtype_is_quantised(type) ? pack_places(type, n_in / CONTRACT_GROUP).end
-                                            : n_in * PANEL * dtype_block_bytes(type);
+                                            : whole * PANEL * dtype_block_bytes(type);
     return (bytes + PANEL_ALIGN - 1) / PANEL_ALIGN * PANEL_ALIGN;
 }
 
@@ -93,7 +94,11 @@ static void pack_lane(const struct tensor *t, const struct matrix *m, uint32_t o
         dtype_to_f32(t->type, src, row, m->n_in);
         src = (const uint8_t *)row;
     }
-    if (bytes == sizeof(uint16_t))
+    if (m->type == DTYPE_BF16)
+        for (size_t k = 0; k < m->n_in; k++)
+            memcpy(panel + (k / 2 * PANEL + lane) * 4 + k % 2 * sizeof(uint16_t), src + k * sizeof(uint16_t),
+                   sizeof(uint16_t));
+    else if (bytes == sizeof(uint16_t))
         for (size_t k = 0; k < m->n_in; k++)
             memcpy(panel + (k * PANEL + lane) * sizeof(uint16_t), src + k * sizeof(uint16_t), sizeof(uint16_t));
     else

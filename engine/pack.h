@@ -1,7 +1,8 @@
 /* pack.h - weights in panels of 16 outputs, for backends whose lanes are outputs.
  * Panel layouts, k ascending, lane o being output 16 * panel + o (outputs past
  * n_out are zeros):
- *   F32, F16, BF16: [n_in][16] in their own type.
+ *   F32, F16: [n_in][16] in their own type.
+ *   BF16: [n_in / 2][16][2], so that both of a pair are widened by one instruction each.
  *   Q8_0: [group][8][16][4] bytes u, slice j holding k = 4j .. 4j + 3.
  *   Other quantised formats (u, d, m and their factors as in quantised.h):
  *         [group][4][16][4] bytes, slice j of the group in the low nibbles and

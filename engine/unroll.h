@@ -8,7 +8,7 @@
 #elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 

@@ -205,6 +205,17 @@ static inline vec vec_widen_f16(vec_16 x)
     return _mm256_cvtph_ps(x);
 }
 
+/* Of pairs of bfloat16 in 32 bits, the low and the high ones. */
+static inline vec vec_widen_low_bf16(vec_i32 pairs)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+
+static inline vec vec_widen_high_bf16(vec_i32 pairs)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int32_t)0xffff0000u)));
+}
+
 static inline vec vec_widen_bf16(vec_16 x)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
