@@ -65,13 +65,17 @@ const struct command command_model_list = { "model list", "", "The models known 
 
 static int run(const struct command *self, int argc, char **argv)
 {
-    static const struct command *const commands[] = { &command_model_list,    &command_model_fetch,
-                                                      &command_model_inspect, &command_model_quantize,
-                                                      &command_model_score,   &command_model_gc,
+    static const struct command *const commands[] = { &command_model_list,
+                                                      &command_model_fetch,
+                                                      &command_model_inspect,
+                                                      &command_model_quantize,
+                                                      &command_model_score,
+                                                      &command_model_gc,
                                                       NULL };
     (void)self;
     return command_dispatch("baton model", commands, argc, argv);
 }
 
 const struct command command_model = { "model", "list|fetch|inspect|quantize|score|gc",
-                                       "Models: list, fetch, inspect, quantize, score; free what is held of them", run };
+                                       "Models: list, fetch, inspect, quantize, score; free what is held of them",
+                                       run };
