@@ -4,6 +4,7 @@
 #include "engine/contract.h"
 #include "engine/lanes/kernels.h"
 
+#define FEW_QUERIES    8u  /* of one row, which go faster with positions as lanes */
 #define ITEM_LANES     64u /* queries of an item: enough to repay widening K and V */
 #define SCORE_ROWS     66u /* positions of a split, rounded up to those that are scored together */
 /* Scored together for two vectors of queries: as many chains as leave registers for what they multiply. */
@@ -502,17 +503,132 @@ static void write_out(const struct attention *a, const struct attention_item *it
     }
 }
 
+/* ---- few queries: lanes are positions until the weights are made ---- */
+
+/* One row with few heads in a cache of bfloat16, whose pairs are turned. */
+static bool has_few_queries(const struct attention *a, const struct attention_item *item, const struct work *w)
+{
+    return item->n_rows == 1 && w->n_queries <= FEW_QUERIES && a->kv->type == DTYPE_BF16 && w->dim % (2 * LANES) == 0;
+}
+
+/* Where K of the n positions lies; what is behind them repeats the last, and is never read. */
+static void find_slots(const struct work *w, uint32_t n, const uint8_t *slots[CONTRACT_SPLIT])
+{
+    const uint32_t block_tokens = w->a->kv->block_tokens;
+    const size_t slot_bytes = kv_slot_bytes(w->a->kv);
+    for (uint32_t i = 0; i < n;) {
+        uint32_t run = block_tokens - (w->first + i) % block_tokens;
+        const uint8_t *slot = attention_slot(w->a, w->item->blocks, KV_K, w->item->kv_head, w->first + i);
+        for (; run > 0 && i < n; run--, slot += slot_bytes)
+            slots[i++] = slot;
+    }
+    for (uint32_t i = n; i < CONTRACT_SPLIT; i++)
+        slots[i] = slots[n - 1];
+}
+
+/* k[d][position of the split]. */
+static void turn_keys(const struct work *w, uint32_t n)
+{
+    const uint8_t *slots[CONTRACT_SPLIT];
+    find_slots(w, n, slots);
+    for (uint32_t pos = 0; pos < n; pos += LANES) {
+        prefetch_next(w, pos, LANES);
+        for (uint32_t d = 0; d < w->dim; d += 2 * LANES) {
+            vec_i32 pairs[LANES];
+            UNROLL
+            for (uint32_t i = 0; i < LANES; i++)
+                pairs[i] = vec_load_i32((const int32_t *)(const void *)(slots[pos + i] + d * sizeof(uint16_t)));
+            vec_turn_i32(pairs);
+            float *k = w->k + (size_t)d * CONTRACT_SPLIT + pos;
+            UNROLL
+            for (uint32_t i = 0; i < LANES; i++, k += (size_t)2 * CONTRACT_SPLIT) {
+                vec_store(k, vec_widen_low_bf16(pairs[i]));
+                vec_store(k + CONTRACT_SPLIT, vec_widen_high_bf16(pairs[i]));
+            }
+        }
+    }
+}
+
+/* Scores of Q neighbouring queries with all positions of a split. */
+ALWAYS_INLINE void score_queries(const uint32_t Q, const struct work *w, const float *q,
+                                 float (*scores)[CONTRACT_SPLIT])
+{
+    const uint32_t V = CONTRACT_SPLIT / LANES;
+    vec s[8];
+    UNROLL
+    for (uint32_t i = 0; i < Q * V; i++)
+        s[i] = vec_zero();
+    for (uint32_t d = 0; d < w->dim; d++) {
+        vec keys[8];
+        UNROLL
+        for (uint32_t v = 0; v < V; v++)
+            keys[v] = vec_load(w->k + (size_t)d * CONTRACT_SPLIT + v * LANES);
+        UNROLL
+        for (uint32_t i = 0; i < Q; i++) {
+            vec query = vec_set1(q[d * LANES + i]);
+            UNROLL
+            for (uint32_t v = 0; v < V; v++)
+                s[i * V + v] = vec_fma(query, keys[v], s[i * V + v]);
+        }
+    }
+    UNROLL
+    for (uint32_t i = 0; i < Q * V; i++)
+        vec_store(scores[i / V] + i % V * LANES, s[i]);
+}
+
+/* Scores to weights, which then stand as all others do; from and end are those of every query. */
+static void weigh_query(const struct work *w, uint32_t query, const float *scores)
+{
+    struct lane_state *s = &w->states[0];
+    const uint32_t from = (uint32_t)s->from[query], end = (uint32_t)s->end[query];
+    float weights[CONTRACT_SPLIT];
+    float max = -INFINITY;
+    for (uint32_t pos = from; pos < end; pos++)
+        max = scores[pos] > max ? scores[pos] : max;
+    for (uint32_t pos = from / LANES * LANES; pos < end; pos += LANES)
+        vec_store(weights + pos, vec_exp(vec_sub(vec_load(scores + pos), vec_set1(max))));
+    float sum = 0.0f;
+    for (uint32_t pos = from; pos < end; pos++) {
+        sum += weights[pos];
+        w->p[pos * LANES + query] = weights[pos];
+    }
+    s->split_max[query] = max;
+    s->split_sum[query] = sum;
+}
+
+/* What score() and weigh() do for many. */
+static void weigh_few(const struct work *w, uint32_t n, float soft_cap)
+{
+    const uint32_t at_once = LANES == 16 ? 2 : 1;
+    float scores[FEW_QUERIES][CONTRACT_SPLIT];
+    turn_keys(w, n);
+    uint32_t query = 0;
+    for (; at_once == 2 && query + 2 <= w->n_queries; query += 2)
+        score_queries(LANES == 16 ? 2 : 1, w, w->q + query, &scores[query]);
+    for (; query < w->n_queries; query++)
+        score_queries(1, w, w->q + query, &scores[query]);
+    for (query = 0; query < w->n_queries; query++) {
+        for (uint32_t pos = 0; soft_cap > 0 && pos < n; pos += LANES)
+            vec_store(scores[query] + pos, vec_soft_cap(vec_load(scores[query] + pos), vec_set1(soft_cap)));
+        weigh_query(w, query, scores[query]);
+    }
+}
+
 /* n positions from w->first on. All vectors are done with K before V is widened: the first cache holds one of them. */
 static void run_split(const struct attention *a, const struct attention_item *item, struct work *w, uint32_t n)
 {
     uint32_t vectors = (w->n_queries + LANES - 1) / LANES;
     for (uint32_t vector = 0; vector < vectors; vector++)
         find_seen(a, item, w, vector, w->first, n);
-    widen_side(KV_K, n, w, w->k);
-    score(w, vectors);
-    for (uint32_t vector = 0; vector < vectors; vector++)
-        if (w->states[vector].most > 0)
-            weigh(w, vector, a->soft_cap);
+    if (has_few_queries(a, item, w)) {
+        weigh_few(w, n, a->soft_cap);
+    } else {
+        widen_side(KV_K, n, w, w->k);
+        score(w, vectors);
+        for (uint32_t vector = 0; vector < vectors; vector++)
+            if (w->states[vector].most > 0)
+                weigh(w, vector, a->soft_cap);
+    }
     widen_side(KV_V, n, w, w->v);
     for (uint32_t vector = 0; vector < vectors; vector++)
         if (w->states[vector].most > 0)

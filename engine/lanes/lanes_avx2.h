@@ -205,6 +205,30 @@ static inline vec vec_widen_f16(vec_16 x)
     return _mm256_cvtph_ps(x);
 }
 
+/* Lane j of vector i becomes lane i of vector j. */
+static inline void vec_turn_i32(vec_i32 m[8])
+{
+    vec_i32 t[8];
+    vec_i32 u[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(m[i], m[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(m[i], m[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        m[j] = _mm256_permute2x128_si256(u[j], u[4 + j], 0x20);
+        m[4 + j] = _mm256_permute2x128_si256(u[j], u[4 + j], 0x31);
+    }
+}
+
 /* Of pairs of bfloat16 in 32 bits, the low and the high ones. */
 static inline vec vec_widen_low_bf16(vec_i32 pairs)
 {

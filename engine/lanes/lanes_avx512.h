@@ -185,6 +185,37 @@ static inline vec vec_widen_f16(vec_16 x)
     return _mm512_cvtph_ps(x);
 }
 
+/* Lane j of vector i becomes lane i of vector j. */
+static inline void vec_turn_i32(vec_i32 m[16])
+{
+    vec_i32 t[16];
+    vec_i32 u[16];
+    UNROLL
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(m[i], m[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 16; i += 4) {
+        u[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        u[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        u[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        u[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    /* Quarter q of u[4 * r + j] holds column 4 * q + j of rows 4 * r to 4 * r + 3. */
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        vec_i32 even_low = _mm512_shuffle_i32x4(u[j], u[4 + j], 0x88);
+        vec_i32 even_high = _mm512_shuffle_i32x4(u[8 + j], u[12 + j], 0x88);
+        vec_i32 odd_low = _mm512_shuffle_i32x4(u[j], u[4 + j], 0xdd);
+        vec_i32 odd_high = _mm512_shuffle_i32x4(u[8 + j], u[12 + j], 0xdd);
+        m[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+        m[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+        m[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
+        m[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
+    }
+}
+
 /* Of pairs of bfloat16 in 32 bits, the low and the high ones. */
 static inline vec vec_widen_low_bf16(vec_i32 pairs)
 {
