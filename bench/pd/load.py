@@ -19,7 +19,8 @@ class Call:
     def __init__(self, request, server):
         self.request = request
         self.tokens = []  # when each event with text came
-        self.sent, self.finish, self.usage, self.error = 0.0, None, {}, None
+        self.due = self.sent = 0.0  # when it should have been sent, and when it was
+        self.finish, self.usage, self.error = None, {}, None
         self.raw, self.text, self.status, self.chunked, self.done = b"", b"", 0, False, False
         body = json.dumps({"model": server.model, "prompt": request.prompt, "max_tokens": request.answer, "ignore_eos": True,
                            "temperature": 0, "stream": True, "stream_options": {"include_usage": True}, **server.fields}).encode()
@@ -27,9 +28,9 @@ class Call:
                       b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)) + body
         self.socket = None
 
-    def send(self, port, now):
+    def send(self, port, due, now):
         """Bodies fit the buffers of a socket of this host: this does not wait for the server."""
-        self.sent = now
+        self.due, self.sent = due, now
         self.socket = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(self.bytes)
@@ -50,11 +51,11 @@ class Call:
             self.error = str(why)
             return False
         if data:
-            self.raw += data
-            self.take(now)
+            self.take(data, now)
         return bool(data) and not self.done
 
-    def take(self, now):
+    def take(self, data, now):
+        self.raw += data
         if not self.status and not self.take_head():
             return
         self.text += self.unchunk() if self.chunked else self.whole()
@@ -123,7 +124,7 @@ class Run:
     def __init__(self, server, traffic, warm, seconds, drain):
         self.server, self.traffic = server, traffic
         self.warm, self.seconds, self.drain = warm, seconds, drain
-        self.calls, self.errors, self.late = [], [], []
+        self.calls, self.errors = [], []
         self.open = selectors.DefaultSelector()
         self.long_left = 0
         self.numbers = [0] * traffic.shape.streams
@@ -157,8 +158,7 @@ class Run:
                 return
             while waiting and start + waiting[0].request.due <= now:
                 call = waiting.pop(0)
-                self.late.append(now - start - call.request.due)
-                self.send(call, now)
+                self.send(call, start + call.request.due, now)
             wake = start + waiting[0].request.due if waiting else deadline
             ready = self.open.select(max(0.0, wake - time.perf_counter()))
             now = time.perf_counter()  # what is ready was there by now; what handling the others takes is not the server's
@@ -166,10 +166,10 @@ class Run:
                 if not key.data.receive(now):
                     self.finished(key.data, now)
 
-    def send(self, call, now):
+    def send(self, call, due, now):
         self.calls.append(call)
         try:
-            call.send(self.server.port, now)
+            call.send(self.server.port, due, now)
         except OSError as why:
             call.error = str(why)
             self.fail(call)
@@ -180,7 +180,7 @@ class Run:
     def next_of(self, stream, now):
         request = self.traffic.of_stream(stream, self.numbers[stream])
         self.numbers[stream] += 1
-        self.send(Call(request, self.server), now)
+        self.send(Call(request, self.server), now, now)
 
     def finished(self, call, now):
         self.open.unregister(call.socket)
