@@ -47,6 +47,7 @@ def point(run, name, ttft_limit, itl_limit):
     prompt = sum(len(c.request.prompt) for c in calls if inside(c.tokens[0])) / run.seconds
     good = [c for c in sent if is_good(c, ttft_limit, itl_limit)]
     answered = sum(c.usage.get("completion_tokens", 0) for c in calls)
+    late = [c.sent - c.due for c in run.calls if c.request.stream == LONG]
     return {"configuration": name, "rate": run.traffic.rate, "long_prompts": sum(c.request.stream == LONG for c in sent), "requests": len(sent),
             "ttft_p50_ms": ms(percentile(long, 50)), "ttft_p99_ms": ms(percentile(long, 99)),
             "stream_ttft_p50_ms": ms(percentile(short, 50)), "stream_ttft_p99_ms": ms(percentile(short, 99)),
@@ -56,7 +57,7 @@ def point(run, name, ttft_limit, itl_limit):
             "goodput_rps": round(len(good) / run.seconds, 4),
             "good_long_rps": round(sum(c.request.stream == LONG for c in good) / run.seconds, 4),
             "events_per_token": round(sum(len(c.tokens) for c in calls) / answered, 3) if answered else None,
-            "client_busy": round(run.busy, 3), "client_late_p99_ms": ms(percentile([c.sent - c.due for c in run.calls if c.request.stream == LONG], 99))}
+            "client_busy": round(run.busy, 3), "client_late_p99_ms": ms(percentile(late, 99))}
 
 
 def median_point(points):
