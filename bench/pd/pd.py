@@ -143,8 +143,12 @@ def measure(o, name, shape, rates, result):
             result["errors"] += [f"{name} at {rate:g}/s: {error}" for error in errors]
             result["runs"].append(figures.point(run, name, o.ttft_limit / 1000, o.itl_limit / 1000))
             say(o, f"  {name} at {rate:g}/s{', with errors' if errors else ''}")
-    except BaseException:
-        server.abandon()
+    except Exception:
+        server.print_logs()
+        server.end(check=False)
+        raise
+    except BaseException:  # told to stop
+        server.end(check=False)
         raise
     server.end()
 

@@ -50,12 +50,12 @@ class Baton:
         self.port, self.model = self.cluster.port, self.cluster.model
         self.before = 0
 
-    def end(self):
-        self.cluster.down()
+    def end(self, check=True):
+        """Checked, a process that crashed or stays is an AssertionError."""
+        self.cluster.down(check)
 
-    def abandon(self):
+    def print_logs(self):
         self.cluster.print_logs()
-        self.cluster.down(check=False)
 
     def notes(self):
         """What a reader of the figures should know of this start."""
@@ -93,7 +93,8 @@ class Llama:
         try:
             self.wait_ready()
         except BaseException:
-            self.abandon()
+            self.print_logs()
+            self.end(check=False)
             raise
 
     def wait_ready(self):
@@ -111,7 +112,8 @@ class Llama:
             time.sleep(0.05)
         raise RuntimeError(f"llama-server is not ready (exit code {self.process.poll()})")
 
-    def end(self):
+    def end(self, check=True):
+        code = self.process.poll()
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -119,11 +121,11 @@ class Llama:
             self.process.kill()
             self.process.wait()
         self.log.close()
+        assert code is None or not check, f"llama-server ended by itself with {code}"
 
-    def abandon(self):
+    def print_logs(self):
         self.log.seek(0)
         print("---- llama-server", *self.log.read().splitlines()[-40:], sep="\n", file=sys.stderr)
-        self.end()
 
     def notes(self):
         return []
