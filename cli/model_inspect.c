@@ -75,6 +75,9 @@ static void write_numbers(const struct model *m, struct json_writer *w)
     json_field_uint(w, "kv_heads", c->n_kv_heads);
     json_field_uint(w, "head_dim", c->head_dim);
     json_field_uint(w, "ffn", c->n_ffn);
+    json_field_uint(w, "experts", c->n_experts);
+    json_field_uint(w, "experts_used", c->n_experts_used);
+    json_field_uint(w, "expert_ffn", c->n_expert_ffn);
     json_field_uint(w, "vocab", c->n_vocab);
     json_field_uint(w, "max_positions", c->max_positions);
     json_field_real(w, "rope_theta", (double)c->rope.theta);
@@ -178,6 +181,9 @@ static void write_model(const struct inspection *in, struct text_buffer *page)
     text_buffer_printf(page, "  network     %s, %u layers, %u wide, %u heads (%u KV) of %u, FFN %u\n",
                        model_arch_name(c->arch), c->n_layers, c->n_embd, c->n_heads, c->n_kv_heads, c->head_dim,
                        c->n_ffn);
+    if (c->n_experts > 0)
+        text_buffer_printf(page, "  experts     %u of FFN %u, a token goes through %u\n", c->n_experts, c->n_expert_ffn,
+                           c->n_experts_used);
     text_buffer_printf(page, "  parameters  %.1f M in %.1f MB, embeddings %s\n", (double)in->values / 1e6,
                        megabytes(in->bytes), c->tied_embeddings ? "tied" : "not tied");
     text_buffer_printf(page, "  context     %u tokens\n  vocabulary  %u tokens\n  template    %s\n\n", c->max_positions,

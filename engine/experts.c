@@ -12,6 +12,7 @@ struct experts {
     const struct model_config *config;
     const struct backend *backend;
     struct team *team;
+    uint32_t n_threads;
     float *normed;             /* [row][n_embd] */
     float *logits;             /* [row][n_experts]: the router's */
     uint32_t *chosen;          /* [row][n_experts_used]: experts, ascending */
@@ -297,13 +298,19 @@ static size_t lay_out(struct experts *e, size_t rows, uint8_t *base)
     e->all.scale = take(base, &used, values / CONTRACT_GROUP * 2 * sizeof *e->all.scale);
     e->all.bias = take(base, &used, values / CONTRACT_GROUP * ACT_BIASES * sizeof *e->all.bias);
     e->all.bf16 = take(base, &used, pairs * act_bf16_stride(widest) * sizeof *e->all.bf16);
-    e->tiles = take(base, &used, team_threads(e->team) * sizeof *e->tiles);
-    for (uint32_t t = 0; t < team_threads(e->team); t++) {
+    e->tiles = take(base, &used, e->n_threads * sizeof *e->tiles);
+    for (uint32_t t = 0; t < e->n_threads; t++) {
         float *tile = take(base, &used, (size_t)ACT_TILE * c->n_embd * sizeof *tile);
         if (base != NULL)
             e->tiles[t] = tile;
     }
     return used;
+}
+
+size_t experts_scratch_bytes(const struct model_config *config, uint32_t n_threads, uint32_t max_rows)
+{
+    struct experts e = { .config = config, .n_threads = n_threads };
+    return lay_out(&e, max_rows, NULL);
 }
 
 status experts_create(const struct model_config *config, const struct backend *backend, struct team *team,
@@ -315,6 +322,7 @@ status experts_create(const struct model_config *config, const struct backend *b
     e->config = config;
     e->backend = backend;
     e->team = team;
+    e->n_threads = team_threads(team);
     e->memory = aligned_alloc(64, lay_out(e, max_rows, NULL));
     if (e->memory == NULL) {
         experts_destroy(&e);

@@ -15,6 +15,8 @@ struct experts;
 MUST_CHECK status experts_create(const struct model_config *config, const struct backend *backend, struct team *team,
                                  uint32_t max_rows, struct experts **out);
 void experts_destroy(struct experts **experts);
+/* What experts_create takes for rows. */
+size_t experts_scratch_bytes(const struct model_config *config, uint32_t n_threads, uint32_t max_rows);
 
 /* Norms x [n_rows][n_embd], runs each row through its experts and adds the weighted sum to x. The time that products
  * took is added to *products_ns. */

@@ -531,7 +531,7 @@ size_t forward_scratch_bytes(const struct model_config *config, const struct bac
     set_rotations(&f);
     struct carver carver = { 0 };
     carve_scratch(&f, &carver, max_rows, max_seqs);
-    return carver.used;
+    return carver.used + (config->n_experts > 0 ? experts_scratch_bytes(config, n_threads, max_rows) : 0);
 }
 
 /* A file's own factors are of the first one. */

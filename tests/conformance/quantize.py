@@ -105,6 +105,18 @@ def inspects(folder):
     assert listed.startswith(text) and "model.layers.3.self_attn.k_proj.weight" in listed, listed
 
 
+def inspects_experts(folder):
+    config = architectures.MODELS["mixtral"]
+    (folder / "experts").mkdir()
+    architectures.write_model(config, folder / "experts")
+    about = json.loads(baton("inspect", folder / "experts", "--json").stdout)
+    assert (about["experts"], about["experts_used"], about["expert_ffn"]) == \
+        (config["num_local_experts"], config["num_experts_per_tok"], config["intermediate_size"]), about
+    assert "experts     6 of FFN 96, a token goes through 2" in baton("inspect", folder / "experts").stdout
+    assert json.loads(baton("inspect", TINY, "--json").stdout)["experts"] == 0
+    assert "experts" not in baton("inspect", TINY).stdout
+
+
 def joins_split_files(folder):
     path = folder / "m.gguf"
     command = [sys.executable, ROOT / "models/make_synthetic.py", path, "--geometry", "tiny", "--type", "F16"]
@@ -201,6 +213,7 @@ def main():
         suite.test("blocks are gguf's bit for bit", equals_gguf, folder)
         suite.test("all metadata is carried over", carries_metadata, folder)
         suite.test("inspect counts it", inspects, folder)
+        suite.test("inspect tells of experts", inspects_experts, folder)
         suite.test("split files become one", joins_split_files, folder)
         for mix in MOST_KL:
             suite.test(f"answers of the built-in model in {mix}", keeps_answers, folder, mix)

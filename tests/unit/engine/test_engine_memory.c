@@ -4,7 +4,9 @@
 
 #include <cmocka.h>
 
+#include "engine/backend.h"
 #include "engine/engine_memory.h"
+#include "engine/forward.h"
 
 #define BUILTIN BATON_SOURCE_DIR "/models/baton-tiny"
 #define PANEL   16u /* outputs that stand together, the last ones filled up */
@@ -69,6 +71,35 @@ static void test_scratch_grows_with_rows_and_threads(void **state)
     model_close(&m);
 }
 
+static size_t scratch_with(uint32_t n_experts, uint32_t threads, uint32_t rows)
+{
+    struct model *m = open_builtin();
+    struct model_config c = *model_config(m);
+    struct backend made;
+    const struct backend *backend = engine_backend(ENGINE_AVX2, CLASS_PORTABLE, &made);
+    c.n_experts = n_experts;
+    c.n_experts_used = n_experts / 2;
+    c.n_expert_ffn = c.n_ffn;
+    const size_t bytes = forward_scratch_bytes(&c, backend, threads, rows, 4);
+    model_close(&m);
+    return bytes;
+}
+
+/* What each (row, expert) pair has: gate, up, result, and its input as float32. */
+static void test_scratch_has_that_of_experts(void **state)
+{
+    (void)state;
+    struct model *m = open_builtin();
+    const struct model_config *c = model_config(m);
+    const size_t pair = (3ull * c->n_ffn + c->n_embd) * sizeof(float), tile = (size_t)ACT_TILE * c->n_embd * 4;
+    const size_t without = scratch_with(0, 2, 64), with = scratch_with(8, 2, 64);
+    assert_true(with >= without + 64ull * 4 * pair + 2 * tile);
+    assert_true(with <= without + 2 * (64ull * 4 * pair + 2 * tile));
+    assert_true(scratch_with(8, 2, 128) - with >= scratch_with(0, 2, 128) - without + 64ull * 4 * pair);
+    assert_true(scratch_with(8, 3, 64) - with >= scratch_with(0, 3, 64) - without + tile);
+    model_close(&m);
+}
+
 int main(void)
 {
     struct error err;
@@ -80,6 +111,7 @@ int main(void)
         cmocka_unit_test(test_weights_are_panels_and_vectors),
         cmocka_unit_test(test_what_is_not_packed_is_read_too),
         cmocka_unit_test(test_scratch_grows_with_rows_and_threads),
+        cmocka_unit_test(test_scratch_has_that_of_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
