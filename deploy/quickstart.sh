@@ -9,7 +9,10 @@
 #   --help           this
 # What stands behind -- goes to `baton up` as it is: -- --prefill 2, or -- --model PATH instead of SmolLM2.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+caller=$PWD
+case "$0" in */*) cd "${0%/*}/.." ;; *) cd .. ;; esac
+root=$PWD
+cd "$caller"
 . "$root/deploy/step.sh"
 
 fail() { # WHAT [WHAT TO DO]...
@@ -20,11 +23,14 @@ fail() { # WHAT [WHAT TO DO]...
 }
 misuse() { echo "quickstart: $1 (see deploy/quickstart.sh --help)" >&2; exit 2; }
 
-work=$(mktemp -d)
+work=${TMPDIR:-/tmp}/baton-quickstart-$$
+mkdir -m 700 "$work"
 trap 'rm -rf "$work"' EXIT
 doing="preparing"
-interrupted() { printf '\nquickstart: interrupted while %s; run it again to go on\n' "$doing" >&2; exit 130; }
-trap interrupted INT
+interrupted() {
+    [ ! -s "$work/ready" ] || doing="$doing; the cluster is up"
+    printf '\nquickstart: interrupted while %s; run it again to go on\n' "$doing" >&2
+}
 
 question=
 port=8000 place=() up_options=() own_model=0
@@ -45,19 +51,21 @@ for option in ${up_options[@]+"${up_options[@]}"}; do
     case "$option" in --model | --model=*) own_model=1 ;; esac
 done
 
-where="${place[*]+$(printf ' %q' "${place[@]}")}" # for commands that are printed
+where= # for commands that are printed
+[ ${#place[@]} = 0 ] || printf -v where ' %q' "${place[@]}"
 
 # ---- packages and programs --------------------------------------------------------------
 
 doing="installing"
-"$root/deploy/setup.sh" || fail "what Baton needs could not be installed" "the message above says what to do"
+child "$root/deploy/setup.sh" &
+await $! || fail "what Baton needs could not be installed" "the message above says what to do"
 
 build=$root/build/release
 mkdir -p "$build" 2>/dev/null || true
 [ -w "$build" ] || fail "$(id -un) may not write to $build" "use a checkout of your own, or be given this one: chown -R $(id -un) $root"
 doing="configuring"
 if [ ! -f "$build/build.ninja" ]; then
-    (cd "$root" && step "quickstart: configuring" "$build/configure.log" cmake --preset release) || {
+    step "quickstart: configuring" "$build/configure.log" cmake -S "$root" --preset release || {
         tail -20 "$build/configure.log" >&2
         fail "cmake failed" "the whole log is $build/configure.log" "rm -rf $build begins afresh"
     }
@@ -75,9 +83,8 @@ bin=$build/bin
 doing="fetching the model"
 if [ "$own_model" = 0 ]; then
     fetched=0
-    "$bin/baton" model fetch smollm2 || fetched=$?
-    # A shell whose child ends by itself on Ctrl-C may take the signal for dealt with, and not run its trap.
-    [ $fetched != 130 ] || interrupted
+    child "$bin/baton" model fetch smollm2 &
+    await $! || fetched=$?
     if [ $fetched = 0 ]; then
         up_options=(--model smollm2 ${up_options[@]+"${up_options[@]}"})
     else
@@ -112,19 +119,23 @@ explain_failed_start() { # CODE of baton up
 }
 
 doing="starting the cluster"
-up() { "$bin/baton" up --port "$port" ${place[@]+"${place[@]}"} "${up_options[@]}"; }
-up >"$work/ready" || explain_failed_start $?
-cat "$work/ready"
-url=$(sed -n 's/^ready //p' "$work/ready")
-[ -n "$url" ] || explain_failed_start 0
+child "$bin/baton" up --port "$port" ${place[@]+"${place[@]}"} "${up_options[@]}" >"$work/ready" &
+await $! || explain_failed_start $?
+read -r ready url <"$work/ready" || explain_failed_start 0
+echo "$ready $url"
 
 question=${question:-Explain in one sentence why the sky is blue.}
-doing="asking; the cluster is up"
+doing="asking"
 echo
 echo "> $question"
-/usr/bin/python3 "$root/deploy/ask.py" "$url" "$question" ||
-    fail "the cluster did not answer" "see: $bin/baton status$where; $bin/baton logs decode$where"
-model=$(curl -s --noproxy '*' "$url/v1/models" | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
+# Python that starts with SIGINT ignored has no handler of its own, which would print where it was.
+child env --ignore-signal=INT /usr/bin/python3 "$root/deploy/ask.py" "$url" "$question" &
+await $! || fail "the cluster did not answer" "see: $bin/baton status$where; $bin/baton logs decode$where"
+child curl -s --max-time 10 --noproxy '*' -o "$work/models" "$url/v1/models" &
+await $! || fail "the cluster did not answer" "see: $bin/baton status$where"
+read -r models <"$work/models" || true
+[[ $models =~ \"id\":\ *\"([^\"]*)\" ]] || fail "$url/v1/models has no model"
+model=${BASH_REMATCH[1]}
 cat <<END
 
 The cluster is up at $url (OpenAI API). Talk to it:

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/step.sh
-trap 'echo "setup: interrupted; run it again to go on" >&2; exit 130' INT
+interrupted() { echo "setup: interrupted; run it again to go on" >&2; }
 
 packages=(
     gcc libc6-dev cmake ninja-build pkg-config
@@ -39,10 +39,10 @@ for package in "${packages[@]}"; do
 done
 
 if [ ${#missing[@]} -gt 0 ]; then
-    run=()
+    as_root=()
     if [ "$(id -u)" != 0 ]; then
         if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-            run=(sudo -n)
+            as_root=(sudo -n)
         else
             echo "setup.sh: these Debian packages are missing, and installing them needs root:" >&2
             echo "    sudo apt-get install ${missing[*]}" >&2
@@ -51,14 +51,12 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     echo "setup: installing ${#missing[@]} Debian packages: ${missing[*]}"
     log=$(mktemp)
-    as_root() { "${run[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 "$@"; } # daemons that packages bring are not started
-    install() { as_root apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}"; }
-    finish_interrupted() { as_root dpkg --configure -a; }
-    refresh() { as_root apt-get update; }
-    if ! step "setup: installing packages" "$log" install; then
-        step "setup: finishing what was interrupted" "$log" finish_interrupted || true
-        step "setup: refreshing the package lists" "$log" refresh || true
-        if ! step "setup: installing packages" "$log" install; then
+    as_root+=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1) # daemons that packages bring are not started
+    install=("${as_root[@]}" apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}")
+    if ! step "setup: installing packages" "$log" "${install[@]}"; then
+        step "setup: finishing what was interrupted" "$log" "${as_root[@]}" dpkg --configure -a || true
+        step "setup: refreshing the package lists" "$log" "${as_root[@]}" apt-get update || true
+        if ! step "setup: installing packages" "$log" "${install[@]}"; then
             grep '^[EW]:' "$log" | tail -5 >&2
             echo "setup.sh: apt-get could not install: ${missing[*]}" >&2
             echo "    its log is $log; see that the package sources are reached (sudo apt-get update)" >&2

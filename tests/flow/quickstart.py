@@ -14,11 +14,18 @@ import urllib.request
 from cluster import ROOT, Suite, free_port, wait_for
 
 QUICKSTART = os.path.join(ROOT, "deploy/quickstart.sh")
-BATON = os.path.join(ROOT, "build/release/bin/baton")
+BIN = os.path.join(ROOT, "build/release/bin")
+BATON = os.path.join(BIN, "baton")
 SLOW_PYTHON = """#!/bin/sh
 trap 'exit 130' INT
 touch "$TMPDIR/half.whl"
 while :; do sleep 0.1; done
+"""
+# For --print-config the real one; otherwise it starts and never gets ready.
+STUCK_DECODE = """#!/bin/sh
+case "$*" in *--print-config*) exec {bin}/baton-decode "$@" ;; esac
+touch "{dir}/decode.begun"
+exec sleep 600
 """
 
 
@@ -46,18 +53,30 @@ class Place:
         return subprocess.Popen([QUICKSTART, *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 text=True, start_new_session=True)
 
-    def run_until(self, there, *args, may_be_over=False):
+    def interrupt_when(self, there, doing, *args, kill=os.killpg):
         process = self.start(*args)
         try:
             wait_for("the phase to interrupt", there, 600)
         finally:
-            os.killpg(process.pid, signal.SIGINT)
-            said = process.communicate(timeout=60)[0]
+            kill(process.pid, signal.SIGINT)
+            said = process.communicate(timeout=150)[0]
         assert "Traceback" not in said, said
-        # A fast start may be over when the signal comes: then there was nothing to interrupt.
-        if may_be_over and process.returncode == 0 and "The cluster is up" in said:
-            return
-        assert process.returncode == 130 and "interrupted" in said, (process.returncode, said)
+        lines = [line for line in said.splitlines() if line.startswith("quickstart: interrupted")]
+        assert process.returncode == 130, (process.returncode, said)
+        assert lines == [f"quickstart: interrupted while {doing}; run it again to go on"], said
+        assert not self.left_running(), (self.left_running(), said)
+
+    def left_running(self):
+        """Processes that have this place's environment."""
+        left = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                    if f"XDG_STATE_HOME={self.dir}".encode() in environ.read().split(b"\0"):
+                        left.append((pid, cmdline.read()))
+            except OSError:  # it has ended meanwhile
+                pass
+        return left
 
     def find(self, name):
         return any(name in files + folders for _, folders, files in os.walk(self.dir))
@@ -102,17 +121,28 @@ def tells_of_wrong_options():
         assert usage.returncode == 0 and "--state-dir" in usage.stdout, usage
 
 
+def write_program(path, text):
+    with open(path, "w") as f:
+        f.write(text)
+    os.chmod(path, 0o755)
+
+
 def runs_after_an_interruption():
     with Place() as place:
         port = str(place.port)
-        python = os.path.join(place.dir, "python")
-        with open(python, "w") as f:
-            f.write(SLOW_PYTHON)
-        os.chmod(python, 0o755)
-        place.env["BATON_PYTHON"] = python
-        place.run_until(lambda: place.find("half.whl"), "--port", port)
+        place.env["BATON_PYTHON"] = os.path.join(place.dir, "python")
+        write_program(place.env["BATON_PYTHON"], SLOW_PYTHON)
+        for kill in (os.killpg, os.kill):  # Ctrl-C, and a signal to the script alone
+            place.interrupt_when(lambda: place.find("half.whl"), "fetching the model", "--port", port, kill=kill)
         place.env["BATON_PYTHON"] = "false"
-        place.run_until(lambda: place.find("control.sock"), "--port", port, may_be_over=True)
+        place.env["BATON_BIN_DIR"] = os.path.join(place.dir, "bin")
+        os.mkdir(place.env["BATON_BIN_DIR"])
+        for name in ("baton-router", "baton-prefill"):
+            os.symlink(os.path.join(BIN, name), os.path.join(place.env["BATON_BIN_DIR"], name))
+        write_program(os.path.join(place.env["BATON_BIN_DIR"], "baton-decode"),
+                      STUCK_DECODE.format(bin=BIN, dir=place.dir))
+        place.interrupt_when(lambda: place.find("decode.begun"), "starting the cluster", "--port", port)
+        del place.env["BATON_BIN_DIR"]
         done = place.quickstart("--port", port)
         assert done.returncode == 0 and f"ready http://127.0.0.1:{port}" in done.stdout, done
 
