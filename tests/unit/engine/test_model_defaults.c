@@ -45,8 +45,8 @@ static void test_what_is_not_said_is_neutral(void **state)
 {
     static const char *const texts[] = {
         "{}",
-        "{\"temperature\": null, \"top_p\": null, \"top_k\": null, \"min_p\": null, \"repetition_penalty\": null,"
-        " \"max_new_tokens\": null}",
+        ("{\"temperature\": null, \"top_p\": null, \"top_k\": null, \"min_p\": null, \"repetition_penalty\": null,"
+         " \"max_new_tokens\": null}"),
         "{\"do_sample\": false, \"max_length\": 20, \"eos_token_id\": [3, 4]}", /* as in vLLM, no greedy choice */
     };
     (void)state;
