@@ -37,16 +37,20 @@ class Peer:
             side = os.path.join(os.path.dirname(os.path.abspath(__file__)), "llama_side.py")
             self.process = subprocess.Popen([PYTHON, side, o.model, str(o.threads), str(o.prompt), str(o.generate),
                                              str(o.sequences)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.read()  # until it is warm and quiet: neither may compute beside the other
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"llama.cpp's side ended with {self.process.wait()}")
+        return line
 
     def run(self):
         if not self.process:
             return None
         self.process.stdin.write('{"run": true}\n')
         self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"llama.cpp's side ended with {self.process.wait()}")
-        return json.loads(line)
+        return json.loads(self.read())
 
     def end(self):
         if self.process:

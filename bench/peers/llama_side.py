@@ -1,4 +1,4 @@
-"""llama.cpp's side of a comparison: reads one JSON object a line, answers with one.
+"""llama.cpp's side of a comparison: says "ready" once it is warm, then reads one JSON object a line and answers with one.
 
     llama_side.py MODEL THREADS PROMPT GENERATE SEQUENCES
     {"run": true}  ->  {"prefill_tps": ..., "decode_tps": ...}
@@ -96,6 +96,7 @@ def quiet():
 def main():
     side = Llama(sys.argv[1], *map(int, sys.argv[2:6]))
     side.run()  # caches, page tables, clock frequency
+    print("ready", flush=True)
     for line in sys.stdin:
         if json.loads(line).get("run"):
             print(json.dumps(side.run()), flush=True)
