@@ -327,8 +327,8 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
 /* One function for each type, width of activations and shape of tile. */
 #define TILE_SHAPES(X, type)                                                                                           \
     X(type, 12, 2)                                                                                                     \
-    X(type, 12, 1) X(type, 8, 2) X(type, 8, 1) X(type, 4, 4) X(type, 4, 1) X(type, 2, 4) X(type, 2, 1) X(type, 1, 4)   \
-        X(type, 1, 1)
+    X(type, 12, 1)                                                                                                     \
+    X(type, 8, 2) X(type, 8, 1) X(type, 4, 4) X(type, 4, 1) X(type, 2, 4) X(type, 2, 1) X(type, 1, 4) X(type, 1, 1)
 #define DEFINE_TILE(type, R, P)                                                                                        \
     static __attribute__((noinline)) void tile_##type##_##R##_##P(const struct tile *t)                                \
     {                                                                                                                  \

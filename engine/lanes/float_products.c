@@ -104,8 +104,8 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const uint32_t T, const uint3
     X(type, 12, 12, 2)                                                                                                 \
     X(type, 12, 12, 1)                                                                                                 \
     X(type, 8, 8, 2)                                                                                                   \
-    X(type, 8, 8, 1) X(type, 4, 4, 4) X(type, 4, 4, 1) X(type, 2, 2, 4) X(type, 2, 2, 1) X(type, 1, 1, 4)              \
-        X(type, 1, 1, 1)
+    X(type, 8, 8, 1)                                                                                                   \
+    X(type, 4, 4, 4) X(type, 4, 4, 1) X(type, 2, 2, 4) X(type, 2, 2, 1) X(type, 1, 1, 4) X(type, 1, 1, 1)
 #else
 #define TILE_SHAPES(X, type)                                                                                           \
     X(type, 12, 6, 1) X(type, 8, 4, 1) X(type, 4, 4, 1) X(type, 2, 2, 1) X(type, 1, 1, 1) X(type, 1, 1, 4)
