@@ -52,7 +52,7 @@ static void record_answer(struct answer *a)
 {
     static const char *const finishes[] = { [CHOICE_STOP] = "stop", [CHOICE_LENGTH] = "length" };
     struct call_record *record = &a->call->record;
-    record->model = a->request->name;
+    snprintf(record->model, sizeof record->model, "%s", a->request->name);
     record->choices = a->n_choices;
     record->prompt_tokens = a->usage.prompt_tokens;
     record->completion_tokens = a->usage.completion_tokens;

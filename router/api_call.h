@@ -5,11 +5,13 @@
 
 #include <sys/queue.h>
 
+#include "proto/instance.h"
 #include "router/api.h"
 #include "router/request.h"
 
 #define CALL_ID_BYTES         48
 #define CALL_REQUEST_ID_BYTES 129
+#define CALL_MODEL_BYTES      (sizeof((struct instance *)NULL)->model + INSTANCE_ADAPTER_NAME_BYTES) /* "MODEL:ADAPTER" */
 #define CALL_MAX_PIECE_BYTES  ((size_t)256 << 20) /* of one answer's text or body */
 
 struct answer;
@@ -19,9 +21,9 @@ struct endpoint;
 /* What the log tells of a generation; the answer writes it. Unknown: 0, NULL or "". */
 struct call_record {
     bool has_key;
-    struct request_key key; /* of the first choice; those of the others follow it */
-    const char *model;      /* borrowed from the models */
-    const char *finish;     /* of the first choice */
+    struct request_key key;       /* of the first choice; those of the others follow it */
+    char model[CALL_MODEL_BYTES]; /* as it was asked for */
+    const char *finish;           /* of the first choice */
     uint32_t choices;
     uint64_t prompt_tokens, completion_tokens;
     uint64_t first_token_us; /* absolute */

@@ -12,7 +12,7 @@
 static void add_quoted(struct text_buffer *out, const char *key, const char *text)
 {
     char quoted[QUOTED_BYTES];
-    if (text && text[0])
+    if (text[0])
         text_buffer_printf(out, " %s=%s", key, log_quote(quoted, sizeof quoted, text));
 }
 

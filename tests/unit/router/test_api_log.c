@@ -61,6 +61,22 @@ static void test_answer_is_logged(void **state)
                                     " trace=0af7651916cd43dd8448eb211c80319c\n", NULL });
 }
 
+/* The name of an adapter's model is the request's, which is gone when the line is written. */
+static void test_answer_of_an_adapter_is_logged(void **state)
+{
+    (void)state;
+    char log[4096];
+    int saved;
+    (void)fake_worker_with(&rig.fake, "w1", "decode", MODEL, "blue@2");
+    FILE *file = catch_log(&saved);
+    struct client *c = ask("/v1/completions", "{\"model\":\"" MODEL ":blue\",\"prompt\":\"Hello world\"}");
+    answer_text(expect_sent(FRAME_GENERATE, 0), "a", true);
+    json_decref(expect_json(c, 200));
+    client_free(c);
+    caught_log(file, saved, log, sizeof log);
+    expect_logged(log, (const char *[]){ " status=200 request=", " model=\"" MODEL ":blue\" choices=1 ", NULL });
+}
+
 static void test_cancelled_answer_is_logged(void **state)
 {
     (void)state;
@@ -83,6 +99,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_answer_is_logged),
+        TEST(test_answer_of_an_adapter_is_logged),
         TEST(test_cancelled_answer_is_logged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
