@@ -17,7 +17,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join(ROOT, "build", "test-logs")
 VENV = os.path.join(ROOT, "build", "venv", "bin", "python3")
-THREADED = r"loop|metrics|team|engine_thread|transfer|failpoint|tokenize_pool"
+THREADED = (r"loop|metrics|team|cores|engine_thread|model_quantise|drafter|weights_client|weights_holder|control|transfer|failpoint"
+            r"|tokenize_pool")
 
 passed = failed = skipped = 0
 skips, failures = [], []
@@ -175,7 +176,7 @@ SCRIPTS = [
     ("flow/hostile_http", [CLUSTER, "--set", "router.request_timeout=3s", "tests/flow/hostile_http.py",
                            "--request-timeout", "3", "{host}", "{port}"], 200, {"asan"}),
     ("flow/exact", ["tests/flow/exact.py"], 200, set()),
-    ("flow/lora", ["tests/flow/lora.py"], 120, set()),
+    ("flow/lora", ["tests/flow/lora.py"], 120, {"asan"}),
     ("flow/exact_smollm2", ["tests/flow/exact.py", "--smollm2"], 300, {"smollm2"}),
     ("flow/exact_full", ["tests/flow/exact.py", "--full"], 1800, {"smollm2", "long"}),
     ("flow/classes", ["tests/flow/classes.py"], 240, set()),
