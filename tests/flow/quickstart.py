@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import urllib.request
 
 from cluster import ROOT, Suite, free_port, wait_for
@@ -67,7 +68,13 @@ class Place:
         assert not self.left_running(), (self.left_running(), said)
 
     def left_running(self):
-        """Processes that have this place's environment."""
+        """Processes that have this place's environment, once what looks for progress every second has had time to end."""
+        deadline = time.monotonic() + 5
+        while (left := self.running()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+    def running(self):
         left = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
