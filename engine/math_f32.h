@@ -29,6 +29,17 @@ static inline float math_round(float x)
     return (x + MATH_ROUND_MAGIC) - MATH_ROUND_MAGIC;
 }
 
+/* (exp(r) - 1) / r of a small r. */
+static inline float math_exp_slope(float r)
+{
+    float p = fmaf(MATH_EXP_C7, r, MATH_EXP_C6);
+    p = fmaf(p, r, MATH_EXP_C5);
+    p = fmaf(p, r, MATH_EXP_C4);
+    p = fmaf(p, r, MATH_EXP_C3);
+    p = fmaf(p, r, MATH_EXP_C2);
+    return fmaf(p, r, 1.0f);
+}
+
 static inline float math_exp(float x)
 {
     float top = x < MATH_EXP_MAX ? x : MATH_EXP_MAX;
@@ -36,12 +47,7 @@ static inline float math_exp(float x)
     float n = math_round(c * MATH_LOG2E);
     float r = fmaf(n, -MATH_LN2_HI, c);
     r = fmaf(n, -MATH_LN2_LO, r);
-    float p = fmaf(MATH_EXP_C7, r, MATH_EXP_C6);
-    p = fmaf(p, r, MATH_EXP_C5);
-    p = fmaf(p, r, MATH_EXP_C4);
-    p = fmaf(p, r, MATH_EXP_C3);
-    p = fmaf(p, r, MATH_EXP_C2);
-    p = fmaf(p, r, 1.0f);
+    float p = math_exp_slope(r);
     p = fmaf(p, r, 1.0f);
     uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
     float scale;
@@ -67,12 +73,7 @@ static inline float math_tanh(float x)
     float n = math_round(y * MATH_LOG2E);
     float r = fmaf(n, -MATH_LN2_HI, y);
     r = fmaf(n, -MATH_LN2_LO, r);
-    float p = fmaf(MATH_EXP_C7, r, MATH_EXP_C6);
-    p = fmaf(p, r, MATH_EXP_C5);
-    p = fmaf(p, r, MATH_EXP_C4);
-    p = fmaf(p, r, MATH_EXP_C3);
-    p = fmaf(p, r, MATH_EXP_C2);
-    p = fmaf(p, r, 1.0f);
+    float p = math_exp_slope(r);
     uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
     float scale;
     memcpy(&scale, &bits, sizeof scale);

@@ -29,6 +29,17 @@
 
 #define PANEL_VECTORS (PANEL / LANES)
 
+/* math_exp_slope of math_f32.h. */
+static inline vec vec_exp_slope(vec r)
+{
+    vec p = vec_fma(vec_set1(MATH_EXP_C7), r, vec_set1(MATH_EXP_C6));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C5));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C4));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C3));
+    p = vec_fma(p, r, vec_set1(MATH_EXP_C2));
+    return vec_fma(p, r, vec_set1(1.0f));
+}
+
 /* math_exp and math_silu of math_f32.h, the same operations in the same order. */
 static inline vec vec_exp(vec x)
 {
@@ -40,12 +51,7 @@ static inline vec vec_exp(vec x)
     vec n = vec_sub(vec_add(vec_mul(c, vec_set1(MATH_LOG2E)), magic), magic);
     vec r = vec_fma(n, vec_set1(-MATH_LN2_HI), c);
     r = vec_fma(n, vec_set1(-MATH_LN2_LO), r);
-    vec p = vec_fma(vec_set1(MATH_EXP_C7), r, vec_set1(MATH_EXP_C6));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C5));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C4));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C3));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C2));
-    p = vec_fma(p, r, one);
+    vec p = vec_exp_slope(r);
     p = vec_fma(p, r, one);
     return vec_mul_or_zero(vec_not_less(top, least), p, vec_power_of_2(n));
 }
@@ -60,12 +66,7 @@ static inline vec vec_tanh(vec x)
     vec n = vec_sub(vec_add(vec_mul(y, vec_set1(MATH_LOG2E)), magic), magic);
     vec r = vec_fma(n, vec_set1(-MATH_LN2_HI), y);
     r = vec_fma(n, vec_set1(-MATH_LN2_LO), r);
-    vec p = vec_fma(vec_set1(MATH_EXP_C7), r, vec_set1(MATH_EXP_C6));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C5));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C4));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C3));
-    p = vec_fma(p, r, vec_set1(MATH_EXP_C2));
-    p = vec_fma(p, r, one);
+    vec p = vec_exp_slope(r);
     vec scale = vec_power_of_2(n);
     vec m = vec_fma(scale, vec_mul(p, r), vec_sub(scale, one));
     return vec_div(m, vec_add(m, vec_set1(2.0f)));
