@@ -43,6 +43,9 @@ class Geometry:
 
 GEOMETRIES = {
     "1b": Geometry("llama", 22, 2048, 32, 4, 64, 5632, 32000, 4096),
+    "135m": Geometry("llama", 30, 576, 9, 3, 64, 1536, 49152, 8192, tied=True),         # SmolLM2's
+    "long-64": Geometry("llama", 2, 2048, 32, 4, 64, 512, 512, 65536),                  # for attention over long prompts
+    "long-128": Geometry("llama", 2, 2048, 16, 4, 128, 512, 512, 65536),
     "tiny": Geometry("llama", 2, 128, 4, 2, 32, 256, 512, 2048),
     "tiny-tied": Geometry("llama", 3, 96, 3, 1, 32, 160, 384, 2048, tied=True),  # nothing is a power of two
     "tiny-k": Geometry("llama", 8, 256, 4, 2, 64, 512, 512, 2048),               # rows fill super-blocks

@@ -2,7 +2,7 @@
 the two in turns, medians of the pairs.
 
     bench/peers/setup.sh                   # builds llama.cpp, once
-    python3 bench/peers/engine.py MODEL.gguf [--prompt 512] [--generate 64] [--threads 2] [--sequences 1] [--pairs 5] [--json]
+    python3 bench/peers/engine.py MODEL.gguf [--prompt 512] [--generate 64] [--threads 2] [--sequences 1] [--class portable] [--pairs 5] [--json]
 
 Without llama.cpp only the ratios to the machine's limits are printed. KV is bf16 in Baton and f16 in llama.cpp.
 """
@@ -24,6 +24,7 @@ def parse():
     for name, default in (("prompt", 512), ("generate", 64), ("threads", 2), ("sequences", 1), ("pairs", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--isa", default="auto", help="of Baton")
+    parser.add_argument("--class", default="portable", dest="arithmetic", help="of Baton: portable or amx")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser.parse_args()
 
@@ -59,7 +60,7 @@ class Peer:
 
 
 def baton(o, *extra):
-    command = [BATON, "bench", "engine", "--model", o.model, "--isa", o.isa, "--json", "--repeats", "1"]
+    command = [BATON, "bench", "engine", "--model", o.model, "--isa", o.isa, "--class", o.arithmetic, "--json", "--repeats", "1"]
     for name in ("prompt", "generate", "threads", "sequences"):
         command += [f"--{name}", str(getattr(o, name))]
     done = subprocess.run([*command, *extra], capture_output=True, text=True)
@@ -82,7 +83,7 @@ def compare(o):
     finally:
         peer.end()
     best = {key: max(r.get(key, 0) for r in ours) for key in ("product_limit_gops", "read_limit_gbps")}
-    result = {"model": ours[0]["model"], "isa": ours[0]["isa"], "threads": o.threads, "prompt": o.prompt, "generate": o.generate,
+    result = {"model": ours[0]["model"], "isa": ours[0]["isa"], "class": o.arithmetic, "threads": o.threads, "prompt": o.prompt, "generate": o.generate,
               "sequences": o.sequences, "pairs": o.pairs, **best}
     for key in ("prefill_tps", "decode_tps", "product_gops", "product_share", "read_gbps"):
         result[key] = median(ours, key)
@@ -96,7 +97,7 @@ def compare(o):
 
 
 def show(r):
-    print(f"{r['model']}, {r['isa']} kernels, {r['threads']} threads, {r['sequences']} at once, median of {r['pairs']}")
+    print(f"{r['model']}, {r['isa']} kernels, class {r['class']}, {r['threads']} threads, {r['sequences']} at once, median of {r['pairs']}")
     for name, key, tokens in (("prefill", "prefill", r["prompt"]), ("decode", "decode", r["generate"])):
         line = f"  {name:8} {tokens:6} tokens {r[key + '_tps']:10.1f} tokens/s"
         if f"{key}_ratio" in r:
