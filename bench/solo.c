@@ -56,7 +56,7 @@ static status create_engine(struct solo *s, const struct solo_options *o, struct
                          c->max_positions);
     model_kv_layout(c, SOLO_BLOCK_TOKENS, o->kv_type, &options.kv);
     status st = take_memory(s, &options.kv, n_blocks, err);
-    options.kv_pool = s->pool;
+    options.kv_pool.host = s->pool;
     if (st == ST_OK)
         st = engine_create(&options, &s->engine, err);
     if (st == ST_OK && o->pin_threads)

@@ -7,18 +7,32 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/device.h"
 #include "engine/kv_layout.h"
 
 /* What all items of one layer share. */
 struct attention {
     const struct kv_layout *kv;
-    const uint8_t *pool; /* [block][kv_block_bytes] */
+    struct device_memory pool; /* [block][kv_block_bytes] */
     uint32_t layer;
     uint32_t n_heads;
     uint32_t window; /* positions that a row sees, its own the last of them; 0: all up to its own */
     float soft_cap;  /* of scores; 0: none */
     const float *q;  /* scaled and rotated */
     float *out;
+};
+
+/* Where a row's K and V are kept. */
+struct kv_place {
+    uint32_t block, token; /* of the pool; of the block */
+};
+
+/* Rows whose K or V are to be kept in one layer. */
+struct kv_rows {
+    const struct kv_layout *kv;
+    struct device_memory pool;
+    uint32_t layer, n_rows;
+    const struct kv_place *places; /* [n_rows] */
 };
 
 /* All query heads of one KV head for rows first_row .. first_row + n_rows - 1,
@@ -34,12 +48,20 @@ static inline uint32_t attention_first_seen(const struct attention *a, uint32_t 
     return a->window != 0 && pos >= a->window ? pos - a->window + 1 : 0;
 }
 
-/* Where the slot of a position lies. */
+/* Where the host finds the slot of a row and head. */
+static inline uint8_t *kv_rows_slot(const struct kv_rows *r, enum kv_side side, uint32_t row, uint32_t kv_head)
+{
+    const struct kv_place *place = &r->places[row];
+    return r->pool.host + place->block * kv_block_bytes(r->kv) +
+           kv_offset(r->kv, r->layer, side, kv_head, place->token);
+}
+
+/* Where the slot of a position lies, for the host. */
 static inline const uint8_t *attention_slot(const struct attention *a, const uint32_t *blocks, enum kv_side side,
                                             uint32_t kv_head, uint32_t pos)
 {
     const struct kv_layout *l = a->kv;
-    return a->pool + (size_t)blocks[pos / l->block_tokens] * kv_block_bytes(l) +
+    return a->pool.host + (size_t)blocks[pos / l->block_tokens] * kv_block_bytes(l) +
            kv_offset(l, a->layer, side, kv_head, pos % l->block_tokens);
 }
 

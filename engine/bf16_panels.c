@@ -31,8 +31,7 @@ void bf16_panels_pack(const struct tensor *t, const struct matrix *m, uint32_t p
         pack_panel(t, m, panel, row);
         return;
     }
-    /* The packed bytes are const to everyone but the packer. */
-    uint8_t *dst = (uint8_t *)(uintptr_t)m->data + panel * m->panel_bytes;
+    uint8_t *dst = m->data.host + panel * m->panel_bytes;
     memset(dst, 0, m->panel_bytes);
     uint32_t end = (panel + 1) * PANEL < m->n_out ? (panel + 1) * PANEL : m->n_out;
     for (uint32_t o = panel * PANEL; o < end; o++) {

@@ -433,7 +433,7 @@ static void multiply_tile(const struct matrix *m, const struct activations *a, u
     tile_fn fn = find_tile(m->type, wide, rows);
     for (uint32_t r = 0; r < tile_rows; r += rows) {
         struct tile t = {
-            .panel = m->data + panel * m->panel_bytes,
+            .panel = m->data.host + panel * m->panel_bytes,
             .groups = groups,
             .tile_rows = tile_rows,
             .q = a->q + (size_t)row * a->n_in + r * (size_t)4,

@@ -391,7 +391,7 @@ static void run_row_tile(const struct matrix *m, const struct activations *a, ui
     for (uint32_t panel = panel0; panel < panel1;) {
         uint32_t n_panels = panel1 - panel >= step ? step : 1;
         struct tile t = {
-            .panels = m->data + panel * m->panel_bytes,
+            .panels = m->data.host + panel * m->panel_bytes,
             .panel_bytes = m->panel_bytes,
             .groups = groups,
             .q = a->q + (size_t)row * a->n_in,
@@ -417,7 +417,7 @@ void avx512_product_int(const struct matrix *m, const struct activations *a, uin
     const bool one_tile = row0 + act_tile_rows(a->n_rows - row0) == row1;
     for (uint32_t panel = panel0; panel < panel1; panel += PANELS_AT_ONCE) {
         uint32_t end = panel1 - panel > PANELS_AT_ONCE ? panel + PANELS_AT_ONCE : panel1;
-        struct ahead ahead = { m->data + end * m->panel_bytes, one_tile ? 0 : m->panel_bytes / (row1 - row0) };
+        struct ahead ahead = { m->data.host + end * m->panel_bytes, one_tile ? 0 : m->panel_bytes / (row1 - row0) };
         for (uint32_t row = row0; row < row1; row += act_tile_rows(a->n_rows - row)) {
             bool cold = one_tile || (panel == panel0 && row == row0);
             run_row_tile(m, a, row, cold, panel, end, out, stride, &ahead);

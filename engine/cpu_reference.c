@@ -32,7 +32,7 @@ static void reference_describe(const struct tensor *t, bool f32_math, uint8_t *d
         .rule = dtype_is_quantised(t->type) && !f32_math ? RULE_INT8 : RULE_F32,
         .n_out = (uint32_t)t->shape[0],
         .n_in = (uint32_t)t->shape[1],
-        .data = t->data,
+        .data = { .host = (uint8_t *)(uintptr_t)t->data }, /* only read */
     };
 }
 
@@ -184,7 +184,7 @@ static void product_int(const struct matrix *m, const struct activations *a, uin
 {
     const size_t groups = m->n_in / CONTRACT_GROUP;
     const int32_t offset = (int32_t)quant_offset(m->type);
-    const uint8_t *weights = m->data + o * dtype_row_bytes(m->type, m->n_in);
+    const uint8_t *weights = m->data.host + o * dtype_row_bytes(m->type, m->n_in);
     memset(acc, 0, ROW_STEP * sizeof *acc);
     for (size_t g = 0; g < groups; g++) {
         struct quant_group group;
@@ -202,7 +202,7 @@ static void product_f32(const struct matrix *m, const struct activations *a, uin
                         float acc[ROW_STEP])
 {
     float w[WIDEN_STEP];
-    const uint8_t *src = m->data + o * dtype_row_bytes(m->type, m->n_in);
+    const uint8_t *src = m->data.host + o * dtype_row_bytes(m->type, m->n_in);
     memset(acc, 0, ROW_STEP * sizeof *acc);
     for (uint32_t k0 = 0; k0 < m->n_in; k0 += WIDEN_STEP) {
         uint32_t len = m->n_in - k0 < WIDEN_STEP ? m->n_in - k0 : WIDEN_STEP;
@@ -224,7 +224,7 @@ static void product_bf16(const struct matrix *m, const struct activations *a, ui
                          float acc[ROW_STEP])
 {
     const size_t stride = act_bf16_stride(m->n_in);
-    const uint8_t *src = m->data + o * dtype_row_bytes(m->type, m->n_in);
+    const uint8_t *src = m->data.host + o * dtype_row_bytes(m->type, m->n_in);
     memset(acc, 0, ROW_STEP * sizeof *acc);
     for (size_t k = 0; k < m->n_in; k += CONTRACT_STEP) {
         uint16_t w[CONTRACT_STEP] = { 0 };
@@ -254,7 +254,7 @@ static void reference_product(const struct matrix *m, const struct activations *
     }
 }
 
-static void reference_rms_norm(const float *x, const float *weight, float eps, uint32_t n, float *out)
+static void norm_row(const float *x, const float *weight, float eps, uint32_t n, float *out)
 {
     float lanes[CONTRACT_NORM_LANES] = { 0 };
     for (uint32_t i = 0; i < n; i++)
@@ -267,7 +267,14 @@ static void reference_rms_norm(const float *x, const float *weight, float eps, u
         out[i] = (x[i] * r) * weight[i];
 }
 
-static void reference_rope(float *x, const float *cosines, const float *sines, uint32_t dim, bool interleaved)
+static void reference_rms_norm(const float *x, const float *weight, float eps, uint32_t n_rows, uint32_t width,
+                               float *out)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        norm_row(x + r * width, weight, eps, width, out + r * width);
+}
+
+static void rotate_head(float *x, const float *cosines, const float *sines, uint32_t dim, bool interleaved)
 {
     uint32_t step = interleaved ? 1 : dim / 2;
     for (uint32_t p = 0; p < dim / 2; p++) {
@@ -277,6 +284,14 @@ static void reference_rope(float *x, const float *cosines, const float *sines, u
         x[i] = fmaf(a, cosines[i], b * sines[i]);
         x[i + step] = fmaf(b, cosines[i + step], a * sines[i + step]);
     }
+}
+
+static void reference_rope(float *x, const struct rotation *r)
+{
+    for (size_t row = 0; row < r->n_rows; row++)
+        for (uint32_t h = 0; h < r->n_heads; h++)
+            rotate_head(x + (row * r->n_heads + h) * r->head_dim, r->cosines + row * r->stride,
+                        r->sines + row * r->stride, r->dim, r->interleaved);
 }
 
 static void reference_scale(float *x, float factor, uint32_t n)
@@ -289,6 +304,12 @@ static void reference_add(float *x, const float *y, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         x[i] += y[i];
+}
+
+static void reference_add_to_rows(float *x, const float *y, uint32_t n_rows, uint32_t width)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        reference_add(x + r * width, y, width);
 }
 
 static void reference_silu_mul(float *gate, const float *up, uint32_t n)
@@ -318,7 +339,7 @@ static void store_int8(const float *x, int8_t *dst, uint32_t n)
     memcpy(dst + n, &scale, sizeof scale);
 }
 
-static void reference_kv_store(enum dtype type, const float *x, void *dst, uint32_t n)
+static void store_head(enum dtype type, const float *x, void *dst, uint32_t n)
 {
     uint16_t *half = dst;
     if (type == DTYPE_F32)
@@ -330,24 +351,49 @@ static void reference_kv_store(enum dtype type, const float *x, void *dst, uint3
             half[i] = type == DTYPE_F16 ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);
 }
 
+static void reference_kv_store(const struct kv_rows *rows, enum kv_side side, const float *x)
+{
+    const struct kv_layout *l = rows->kv;
+    for (uint32_t r = 0; r < rows->n_rows; r++)
+        for (uint32_t h = 0; h < l->n_kv_heads; h++)
+            store_head(l->type, x + ((size_t)r * l->n_kv_heads + h) * l->head_dim, kv_rows_slot(rows, side, r, h),
+                       l->head_dim);
+}
+
+static void reference_attend(const struct attention *a, const struct attention_item *items, uint32_t n_items,
+                             void *scratch)
+{
+    for (uint32_t i = 0; i < n_items; i++)
+        attention_reference(a, &items[i], scratch);
+}
+
+static void reference_attend_bf16(const struct attention *a, const struct attention_item *items, uint32_t n_items,
+                                  void *scratch)
+{
+    for (uint32_t i = 0; i < n_items; i++)
+        attention_bf16_reference(a, &items[i], scratch);
+}
+
 const struct backend backend_reference = {
     .name = "reference",
     .pack_bytes = reference_pack_bytes,
     .pack_describe = reference_describe,
     .pack_panel = reference_pack_panel,
+    .embed = embeddings_widen,
     .prepare = reference_prepare,
     .product = reference_product,
     .rms_norm = reference_rms_norm,
     .rope = reference_rope,
     .scale = reference_scale,
     .add = reference_add,
+    .add_to_rows = reference_add_to_rows,
     .silu_mul = reference_silu_mul,
     .gelu_mul = reference_gelu_mul,
     .soft_cap = reference_soft_cap,
     .kv_store = reference_kv_store,
     .attend_scratch_bytes = attention_reference_scratch_bytes,
     .attend_rows = attention_reference_rows,
-    .attend = attention_reference,
+    .attend = reference_attend,
 };
 
 struct backend reference_backend(enum contract_class class)
@@ -356,7 +402,7 @@ struct backend reference_backend(enum contract_class class)
     if (class == CLASS_AMX) {
         b.pack_describe = reference_describe_amx;
         b.attend_scratch_bytes = attention_bf16_reference_scratch_bytes;
-        b.attend = attention_bf16_reference;
+        b.attend = reference_attend_bf16;
     }
     return b;
 }

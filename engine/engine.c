@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/log.h"
 #include "engine/cores.h"
 #include "engine/forward.h"
 
@@ -105,7 +106,7 @@ static status check_options(const struct engine_options *o, const struct model_c
         return error_set(err, ST_INVALID, "the KV cache must be F32, F16, BF16 or INT8, not %s", dtype_name(type));
     if (o->kv.n_layers != c->n_layers || o->kv.n_kv_heads != c->n_kv_heads || o->kv.head_dim != c->head_dim)
         return error_set(err, ST_INVALID, "the KV layout is of another model");
-    if (o->kv.block_tokens == 0 || o->kv_pool == NULL || o->kv_blocks == 0 || (uintptr_t)o->kv_pool % 64 != 0)
+    if (o->kv.block_tokens == 0 || o->kv_pool.host == NULL || o->kv_blocks == 0 || (uintptr_t)o->kv_pool.host % 64 != 0)
         return error_set(err, ST_INVALID, "the KV pool must have blocks and be aligned to 64 bytes");
     if (o->f32_math && o->class != CLASS_PORTABLE)
         return error_set(err, ST_INVALID, "f32_math is arithmetic of its own: it goes with class portable, not %s",
@@ -205,7 +206,11 @@ void engine_enter(struct engine *engine)
 
 void engine_run(struct engine *engine, struct step *step)
 {
-    forward_run(engine->forward, step);
+    struct error err;
+    if (forward_run(engine->forward, step, &err) != ST_OK) {
+        log_error("the device failed, and this process ends", "error=\"%s\"", err.text);
+        abort();
+    }
 }
 
 struct engine_times engine_times(const struct engine *engine)

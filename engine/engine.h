@@ -14,6 +14,7 @@
 #include "common/status.h"
 #include "engine/adapter.h"
 #include "engine/contract.h"
+#include "engine/device.h"
 #include "engine/kv_layout.h"
 #include "engine/model.h"
 #include "engine/page_kind.h"
@@ -37,7 +38,8 @@ struct engine_options {
     uint32_t n_threads;        /* including the caller's */
     bool pin_threads; /* to processors that no other pinned engine of this machine has, where there are so many */
     struct kv_layout kv;
-    uint8_t *kv_pool; /* borrowed: [kv_blocks][kv_block_bytes], 64-byte aligned */
+    struct device_memory
+        kv_pool; /* borrowed: [kv_blocks][kv_block_bytes], 64-byte aligned, where the kernels find it */
     uint32_t kv_blocks;
     uint32_t max_rows; /* rows of one step at most: scratch is taken at create */
     uint32_t max_seqs; /* sequences of one step at most */
@@ -113,7 +115,8 @@ struct step {
 /* For the thread that will call engine_run: pins it, where the team is pinned. */
 void engine_enter(struct engine *engine);
 /* Runs on the calling thread and the team. Bounds (rows, sequences, block ids,
- * token ids) are asserted: the caller checks what came from outside. */
+ * token ids) are asserted: the caller checks what came from outside. A device that fails ends the process: nothing of
+ * it can be used again before that, and others replay what it was at. */
 void engine_run(struct engine *engine, struct step *step);
 
 /* Where the time of all steps so far went, on the engine thread. */

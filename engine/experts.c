@@ -115,10 +115,9 @@ static void prepare_router(void *ctx, uint32_t item, uint32_t thread)
     const struct experts *e = job->e;
     const uint32_t width = e->config->n_embd, first = item * ACT_TILE;
     const uint32_t n = min_u32(ACT_TILE, job->n_rows - first);
-    for (uint32_t r = first; r < first + n; r++)
-        e->backend->rms_norm(job->x + (size_t)r * width, job->layer->ffn_norm, e->config->rms_eps, width,
-                             e->normed + (size_t)r * width);
-    e->backend->prepare(&job->e->all, job->layer->router.rule, first, n, e->normed + (size_t)first * width);
+    float *normed = e->normed + (size_t)first * width;
+    e->backend->rms_norm(job->x + (size_t)first * width, job->layer->ffn_norm, e->config->rms_eps, n, width, normed);
+    e->backend->prepare(&job->e->all, job->layer->router.rule, first, n, normed);
 }
 
 static void choose_rows(void *ctx, uint32_t item, uint32_t thread)

@@ -10,13 +10,23 @@
 #include "engine/products.h"
 #include "engine/rows.h"
 
-#define LOGIT_ROWS 32u /* rows whose logits stand in memory at once */
+#define LOGIT_ROWS         32u                  /* rows whose logits stand in memory at once */
+#define DEVICE_DEADLINE_NS (60 * 1000000000ull) /* a device that takes longer for what it was given hangs */
 
 /* Scratch that one work item uses at a time. */
 struct desk {
-    float *rows;  /* [ACT_TILE][widest input] */
+    float *rows;  /* [item_rows][widest input] */
     float *vocab; /* [2][n_vocab], for sampling */
     void *attend;
+};
+
+/* A device's part, unused where the host computes. */
+struct ahead {
+    struct device_stream *stream;
+    struct device_event **events;     /* [n_layers]: the layer's K and V are in the pool */
+    uint32_t n_recorded, n_announced; /* layers of this step */
+    status failed;                    /* of this step: nothing is asked of the device any more */
+    struct error error;
 };
 
 struct forward {
@@ -26,8 +36,11 @@ struct forward {
     struct team *team;
     uint32_t n_threads; /* of the team */
     struct kv_layout kv;
-    uint8_t *pool;
+    struct device_memory pool;
     uint32_t kv_blocks;
+    struct kv_place *places; /* [row] */
+    uint32_t *tokens;        /* [row] */
+    uint32_t item_rows;      /* of a row operation: ACT_TILE, or all of a step where the backend is whole */
     struct step *step;
     struct rows rows;
     struct loras *loras; /* NULL without adapters */
@@ -45,14 +58,18 @@ struct forward {
     float *k, *v;           /* [row][n_kv_heads][head_dim] */
     float *gate, *up;       /* [row][n_ffn] */
     float *logits;          /* [LOGIT_ROWS][n_vocab] */
+    /* What the host makes or reads: the same buffers, or where copies of them go from or to. */
+    float *host_cosines, *host_sines, *host_logits;
     struct activations acts;
     struct experts *experts; /* NULL without */
     struct desk *desks;
     struct engine_times times;
-    void *memory;
+    struct device_memory memory; /* the backend's own */
+    struct device_memory host_memory;
+    struct ahead ahead;
 };
 
-/* One call of the team over blocks of ACT_TILE rows. */
+/* One call of the team over blocks of item_rows rows. */
 struct row_job {
     struct forward *f;
     const struct layer_weights *layer;
@@ -76,8 +93,100 @@ static uint32_t max_u32(uint32_t a, uint32_t b)
 
 static void run_rows(team_fn fn, struct row_job *job)
 {
-    team_run(job->f->team, fn, job, (job->n_rows + ACT_TILE - 1) / ACT_TILE);
+    team_run(job->f->team, fn, job, (job->n_rows + job->f->item_rows - 1) / job->f->item_rows);
 }
+
+/* Its number of rows; the first is item * item_rows. */
+static uint32_t rows_of_item(const struct row_job *job, uint32_t item)
+{
+    return min_u32(job->f->item_rows, job->n_rows - item * job->f->item_rows);
+}
+
+/* ---- what only a device needs: the host does everything at once ----------------------------- */
+
+/* False when the device failed, now or before in this step. */
+static bool check(struct forward *f, status st)
+{
+    if (f->ahead.failed == ST_OK)
+        f->ahead.failed = st;
+    return f->ahead.failed == ST_OK;
+}
+
+/* What the host made for rows of a buffer. */
+static void put(struct forward *f, float *own, const float *host, size_t n)
+{
+    if (f->ahead.stream != NULL)
+        check(f, f->backend->device->ops->copy_in(f->ahead.stream, device_number(own), host, n * sizeof *own,
+                                                  &f->ahead.error));
+}
+
+static bool await_device(struct forward *f)
+{
+    return check(f, f->backend->device->ops->stream_synchronise(f->ahead.stream, clock_now_ns() + DEVICE_DEADLINE_NS,
+                                                                &f->ahead.error));
+}
+
+/* Has the host see a buffer; false when it cannot. */
+static bool get(struct forward *f, float *host, const float *own, size_t n)
+{
+    if (f->ahead.stream == NULL)
+        return true;
+    return check(f, f->backend->device->ops->copy_out(f->ahead.stream, host, device_number(own), n * sizeof *host,
+                                                      &f->ahead.error)) &&
+           await_device(f);
+}
+
+/* Tells of the layers that the device has reached, in order. */
+static void announce_reached(struct forward *f)
+{
+    struct ahead *a = &f->ahead;
+    for (; a->failed == ST_OK && a->n_announced < a->n_recorded; a->n_announced++) {
+        status st = f->backend->device->ops->event_query(a->events[a->n_announced], &a->error);
+        if (st == ST_AGAIN || !check(f, st))
+            return;
+        f->step->on_layer(f->step->ctx, a->n_announced);
+    }
+}
+
+/* Tells that a layer's K and V are in the pool: now, or when the device says so. */
+static void announce_layer(struct forward *f, uint32_t layer)
+{
+    struct ahead *a = &f->ahead;
+    if (f->step->on_layer == NULL)
+        return;
+    if (a->stream == NULL) {
+        f->step->on_layer(f->step->ctx, layer);
+        return;
+    }
+    ASSERT(a->failed != ST_OK || layer == a->n_recorded);
+    if (a->failed == ST_OK && check(f, f->backend->device->ops->event_record(a->events[layer], a->stream, &a->error)))
+        a->n_recorded++;
+    announce_reached(f);
+}
+
+static void begin_on_device(struct forward *f)
+{
+    struct ahead *a = &f->ahead;
+    if (a->stream == NULL)
+        return;
+    a->failed = ST_OK;
+    a->n_recorded = a->n_announced = 0;
+    f->backend->device->ops->stream_enter(a->stream);
+}
+
+/* The step is over when the device is done with it. */
+static status end_on_device(struct forward *f, struct step *step)
+{
+    if (f->ahead.stream == NULL)
+        return ST_OK;
+    if (f->ahead.failed == ST_OK && await_device(f))
+        announce_reached(f);
+    for (uint32_t s = 0; f->ahead.failed != ST_OK && s < step->n_seqs; s++)
+        step->seqs[s].done = false;
+    return f->ahead.failed;
+}
+
+/* ---- the pass --------------------------------------------------------------------------------- */
 
 /* Cosines, and sines with the sign that each of the pair needs. */
 static void fill_angles(const struct forward *f, uint32_t row, uint32_t rope)
@@ -86,8 +195,8 @@ static void fill_angles(const struct forward *f, uint32_t row, uint32_t rope)
     bool interleaved = f->config->rope_interleaved;
     uint32_t partner = interleaved ? 1 : dim / 2;
     const double *inv_freq = f->inv_freq + (size_t)rope * dim / 2;
-    float *cosines = f->cosines + ((size_t)row * f->n_ropes + rope) * dim;
-    float *sines = f->sines + ((size_t)row * f->n_ropes + rope) * dim;
+    float *cosines = f->host_cosines + ((size_t)row * f->n_ropes + rope) * dim;
+    float *sines = f->host_sines + ((size_t)row * f->n_ropes + rope) * dim;
     double pos = rows_position(&f->rows, row);
     for (uint32_t p = 0; p < dim / 2; p++) {
         double s;
@@ -102,39 +211,44 @@ static void fill_angles(const struct forward *f, uint32_t row, uint32_t rope)
     }
 }
 
+/* By the host for all backends: in binary64. */
+static void angle_rows(void *ctx, uint32_t item, uint32_t thread)
+{
+    (void)thread;
+    const struct row_job *job = ctx;
+    const struct forward *f = job->f;
+    uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
+    for (uint32_t r = item * ACT_TILE; r < end; r++)
+        for (uint32_t rope = 0; rope < f->n_ropes; rope++)
+            fill_angles(f, r, rope);
+}
+
 static void embed_rows(void *ctx, uint32_t item, uint32_t thread)
 {
     (void)thread;
     const struct row_job *job = ctx;
     struct forward *f = job->f;
-    const struct tensor *embed = f->weights->embed;
-    uint32_t n_embd = f->config->n_embd;
-    uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
-    for (uint32_t r = item * ACT_TILE; r < end; r++) {
+    uint32_t first = item * f->item_rows, n = rows_of_item(job, item), n_embd = f->config->n_embd;
+    float *x = f->x + (size_t)first * n_embd;
+    for (uint32_t r = first; r < first + n; r++) {
         const struct row_span *span = &f->rows.spans[f->rows.span_of[r]];
-        uint32_t token = span->seq->tokens[r - span->first_row];
-        ASSERT(token < f->config->n_vocab);
-        const uint8_t *row = (const uint8_t *)embed->data + token * dtype_row_bytes(embed->type, n_embd);
-        dtype_to_f32(embed->type, row, f->x + (size_t)r * n_embd, n_embd);
-        if (f->config->embed_scale != 0)
-            f->backend->scale(f->x + (size_t)r * n_embd, f->config->embed_scale, n_embd);
-        for (uint32_t rope = 0; rope < f->n_ropes; rope++)
-            fill_angles(f, r, rope);
+        f->tokens[r] = span->seq->tokens[r - span->first_row];
+        ASSERT(f->tokens[r] < f->config->n_vocab);
     }
+    f->backend->embed(&f->weights->embed, f->tokens + first, n, x);
+    if (f->config->embed_scale != 0)
+        f->backend->scale(x, f->config->embed_scale, n * n_embd);
 }
 
 static void prepare_rows(void *ctx, uint32_t item, uint32_t thread)
 {
     const struct row_job *job = ctx;
     struct forward *f = job->f;
-    uint32_t first = item * ACT_TILE;
-    uint32_t n = min_u32(ACT_TILE, job->n_rows - first);
+    uint32_t first = item * f->item_rows, n = rows_of_item(job, item);
     const float *in = job->in + (size_t)first * job->width;
     if (job->norm != NULL) {
         float *normed = f->desks[thread].rows;
-        for (uint32_t r = 0; r < n; r++)
-            f->backend->rms_norm(in + (size_t)r * job->width, job->norm, f->config->rms_eps, job->width,
-                                 normed + (size_t)r * job->width);
+        f->backend->rms_norm(in, job->norm, f->config->rms_eps, n, job->width, normed);
         in = normed;
     }
     f->backend->prepare(&f->acts, job->rules, first, n, in);
@@ -151,32 +265,38 @@ static void prepare(struct forward *f, const float *in, uint32_t n_rows, uint32_
     run_rows(prepare_rows, &job);
 }
 
-static uint8_t *kv_slot(const struct forward *f, uint32_t layer, enum kv_side side, uint32_t head, uint32_t row)
+static struct kv_place kv_place(const struct forward *f, uint32_t row)
 {
     const struct row_span *span = &f->rows.spans[f->rows.span_of[row]];
     uint32_t pos = rows_position(&f->rows, row);
     uint32_t block = span->seq->blocks[pos / f->kv.block_tokens];
     ASSERT(block < f->kv_blocks);
-    return f->pool + block * kv_block_bytes(&f->kv) + kv_offset(&f->kv, layer, side, head, pos % f->kv.block_tokens);
+    return (struct kv_place){ block, pos % f->kv.block_tokens };
 }
 
-/* Norms, and rotates by the angles of one layer. */
-static void rotate_head(const struct forward *f, uint32_t layer, float *head, const float *norm, uint32_t row)
+/* Some rows of a layer. */
+struct part {
+    uint32_t layer, first, n;
+};
+
+/* Norms the heads of q or k, and rotates them by the angles of the layer. */
+static void rotate_heads(const struct forward *f, const struct part *p, float *heads, uint32_t n_heads,
+                         const float *norm)
 {
-    uint32_t rope = f->config->windowed[layer] ? f->n_ropes - 1 : 0;
-    size_t angles = ((size_t)row * f->n_ropes + rope) * f->n_rotated;
+    uint32_t dim = f->config->head_dim;
+    uint32_t rope = f->config->windowed[p->layer] ? f->n_ropes - 1 : 0;
+    size_t angles = ((size_t)p->first * f->n_ropes + rope) * f->n_rotated;
     if (norm != NULL)
-        f->backend->rms_norm(head, norm, f->config->rms_eps, f->config->head_dim, head);
-    f->backend->rope(head, f->cosines + angles, f->sines + angles, f->n_rotated, f->config->rope_interleaved);
-}
-
-static void add_biases(const struct forward *f, const struct layer_weights *w, uint32_t row)
-{
-    uint32_t n_q = f->config->n_heads * f->config->head_dim;
-    uint32_t n_kv = f->config->n_kv_heads * f->config->head_dim;
-    f->backend->add(f->q + (size_t)row * n_q, w->bq, n_q);
-    f->backend->add(f->k + (size_t)row * n_kv, w->bk, n_kv);
-    f->backend->add(f->v + (size_t)row * n_kv, w->bv, n_kv);
+        f->backend->rms_norm(heads, norm, f->config->rms_eps, p->n * n_heads, dim, heads);
+    struct rotation r = { .cosines = f->cosines + angles,
+                          .sines = f->sines + angles,
+                          .stride = (size_t)f->n_ropes * f->n_rotated,
+                          .n_rows = p->n,
+                          .n_heads = n_heads,
+                          .head_dim = dim,
+                          .dim = f->n_rotated,
+                          .interleaved = f->config->rope_interleaved };
+    f->backend->rope(heads, &r);
 }
 
 /* Norms and rotates q and k, and puts k and v into the cache. */
@@ -184,38 +304,41 @@ static void position_rows(void *ctx, uint32_t item, uint32_t thread)
 {
     (void)thread;
     const struct row_job *job = ctx;
+    const struct layer_weights *w = job->layer;
     struct forward *f = job->f;
-    uint32_t dim = f->config->head_dim;
-    uint32_t n_heads = f->config->n_heads;
-    uint32_t n_kv = f->config->n_kv_heads;
-    uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
+    const struct part p = { job->layer_index, item * f->item_rows, rows_of_item(job, item) };
+    uint32_t dim = f->config->head_dim, n_heads = f->config->n_heads, n_kv = f->config->n_kv_heads;
     float q_scale = f->config->attention_scale > 0 ? f->config->attention_scale : 1.0f / sqrtf((float)dim);
-    for (uint32_t r = item * ACT_TILE; r < end; r++) {
-        float *q = f->q + (size_t)r * n_heads * dim;
-        if (job->layer->bq != NULL)
-            add_biases(f, job->layer, r);
-        for (uint32_t h = 0; h < n_heads; h++)
-            rotate_head(f, job->layer_index, q + (size_t)h * dim, job->layer->q_norm, r);
-        f->backend->scale(q, q_scale, n_heads * dim);
-        for (uint32_t h = 0; h < n_kv; h++) {
-            float *k = f->k + ((size_t)r * n_kv + h) * dim;
-            const float *v = f->v + ((size_t)r * n_kv + h) * dim;
-            rotate_head(f, job->layer_index, k, job->layer->k_norm, r);
-            f->backend->kv_store(f->kv.type, k, kv_slot(f, job->layer_index, KV_K, h, r), dim);
-            f->backend->kv_store(f->kv.type, v, kv_slot(f, job->layer_index, KV_V, h, r), dim);
-        }
+    float *q = f->q + (size_t)p.first * n_heads * dim;
+    float *k = f->k + (size_t)p.first * n_kv * dim;
+    float *v = f->v + (size_t)p.first * n_kv * dim;
+    if (w->bq != NULL) {
+        f->backend->add_to_rows(q, w->bq, p.n, n_heads * dim);
+        f->backend->add_to_rows(k, w->bk, p.n, n_kv * dim);
+        f->backend->add_to_rows(v, w->bv, p.n, n_kv * dim);
     }
+    rotate_heads(f, &p, q, n_heads, w->q_norm);
+    f->backend->scale(q, q_scale, p.n * n_heads * dim);
+    rotate_heads(f, &p, k, n_kv, w->k_norm);
+    for (uint32_t r = p.first; r < p.first + p.n; r++)
+        f->places[r] = kv_place(f, r);
+    struct kv_rows rows = {
+        .kv = &f->kv, .pool = f->pool, .layer = p.layer, .n_rows = p.n, .places = f->places + p.first
+    };
+    f->backend->kv_store(&rows, KV_K, k);
+    f->backend->kv_store(&rows, KV_V, v);
 }
 
 struct attend_job {
     struct forward *f;
     struct attention shared;
+    uint32_t n_each; /* items that the backend gets at once */
 };
 
 static void attend_item(void *ctx, uint32_t item, uint32_t thread)
 {
     const struct attend_job *job = ctx;
-    job->f->backend->attend(&job->shared, &job->f->items[item], job->f->desks[thread].attend);
+    job->f->backend->attend(&job->shared, &job->f->items[item], job->n_each, job->f->desks[thread].attend);
 }
 
 /* Last rows first: they see most positions, and long items at the end would leave threads idle. */
@@ -255,7 +378,9 @@ static void attend(struct forward *f, uint32_t layer)
                     .out = f->attended },
     };
     uint64_t begin = clock_now_ns();
-    team_run(f->team, attend_item, &job, list_attention(f));
+    uint32_t n = list_attention(f);
+    job.n_each = f->backend->whole ? n : 1;
+    team_run(f->team, attend_item, &job, n / job.n_each);
     f->times.attention_ns += clock_now_ns() - begin;
 }
 
@@ -286,13 +411,10 @@ static void add_normed_rows(void *ctx, uint32_t item, uint32_t thread)
     (void)thread;
     const struct row_job *job = ctx;
     const struct forward *f = job->f;
-    uint32_t n_embd = f->config->n_embd;
-    uint32_t end = min_u32((item + 1) * ACT_TILE, job->n_rows);
-    for (uint32_t r = item * ACT_TILE; r < end; r++) {
-        float *y = f->y + (size_t)r * n_embd;
-        f->backend->rms_norm(y, job->norm, f->config->rms_eps, n_embd, y);
-        f->backend->add(f->x + (size_t)r * n_embd, y, n_embd);
-    }
+    uint32_t n = rows_of_item(job, item), n_embd = f->config->n_embd;
+    size_t at = (size_t)item * f->item_rows * n_embd;
+    f->backend->rms_norm(f->y + at, job->norm, f->config->rms_eps, n, n_embd, f->y + at);
+    f->backend->add(f->x + at, f->y + at, n * n_embd);
 }
 
 /* The last product of attention or network, into the residual stream; post_norm NULL: as it is. */
@@ -323,7 +445,7 @@ static bool drop_cancelled(struct forward *f)
     const struct model_config *c = f->config;
     const size_t angles = (size_t)f->n_ropes * f->n_rotated;
     const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->cosines, angles }, { f->sines, angles } };
-    rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers);
+    rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers, f->ahead.stream);
     return f->rows.n_rows > 0;
 }
 
@@ -331,7 +453,7 @@ static bool drop_without_logits(struct forward *f)
 {
     const struct model_config *c = f->config;
     const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->q, (size_t)c->n_heads * c->head_dim } };
-    rows_compact(&f->rows, keep_with_logits, buffers, sizeof buffers / sizeof *buffers);
+    rows_compact(&f->rows, keep_with_logits, buffers, sizeof buffers / sizeof *buffers, f->ahead.stream);
     return f->rows.n_rows > 0;
 }
 
@@ -345,7 +467,7 @@ static void run_ffn(struct forward *f, const struct layer_weights *w)
     project_back(f, ADAPTER_DOWN, &w->down, w->ffn_post_norm);
 }
 
-/* One layer; false when no row is left after it. */
+/* One layer; false when no row is left after it. A device has only been told of it by then. */
 static bool run_layer(struct forward *f, uint32_t layer)
 {
     const struct model_config *c = f->config;
@@ -357,8 +479,7 @@ static bool run_layer(struct forward *f, uint32_t layer)
             (float *const[]){ f->q, f->k, f->v }, PRODUCTS_KEEP);
     struct row_job job = { .f = f, .layer = w, .layer_index = layer, .n_rows = f->rows.n_rows };
     run_rows(position_rows, &job);
-    if (f->step->on_layer != NULL)
-        f->step->on_layer(f->step->ctx, layer);
+    announce_layer(f, layer);
     if (layer + 1 == c->n_layers && !drop_without_logits(f))
         return false;
     attend(f, layer);
@@ -372,11 +493,12 @@ static bool run_layer(struct forward *f, uint32_t layer)
     return true;
 }
 
-static void cap_item(void *ctx, uint32_t item, uint32_t thread)
+static void cap_rows(void *ctx, uint32_t item, uint32_t thread)
 {
     (void)thread;
     const struct forward *f = ctx;
-    f->backend->soft_cap(f->logits + (size_t)item * f->config->n_vocab, f->config->logit_cap, f->config->n_vocab);
+    uint32_t n = f->backend->whole ? min_u32(LOGIT_ROWS, f->acts.n_rows) : 1;
+    f->backend->soft_cap(f->logits + (size_t)item * f->config->n_vocab, f->config->logit_cap, n * f->config->n_vocab);
 }
 
 struct sample_job {
@@ -396,7 +518,7 @@ static void sample_item(void *ctx, uint32_t item, uint32_t thread)
     uint32_t row = job->first_row + item - span->first_row;
     struct sampled *out = seq->logits == STEP_SAMPLE ? &seq->sampled : &seq->sampled_each[row];
     sampling_choose(seq->sampling, seq->history, seq->n_history - (span->n_rows - 1 - row),
-                    f->logits + (size_t)item * n_vocab, n_vocab, f->desks[thread].vocab, out);
+                    f->host_logits + (size_t)item * n_vocab, n_vocab, f->desks[thread].vocab, out);
 }
 
 static void show_logits(struct forward *f, uint32_t first_row, uint32_t n)
@@ -405,7 +527,7 @@ static void show_logits(struct forward *f, uint32_t first_row, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         const struct row_span *span = &f->rows.spans[f->rows.span_of[first_row + i]];
         if (span->seq->logits == STEP_ALL_LOGITS)
-            span->seq->on_logits(span->seq->ctx, first_row + i - span->first_row, f->logits + (size_t)i * n_vocab,
+            span->seq->on_logits(span->seq->ctx, first_row + i - span->first_row, f->host_logits + (size_t)i * n_vocab,
                                  n_vocab);
     }
 }
@@ -421,7 +543,10 @@ static void run_head(struct forward *f)
         project(f, ADAPTER_NONE, 1, (const struct matrix *const[]){ &w->head }, (float *const[]){ f->logits },
                 PRODUCTS_KEEP);
         if (f->config->logit_cap > 0)
-            team_run(f->team, cap_item, f, n);
+            team_run(f->team, cap_rows, f, f->backend->whole ? 1 : n);
+        if (!get(f, f->host_logits, f->logits, (size_t)n * f->config->n_vocab))
+            return;
+        announce_reached(f);
         struct sample_job job = { .f = f, .first_row = first };
         team_run(f->team, sample_item, &job, n);
         show_logits(f, first, n);
@@ -440,6 +565,10 @@ static void run_step(struct forward *f, struct step *step)
         f->adapted |= step->seqs[i].adapter != 0;
     }
     struct row_job job = { .f = f, .n_rows = f->rows.n_rows };
+    const size_t angles = (size_t)job.n_rows * f->n_ropes * f->n_rotated;
+    team_run(f->team, angle_rows, &job, (job.n_rows + ACT_TILE - 1) / ACT_TILE);
+    put(f, f->cosines, f->host_cosines, angles);
+    put(f, f->sines, f->host_sines, angles);
     run_rows(embed_rows, &job);
     for (uint32_t layer = 0; layer < f->config->n_layers; layer++)
         if (!drop_cancelled(f) || !run_layer(f, layer))
@@ -447,11 +576,14 @@ static void run_step(struct forward *f, struct step *step)
     run_head(f);
 }
 
-void forward_run(struct forward *f, struct step *step)
+status forward_run(struct forward *f, struct step *step, struct error *err)
 {
     uint64_t begin = clock_now_ns();
+    begin_on_device(f);
     run_step(f, step);
+    status st = end_on_device(f, step);
     f->times.steps_ns += clock_now_ns() - begin;
+    return st == ST_OK ? st : error_set(err, st, "%s", f->ahead.error.text);
 }
 
 struct engine_times forward_times(const struct forward *f)
@@ -459,7 +591,8 @@ struct engine_times forward_times(const struct forward *f)
     return f->times;
 }
 
-/* Scratch is one allocation; the first pass of carve() measures, the second hands out. */
+/* Scratch is two allocations, the backend's own and the host's; the first pass of carve() measures, the second hands
+ * out. */
 struct carver {
     uint8_t *base;
     size_t used;
@@ -494,33 +627,62 @@ static void set_rotations(struct forward *f)
     f->n_ropes = f->config->local_rope.theta > 0 ? 2 : 1;
 }
 
-static void carve_scratch(struct forward *f, struct carver *c, size_t rows, uint32_t max_seqs)
+struct carvers {
+    struct carver own, host;
+};
+
+static uint32_t rows_of_items(const struct backend *backend, uint32_t max_rows)
+{
+    return backend->whole ? max_rows : ACT_TILE;
+}
+
+/* Where the host keeps a copy of a buffer: nowhere, when it is the host's already. */
+static float *carve_copy(const struct forward *f, struct carvers *c, float *own, size_t a, size_t b)
+{
+    return f->backend->device == NULL ? own : carve_f32(&c->host, a, b);
+}
+
+static void carve_host(struct forward *f, struct carvers *c, size_t rows, uint32_t max_seqs)
 {
     const struct model_config *m = f->config;
+    const size_t angles = (size_t)f->n_ropes * f->n_rotated;
+    const uint32_t step = f->backend->attend_rows(m->n_heads / m->n_kv_heads);
+    f->inv_freq = carve(&c->host, angles / 2 * sizeof *f->inv_freq);
+    f->places = carve(&c->host, rows * sizeof *f->places);
+    f->tokens = carve(&c->host, rows * sizeof *f->tokens);
+    f->items = carve(&c->host, (rows / step + max_seqs) * m->n_kv_heads * sizeof *f->items);
+    f->host_cosines = carve_copy(f, c, f->cosines, rows, angles);
+    f->host_sines = carve_copy(f, c, f->sines, rows, angles);
+    f->host_logits = carve_copy(f, c, f->logits, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
+}
+
+static void carve_scratch(struct forward *f, struct carvers *c, size_t rows, uint32_t max_seqs)
+{
+    const struct model_config *m = f->config;
+    struct carver *own = &c->own;
     size_t n_q = (size_t)m->n_heads * m->head_dim;
     size_t n_kv = (size_t)m->n_kv_heads * m->head_dim;
     size_t widest = max_u32(max_u32(m->n_embd, m->n_ffn), (uint32_t)n_q);
-    f->inv_freq = carve(c, (size_t)f->n_ropes * f->n_rotated / 2 * sizeof *f->inv_freq);
-    f->x = carve_f32(c, rows, m->n_embd);
-    f->y = carve_f32(c, rows, m->n_embd);
-    f->cosines = carve_f32(c, rows, (size_t)f->n_ropes * f->n_rotated);
-    f->sines = carve_f32(c, rows, (size_t)f->n_ropes * f->n_rotated);
-    f->q = carve_f32(c, rows, n_q);
-    f->attended = carve_f32(c, rows, n_q);
-    f->k = carve_f32(c, rows, n_kv);
-    f->v = carve_f32(c, rows, n_kv);
-    f->gate = carve_f32(c, rows, m->n_ffn);
-    f->up = carve_f32(c, rows, m->n_ffn);
-    f->logits = carve_f32(c, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
-    carve_activations(&f->acts, rows, widest, min_u32(LOGIT_ROWS, (uint32_t)rows) * (size_t)m->n_embd, c);
-    uint32_t group = m->n_heads / m->n_kv_heads;
-    uint32_t step = f->backend->attend_rows(group);
-    f->items = carve(c, (rows / step + max_seqs) * m->n_kv_heads * sizeof *f->items);
+    f->x = carve_f32(own, rows, m->n_embd);
+    f->y = carve_f32(own, rows, m->n_embd);
+    f->cosines = carve_f32(own, rows, (size_t)f->n_ropes * f->n_rotated);
+    f->sines = carve_f32(own, rows, (size_t)f->n_ropes * f->n_rotated);
+    f->q = carve_f32(own, rows, n_q);
+    f->attended = carve_f32(own, rows, n_q);
+    f->k = carve_f32(own, rows, n_kv);
+    f->v = carve_f32(own, rows, n_kv);
+    f->gate = carve_f32(own, rows, m->n_ffn);
+    f->up = carve_f32(own, rows, m->n_ffn);
+    f->logits = carve_f32(own, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
+    carve_activations(&f->acts, rows, widest, min_u32(LOGIT_ROWS, (uint32_t)rows) * (size_t)m->n_embd, own);
+    carve_host(f, c, rows, max_seqs);
     for (uint32_t t = 0; t < f->n_threads; t++) {
         struct desk unused, *desk = f->desks == NULL ? &unused : &f->desks[t];
-        desk->rows = carve_f32(c, ACT_TILE, widest);
-        desk->vocab = carve_f32(c, 2, m->n_vocab);
-        desk->attend = carve(c, f->backend->attend_scratch_bytes(m->head_dim, group));
+        desk->vocab = carve_f32(&c->host, 2, m->n_vocab);
+        if (t > 0 && f->backend->whole) /* its items come one at a time */
+            continue;
+        desk->rows = carve_f32(own, f->item_rows, widest);
+        desk->attend = carve(own, f->backend->attend_scratch_bytes(m->head_dim, m->n_heads / m->n_kv_heads));
     }
 }
 
@@ -528,10 +690,12 @@ size_t forward_scratch_bytes(const struct model_config *config, const struct bac
                              uint32_t max_rows, uint32_t max_seqs)
 {
     struct forward f = { .config = config, .backend = backend, .n_threads = n_threads };
+    f.item_rows = rows_of_items(backend, max_rows);
     set_rotations(&f);
-    struct carver carver = { 0 };
-    carve_scratch(&f, &carver, max_rows, max_seqs);
-    return carver.used + (config->n_experts > 0 ? experts_scratch_bytes(config, n_threads, max_rows) : 0);
+    struct carvers carvers = { 0 };
+    carve_scratch(&f, &carvers, max_rows, max_seqs);
+    return carvers.own.used + carvers.host.used +
+           (config->n_experts > 0 ? experts_scratch_bytes(config, n_threads, max_rows) : 0);
 }
 
 /* A file's own factors are of the first one. */
@@ -546,9 +710,63 @@ static void set_ropes(struct forward *f)
     }
 }
 
+static status take_scratch(struct forward *f, const struct engine_options *options, struct error *err)
+{
+    struct device *device = f->backend->device;
+    struct carvers carvers = { 0 };
+    carve_scratch(f, &carvers, options->max_rows, options->max_seqs);
+    status st = device_allocate(device, DEVICE_LOCAL, carvers.own.used, &f->memory, err);
+    if (st == ST_OK)
+        st = device_allocate(device, DEVICE_PINNED, carvers.host.used, &f->host_memory, err);
+    if (st != ST_OK)
+        return st;
+    carvers = (struct carvers){ { .base = device_address(device, f->memory) }, { .base = f->host_memory.host } };
+    carve_scratch(f, &carvers, options->max_rows, options->max_seqs);
+    return ST_OK;
+}
+
+/* Experts choose on the host between two products, and adapters mix rows there: a device would stand still. */
+static status check_device(const struct backend *backend, const struct model_config *config,
+                           const struct engine_options *options, struct error *err)
+{
+    if (backend->device != NULL && (config->n_experts > 0 || options->n_adapters > 0))
+        return error_set(err, ST_UNSUPPORTED, "%s computes neither experts nor adapters: take the CPU's kernels",
+                         backend->name);
+    ASSERT(backend->device == NULL || backend->whole);
+    return ST_OK;
+}
+
+static status open_stream(struct forward *f, struct error *err)
+{
+    struct device *device = f->backend->device;
+    if (device == NULL)
+        return ST_OK;
+    f->ahead.events = calloc(f->config->n_layers, sizeof(struct device_event *));
+    if (f->ahead.events == NULL)
+        return error_set(err, ST_NO_MEMORY, "out of memory for the events of %u layers", f->config->n_layers);
+    status st = device->ops->stream_create(device, &f->ahead.stream, err);
+    for (uint32_t l = 0; st == ST_OK && l < f->config->n_layers; l++)
+        st = device->ops->event_create(device, &f->ahead.events[l], err);
+    return st;
+}
+
+static void close_stream(struct forward *f)
+{
+    struct device *device = f->backend->device;
+    if (device == NULL)
+        return;
+    for (uint32_t l = 0; f->ahead.events != NULL && l < f->config->n_layers; l++)
+        device->ops->event_destroy(&f->ahead.events[l]);
+    device->ops->stream_destroy(&f->ahead.stream);
+    free(f->ahead.events);
+}
+
 status forward_create(const struct model_config *config, const struct weights *weights, const struct backend *backend,
                       struct team *team, const struct engine_options *options, struct forward **out, struct error *err)
 {
+    status st = check_device(backend, config, options, err);
+    if (st != ST_OK)
+        return st;
     struct forward *f = calloc(1, sizeof *f);
     if (f == NULL)
         return error_set(err, ST_NO_MEMORY, "out of memory for the forward pass");
@@ -558,32 +776,31 @@ status forward_create(const struct model_config *config, const struct weights *w
     f->team = team;
     set_rotations(f);
     f->n_threads = team_threads(team);
+    f->item_rows = rows_of_items(backend, options->max_rows);
     f->kv = options->kv;
     f->pool = options->kv_pool;
     f->kv_blocks = options->kv_blocks;
-    f->desks = calloc(f->n_threads, sizeof *f->desks);
-    struct carver carver = { 0 };
-    if (f->desks == NULL || rows_create(options->max_rows, options->max_seqs, &f->rows) != ST_OK)
-        goto fail;
-    carve_scratch(f, &carver, options->max_rows, options->max_seqs);
-    carver.base = f->memory = aligned_alloc(64, carver.used);
-    if (f->memory == NULL)
-        goto fail;
-    carver.used = 0;
-    carve_scratch(f, &carver, options->max_rows, options->max_seqs);
     f->n_adapters = options->n_adapters;
-    if (loras_create(options->adapters, options->n_adapters, config, backend, team, options->max_rows, &f->loras) !=
-        ST_OK)
-        goto fail;
-    if (config->n_experts > 0 && experts_create(config, backend, team, options->max_rows, &f->experts) != ST_OK)
-        goto fail;
+    f->desks = calloc(f->n_threads, sizeof *f->desks);
+    st = f->desks == NULL ? ST_NO_MEMORY : rows_create(options->max_rows, options->max_seqs, &f->rows);
+    if (st == ST_OK)
+        st = loras_create(options->adapters, options->n_adapters, config, backend, team, options->max_rows, &f->loras);
+    if (st == ST_OK && config->n_experts > 0)
+        st = experts_create(config, backend, team, options->max_rows, &f->experts);
+    if (st != ST_OK)
+        (void)error_set(err, st, "out of memory for a step of %u rows with %u adapters", options->max_rows,
+                        options->n_adapters);
+    if (st == ST_OK)
+        st = take_scratch(f, options, err);
+    if (st == ST_OK)
+        st = open_stream(f, err);
+    if (st != ST_OK) {
+        forward_destroy(&f);
+        return st;
+    }
     set_ropes(f);
     *out = f;
     return ST_OK;
-fail:
-    forward_destroy(&f);
-    return error_set(err, ST_NO_MEMORY, "out of memory for a step of %u rows with %u adapters", options->max_rows,
-                     options->n_adapters);
 }
 
 void forward_destroy(struct forward **forward)
@@ -594,7 +811,9 @@ void forward_destroy(struct forward **forward)
     experts_destroy(&f->experts);
     rows_release(&f->rows);
     loras_destroy(&f->loras);
-    free(f->memory);
+    close_stream(f);
+    device_release(f->backend->device, &f->memory);
+    device_release(f->backend->device, &f->host_memory);
     free(f->desks);
     free(f);
     *forward = NULL;

@@ -16,7 +16,9 @@ MUST_CHECK status forward_create(const struct model_config *config, const struct
                                  const struct backend *backend, struct team *team, const struct engine_options *options,
                                  struct forward **out, struct error *err);
 void forward_destroy(struct forward **forward);
-void forward_run(struct forward *forward, struct step *step);
+/* Fails where a device does, with its words: then no sequence is done, and on_layer told only of layers that are in the
+ * pool. On the host it cannot. */
+MUST_CHECK status forward_run(struct forward *forward, struct step *step, struct error *err);
 /* What forward_create would take as scratch. */
 size_t forward_scratch_bytes(const struct model_config *config, const struct backend *backend, uint32_t n_threads,
                              uint32_t max_rows, uint32_t max_seqs);

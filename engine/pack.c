@@ -28,7 +28,7 @@ void pack_describe(const struct tensor *t, bool f32_math, uint8_t *dst, struct m
         .rule = dtype_is_quantised(type) ? RULE_INT8 : RULE_F32,
         .n_out = (uint32_t)t->shape[0],
         .n_in = (uint32_t)t->shape[1],
-        .data = dst,
+        .data = { .host = dst },
         .panel_bytes = panel_bytes(type, t->shape[1]),
     };
 }
@@ -108,8 +108,7 @@ static void pack_lane(const struct tensor *t, const struct matrix *m, uint32_t o
 
 void pack_panel(const struct tensor *t, const struct matrix *m, uint32_t panel, float *row)
 {
-    /* The packed bytes are const to everyone but the packer. */
-    uint8_t *dst = (uint8_t *)(uintptr_t)m->data + panel * m->panel_bytes;
+    uint8_t *dst = m->data.host + panel * m->panel_bytes;
     memset(dst, 0, m->panel_bytes);
     uint32_t end = (panel + 1) * PANEL < m->n_out ? (panel + 1) * PANEL : m->n_out;
     for (uint32_t o = panel * PANEL; o < end; o++)

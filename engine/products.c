@@ -36,6 +36,8 @@ static bool is_gated(const struct products *p)
 static struct chunk chunk_at(const struct products *p, uint32_t begin)
 {
     uint32_t left = p->n_panels - begin;
+    if (p->backend->whole)
+        return (struct chunk){ begin, p->n_panels };
     uint32_t n = ceil_div(ceil_div(left * p->n_blocks, 2 * p->n_threads), PANELS_MIN) * PANELS_MIN;
     if (p->n_blocks > 1)
         n = min_u32(n, PANELS_MAX);
@@ -48,7 +50,8 @@ static uint32_t cut(struct products *p, uint32_t n_threads)
     uint32_t chunks = 0;
     p->n_lists = is_gated(p) ? 1 : p->n_parts;
     p->n_panels = 0;
-    p->n_blocks = ceil_div(p->in->n_rows, ROW_BLOCK);
+    p->block_rows = p->backend->whole ? p->in->n_rows : ROW_BLOCK;
+    p->n_blocks = p->in->n_rows == 0 ? 0 : ceil_div(p->in->n_rows, p->block_rows);
     p->n_threads = n_threads;
     for (uint32_t i = 0; i < p->n_lists; i++)
         p->n_panels += matrix_panels(p->matrix[i]);
@@ -92,7 +95,12 @@ static void finish(const struct products *p, const struct region *g)
     uint32_t n_out = p->matrix[0]->n_out;
     uint32_t first = g->panel0 * PANEL;
     uint32_t n = min_u32(g->panel1 * PANEL, n_out) - first;
-    for (uint32_t r = g->row0; r < g->row1; r++) {
+    uint32_t step = 1;
+    if (n == n_out) { /* all outputs: the rows follow one another */
+        step = g->row1 - g->row0;
+        n *= step;
+    }
+    for (uint32_t r = g->row0; r < g->row1; r += step) {
         size_t at = (size_t)r * n_out + first;
         if (p->then == PRODUCTS_ADD)
             p->backend->add(p->residual + at, p->out[0] + at, n);
@@ -125,8 +133,8 @@ static void run_item(void *ctx, uint32_t item, uint32_t thread)
     const struct products *p = find_products(ctx, item);
     item -= p->first_item;
     const struct chunk c = find_chunk(p, item / p->n_blocks);
-    struct region g = { .row0 = item % p->n_blocks * ROW_BLOCK };
-    g.row1 = min_u32(g.row0 + ROW_BLOCK, p->in->n_rows);
+    struct region g = { .row0 = item % p->n_blocks * p->block_rows };
+    g.row1 = min_u32(g.row0 + p->block_rows, p->in->n_rows);
     uint32_t first = 0; /* panel of the part */
     for (uint32_t part = 0; part < p->n_lists && first < c.end; part++) {
         uint32_t next = first + matrix_panels(p->matrix[part]);

@@ -1,5 +1,5 @@
 /* products.h - divides linear layers over the team: outputs by panels, rows by
- * blocks, never the sum over k. */
+ * blocks, never the sum over k. A whole backend gets each list's part as one item, in the list's order. */
 #ifndef BATON_ENGINE_PRODUCTS_H
 #define BATON_ENGINE_PRODUCTS_H
 
@@ -28,6 +28,7 @@ struct products {
     /* How it is cut, which products_run() fills in: items are [chunk of panels][block of rows]. */
     uint32_t n_lists; /* parts that are cut on their own */
     uint32_t n_panels, n_blocks, n_threads;
+    uint32_t block_rows;
     uint32_t first_item;
 };
 

@@ -1,7 +1,6 @@
 #include "engine/rows.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 status rows_create(uint32_t max_rows, uint32_t max_spans, struct rows *out)
 {
@@ -45,7 +44,7 @@ void rows_begin(struct rows *rows, struct step *step)
 }
 
 bool rows_compact(struct rows *rows, uint32_t (*keep)(const struct row_span *), const struct row_buffer *buffers,
-                  size_t n_buffers)
+                  size_t n_buffers, struct device_stream *stream)
 {
     uint32_t n_spans = rows->n_spans;
     uint32_t before = rows->n_rows;
@@ -59,8 +58,8 @@ bool rows_compact(struct rows *rows, uint32_t (*keep)(const struct row_span *), 
             continue;
         uint32_t from = span.first_row + span.n_rows - n;
         for (size_t b = 0; b < n_buffers && from != rows->n_rows; b++)
-            memmove(buffers[b].data + rows->n_rows * buffers[b].width, buffers[b].data + from * buffers[b].width,
-                    n * buffers[b].width * sizeof *buffers[b].data);
+            device_move_down(stream, buffers[b].data + rows->n_rows * buffers[b].width,
+                             buffers[b].data + from * buffers[b].width, n * buffers[b].width * sizeof *buffers[b].data);
         span.first_pos += span.n_rows - n;
         span.n_rows = n;
         append(rows, span);

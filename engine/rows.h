@@ -4,6 +4,7 @@
 #ifndef BATON_ENGINE_ROWS_H
 #define BATON_ENGINE_ROWS_H
 
+#include "engine/device.h"
 #include "engine/engine.h"
 
 struct row_span {
@@ -20,7 +21,7 @@ struct rows {
 
 /* A buffer [row][width] whose rows move along. */
 struct row_buffer {
-    float *data;
+    float *data; /* the backend's own address */
     size_t width;
 };
 
@@ -31,9 +32,9 @@ void rows_release(struct rows *rows);
 void rows_begin(struct rows *rows, struct step *step);
 
 /* keep says how many of a span's last rows stay; the others are cut out of the
- * buffers. Returns whether any row left. */
+ * buffers, in the order of the stream (NULL: at once). Returns whether any row left. */
 bool rows_compact(struct rows *rows, uint32_t (*keep)(const struct row_span *), const struct row_buffer *buffers,
-                  size_t n_buffers);
+                  size_t n_buffers, struct device_stream *stream);
 
 static inline uint32_t rows_position(const struct rows *rows, uint32_t row)
 {

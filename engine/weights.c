@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "engine/engine.h"
@@ -22,8 +23,8 @@ struct packing {
     const struct matrix *matrix;
     float *rows; /* [threads][n_in_max]; NULL: matrices are described only */
     size_t row_stride;
-    uint8_t *begin; /* of the matrices */
-    uint64_t shape; /* hash of the descriptions */
+    struct device_memory begin; /* of the matrices */
+    uint64_t shape;             /* hash of the descriptions */
 };
 
 static void pack_item(void *ctx, uint32_t item, uint32_t thread)
@@ -75,7 +76,7 @@ static size_t measure(struct weights *w, const struct model_weights *source, con
 static void hash_description(struct packing *p, const struct matrix *m)
 {
     const uint64_t words[] = { m->type, m->rule,        m->n_out,
-                               m->n_in, m->panel_bytes, m->panel_bytes ? (uint64_t)(m->data - p->begin) : 0 };
+                               m->n_in, m->panel_bytes, m->panel_bytes ? (uint64_t)(m->data.host - p->begin.host) : 0 };
     p->shape = XXH3_64bits_withSeed(words, sizeof words, p->shape);
 }
 
@@ -88,6 +89,8 @@ static void pack_one(struct packing *p, const struct tensor *t, bool f32_math, s
     hash_description(p, out);
     if (bytes == 0)
         return;
+    if (p->begin.device != 0)
+        out->data.device = p->begin.device + (uint64_t)(*at - p->begin.host);
     p->tensor = t;
     p->matrix = out;
     if (p->rows != NULL)
@@ -97,7 +100,7 @@ static void pack_one(struct packing *p, const struct tensor *t, bool f32_math, s
 
 static void pack_all(struct packing *p, struct weights *w, const struct weights_options *o)
 {
-    uint8_t *at = p->begin;
+    uint8_t *at = p->begin.host;
     for (uint32_t l = 0; l < w->n_layers; l++)
         for (uint32_t i = 0; i < count_places(w, &o->source->layers[l]); i++) {
             const struct place place = find_place(&o->source->layers[l], &w->layers[l], i);
@@ -182,7 +185,7 @@ static size_t longest_row(const struct model_config *c)
 /* Points everything into the image; the answer is a hash of where. */
 static uint64_t describe(struct weights *w, const struct weights_options *o, struct sizes sizes)
 {
-    struct packing p = { .backend = o->backend, .begin = w->image.content + sizes.vectors };
+    struct packing p = { .backend = o->backend, .begin = { .host = w->image.content + sizes.vectors } };
     (void)widen_vectors(w, o->source, (float *)(void *)w->image.content, false);
     pack_all(&p, w, o);
     return p.shape;
@@ -193,7 +196,7 @@ static status fill(struct weights *w, const struct weights_options *o, struct si
 {
     struct packing p = { .backend = o->backend,
                          .row_stride = longest_row(o->config),
-                         .begin = w->image.content + sizes.vectors };
+                         .begin = { .host = w->image.content + sizes.vectors } };
     p.rows = malloc(team_threads(o->team) * p.row_stride * sizeof *p.rows);
     if (p.rows == NULL)
         return ST_NO_MEMORY;
@@ -209,7 +212,7 @@ static status fill(struct weights *w, const struct weights_options *o, struct si
 
 static void drop_source(const struct weights *w, const struct weights_options *o, const struct tensor *t)
 {
-    if (t != NULL && t != w->embed && o->backend->pack_bytes(t, o->f32_math) > 0)
+    if (t != NULL && t != o->source->embed && o->backend->pack_bytes(t, o->f32_math) > 0)
         model_drop(o->model, t, w->shared);
 }
 
@@ -301,6 +304,62 @@ static status take_or_pack(struct weights *w, const struct weights_options *o, s
     return pack_private(w, o, sizes, err);
 }
 
+/* ---- in a device's memory ------------------------------------------------------------------- */
+
+#define COPY_DEADLINE_NS (60 * 1000000000ull) /* for hundreds of gigabytes over a slow link */
+
+static status copy_one(struct device_stream *s, const void *from, size_t bytes, struct device_memory *to,
+                       struct error *err)
+{
+    struct device_memory memory;
+    status st = device_allocate(s->device, DEVICE_LOCAL, bytes, &memory, err);
+    if (st != ST_OK)
+        return st;
+    to->device = memory.device;
+    return s->device->ops->copy_in(s, memory.device, from, bytes, err);
+}
+
+/* Points vectors and matrices into the device's copy. */
+static void describe_on_device(struct weights *w, const struct weights_options *o, struct sizes sizes)
+{
+    struct packing p = { .backend = o->backend,
+                         .begin = { w->image.content + sizes.vectors, w->on_device.device + sizes.vectors } };
+    const float *rope_factors = w->rope_factors;
+    (void)widen_vectors(w, o->source, device_address(w->device, w->on_device), false);
+    w->rope_factors = rope_factors;
+    pack_all(&p, w, o);
+}
+
+static status copy_to_device(struct weights *w, const struct weights_options *o, struct sizes sizes, struct error *err)
+{
+    const struct device_ops *ops = w->device->ops;
+    const struct tensor *embed = o->source->embed;
+    struct device_stream *stream = NULL;
+    status st = ops->stream_create(w->device, &stream, err);
+    if (st == ST_OK)
+        st = copy_one(stream, w->image.content, w->image.content_bytes, &w->on_device, err);
+    if (st == ST_OK)
+        st = copy_one(stream, embed->data, embed->bytes, &w->embed.data, err);
+    if (stream != NULL) { /* also after an error: what was queued reads host memory */
+        status end = ops->stream_synchronise(stream, clock_now_ns() + COPY_DEADLINE_NS, st == ST_OK ? err : NULL);
+        st = st == ST_OK ? end : st;
+    }
+    ops->stream_destroy(&stream);
+    if (st == ST_OK)
+        describe_on_device(w, o, sizes);
+    return st;
+}
+
+static struct embeddings describe_embeddings(const struct tensor *t)
+{
+    return (struct embeddings){
+        .type = t->type,
+        .n_vocab = (uint32_t)t->shape[0],
+        .n_embd = (uint32_t)t->shape[1],
+        .data = { .host = (uint8_t *)(uintptr_t)t->data }, /* only read */
+    };
+}
+
 static status take_layers(struct weights *w, const struct model_weights *source, struct error *err)
 {
     w->layers = calloc(w->n_layers, sizeof *w->layers);
@@ -319,7 +378,8 @@ status weights_create(const struct weights_options *options, struct weights **ou
     if (w == NULL)
         return error_set(err, ST_NO_MEMORY, "out of memory for the weights");
     w->image.fd = -1;
-    w->embed = options->source->embed;
+    w->embed = describe_embeddings(options->source->embed);
+    w->device = options->backend->device;
     w->n_layers = options->config->n_layers;
     w->n_experts = options->config->n_experts;
     w->norms_from_one = options->config->norms_from_one;
@@ -328,6 +388,8 @@ status weights_create(const struct weights_options *options, struct weights **ou
         struct sizes sizes = measure_all(w, options);
         bool share = options->store != NULL && sizes.packed > 0;
         st = share ? take_or_pack(w, options, sizes, err) : pack_private(w, options, sizes, err);
+        if (st == ST_OK && w->device != NULL)
+            st = copy_to_device(w, options, sizes, err);
     }
     if (st != ST_OK) {
         weights_destroy(&w);
@@ -344,6 +406,11 @@ void weights_destroy(struct weights **weights)
     struct weights *w = *weights;
     if (w == NULL)
         return;
+    if (w->device != NULL) {
+        w->embed.data.host = NULL; /* the file's */
+        device_release(w->device, &w->embed.data);
+        device_release(w->device, &w->on_device);
+    }
     weight_image_close(&w->image);
     free(w->experts);
     free(w->layers);

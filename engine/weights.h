@@ -1,6 +1,7 @@
 /* weights.h - a model's weights in the backend's layout, packed once.
  * Vectors and packed matrices stand in one piece of memory: private, or an image (weight_image.h) that a
- * store keeps for other processes and for later ones. */
+ * store keeps for other processes and for later ones. For a backend with a device they are packed there, too, and then
+ * copied into its memory as they lie; the embeddings follow. Vectors are the backend's own addresses. */
 #ifndef BATON_ENGINE_WEIGHTS_H
 #define BATON_ENGINE_WEIGHTS_H
 
@@ -25,15 +26,17 @@ struct layer_weights {
 };
 
 struct weights {
-    const struct tensor *embed; /* read where it lies, a row a token */
+    struct embeddings embed;
     const float *final_norm;
-    const float *rope_factors; /* [head_dim / 2], NULL without */
+    const float *rope_factors; /* [head_dim / 2], the host's, NULL without */
     struct matrix head;
     uint32_t n_layers, n_experts;
     bool norms_from_one;
     struct layer_weights *layers;
     struct expert_weights *experts; /* of all layers */
     struct weight_image image;      /* all norms, biases and factors, widened; behind them what is packed */
+    struct device *device;          /* NULL: the host computes */
+    struct device_memory on_device; /* the image's content */
     bool shared;                    /* with whom the store serves */
     bool packed_here;               /* by this process */
 };

@@ -267,7 +267,7 @@ static status engine_start(struct daemon *d, struct error *err)
         .n_threads = c->threads ? (uint32_t)c->threads : usable_cores(),
         .pin_threads = c->pin_threads,
         .kv = p->layout,
-        .kv_pool = transfer_blocks(p->transfer),
+        .kv_pool.host = transfer_blocks(p->transfer),
         .kv_blocks = p->n_blocks,
         .max_rows = (uint32_t)(c->step_tokens > c->max_seqs ? c->step_tokens : c->max_seqs),
         .max_seqs = (uint32_t)c->max_seqs,

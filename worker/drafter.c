@@ -100,7 +100,7 @@ status drafter_create(const struct drafter_options *options, const struct model 
         .n_threads = options->n_threads,
         .pin_threads = options->pin_threads,
         .kv = options->kv,
-        .kv_pool = d->pool,
+        .kv_pool.host = d->pool,
         .kv_blocks = options->n_blocks,
         .max_rows = d->max_rows,
         .max_seqs = d->max_seqs,

@@ -23,6 +23,12 @@ static void product(const struct matrix *m, const struct activations *a, uint32_
         AMX(product_int)(m, a, row0, row1, panel0, panel1, out, stride);
 }
 
+static void attend(const struct attention *a, const struct attention_item *items, uint32_t n_items, void *scratch)
+{
+    for (uint32_t i = 0; i < n_items; i++)
+        AMX(attend)(a, &items[i], scratch);
+}
+
 struct backend AMX(backend)(enum contract_class class)
 {
     struct backend b = backend_avx512;
@@ -35,7 +41,7 @@ struct backend AMX(backend)(enum contract_class class)
         b.pack_panel = bf16_panels_pack;
         b.attend_scratch_bytes = AMX(attend_scratch_bytes);
         b.attend_rows = AMX(attend_rows);
-        b.attend = AMX(attend);
+        b.attend = attend;
     }
     return b;
 }

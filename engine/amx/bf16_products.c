@@ -157,7 +157,7 @@ void AMX(product_bf16)(const struct matrix *m, const struct activations *a, uint
                     .x_stride = x_stride,
                     .n_rows = row1 - row < ROW_BLOCK ? row1 - row : ROW_BLOCK,
                     .n_steps = steps - step < DEPTH_STEPS ? steps - step : DEPTH_STEPS,
-                    .panels = m->data + panel * m->panel_bytes + step * STEP_BYTES,
+                    .panels = m->data.host + panel * m->panel_bytes + step * STEP_BYTES,
                     .panel_bytes = m->panel_bytes,
                     .begins = step == 0,
                     .out = out + row * stride + (size_t)panel * PANEL,

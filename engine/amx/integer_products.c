@@ -130,7 +130,7 @@ ALWAYS_INLINE void stage(const enum dtype type, const struct matrix *m, uint32_t
                          struct staged *to)
 {
     const struct pack_places at = pack_places(type, m->n_in / CONTRACT_GROUP);
-    const uint8_t *src = m->data + panel * m->panel_bytes;
+    const uint8_t *src = m->data.host + panel * m->panel_bytes;
     for (uint32_t i = 0; i < n; i++) {
         const size_t g = group0 + i;
         const uint8_t *low = src + g * at.low_bytes;

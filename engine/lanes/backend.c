@@ -33,7 +33,7 @@ static float sum_lanes(const vec lanes[NORM_VECTORS])
     return _mm_cvtss_f32(b);
 }
 
-static void rms_norm(const float *x, const float *weight, float eps, uint32_t n, float *out)
+static void norm_row(const float *x, const float *weight, float eps, uint32_t n, float *out)
 {
     vec lanes[NORM_VECTORS];
     for (uint32_t l = 0; l < NORM_VECTORS; l++)
@@ -51,6 +51,12 @@ static void rms_norm(const float *x, const float *weight, float eps, uint32_t n,
         vec v = vec_mul(vec_load_part(x + i, part), r);
         vec_store_part(out + i, vec_mul(v, vec_load_part(weight + i, part)), part);
     }
+}
+
+static void rms_norm(const float *x, const float *weight, float eps, uint32_t n_rows, uint32_t width, float *out)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        norm_row(x + r * width, weight, eps, width, out + r * width);
 }
 
 static void rope_halves(float *x, const float *cosines, const float *sines, uint32_t half)
@@ -76,12 +82,16 @@ static void rope_pairs(float *x, const float *cosines, const float *sines, uint3
     }
 }
 
-static void rope(float *x, const float *cosines, const float *sines, uint32_t dim, bool interleaved)
+static void rope(float *x, const struct rotation *r)
 {
-    if (interleaved)
-        rope_pairs(x, cosines, sines, dim);
-    else
-        rope_halves(x, cosines, sines, dim / 2);
+    for (size_t row = 0; row < r->n_rows; row++) {
+        const float *cosines = r->cosines + row * r->stride, *sines = r->sines + row * r->stride;
+        for (uint32_t h = 0; h < r->n_heads; h++, x += r->head_dim)
+            if (r->interleaved)
+                rope_pairs(x, cosines, sines, r->dim);
+            else
+                rope_halves(x, cosines, sines, r->dim / 2);
+    }
 }
 
 static void scale(float *x, float factor, uint32_t n)
@@ -100,6 +110,12 @@ static void add(float *x, const float *y, uint32_t n)
         vec sum = vec_add(vec_load_part(x + i, part), vec_load_part(y + i, part));
         vec_store_part(x + i, sum, part);
     }
+}
+
+static void add_to_rows(float *x, const float *y, uint32_t n_rows, uint32_t width)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        add(x + r * width, y, width);
 }
 
 static void silu_mul(float *gate, const float *up, uint32_t n)
@@ -151,7 +167,7 @@ static void store_int8(const float *x, int8_t *dst, uint32_t n)
     memcpy(dst + n, &scale, sizeof scale);
 }
 
-static void kv_store(enum dtype type, const float *x, void *dst, uint32_t n)
+static void store_head(enum dtype type, const float *x, void *dst, uint32_t n)
 {
     uint16_t *half = dst;
     if (type == DTYPE_F32) {
@@ -169,22 +185,38 @@ static void kv_store(enum dtype type, const float *x, void *dst, uint32_t n)
     }
 }
 
+static void kv_store(const struct kv_rows *rows, enum kv_side side, const float *x)
+{
+    const struct kv_layout *l = rows->kv;
+    for (uint32_t r = 0; r < rows->n_rows; r++)
+        for (uint32_t h = 0; h < l->n_kv_heads; h++, x += l->head_dim)
+            store_head(l->type, x, kv_rows_slot(rows, side, r, h), l->head_dim);
+}
+
+static void attend(const struct attention *a, const struct attention_item *items, uint32_t n_items, void *scratch)
+{
+    for (uint32_t i = 0; i < n_items; i++)
+        ISA(attend)(a, &items[i], scratch);
+}
+
 const struct backend BACKEND = {
     .name = ISA_NAME,
     .pack_bytes = pack_bytes,
     .pack_describe = pack_describe,
     .pack_panel = pack_panel,
+    .embed = embeddings_widen,
     .prepare = prepare,
     .product = product,
     .rms_norm = rms_norm,
     .rope = rope,
     .scale = scale,
     .add = add,
+    .add_to_rows = add_to_rows,
     .silu_mul = silu_mul,
     .gelu_mul = gelu_mul,
     .soft_cap = soft_cap,
     .kv_store = kv_store,
     .attend_scratch_bytes = ISA(attend_scratch_bytes),
     .attend_rows = ISA(attend_rows),
-    .attend = ISA(attend),
+    .attend = attend,
 };

@@ -149,7 +149,7 @@ static void run_row_tile(const struct matrix *m, const struct activations *a, ui
     for (uint32_t panel = panel0; panel < panel1;) {
         uint32_t n_panels = panel1 - panel >= step ? step : 1;
         struct tile t = {
-            .panels = m->data + panel * m->panel_bytes,
+            .panels = m->data.host + panel * m->panel_bytes,
             .panel_bytes = m->panel_bytes,
             .n_in = m->n_in,
             .x = a->f32 + (size_t)row * a->n_in,

@@ -50,16 +50,16 @@ static status run(const char *path, struct error *err)
         return st;
     options.model = model;
     model_kv_layout(model_config(model), BLOCK_TOKENS, DTYPE_F32, &options.kv);
-    options.kv_pool = aligned_alloc(64, BLOCKS * kv_block_bytes(&options.kv));
+    options.kv_pool.host = aligned_alloc(64, BLOCKS * kv_block_bytes(&options.kv));
     uint32_t n = read_tokens(tokens, model_config(model)->n_vocab);
-    if (options.kv_pool == NULL || n == 0)
+    if (options.kv_pool.host == NULL || n == 0)
         st = error_set(err, ST_INVALID, "no tokens of the vocabulary, or no memory");
     if (st == ST_OK)
         st = engine_create(&options, &engine, err);
     if (st == ST_OK)
         score(engine, tokens, n);
     engine_destroy(&engine);
-    free(options.kv_pool);
+    free(options.kv_pool.host);
     model_close(&model);
     return st;
 }

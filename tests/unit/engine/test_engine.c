@@ -281,9 +281,9 @@ static void bench_create(struct bench *b, const struct toy *toy, enum engine_isa
                                           .max_seqs = MAX_SEQS };
     model_kv_layout(&toy->config, BLOCK_TOKENS, kv_type, &b->options.kv);
     size_t bytes = POOL_BLOCKS * kv_block_bytes(&b->options.kv);
-    b->options.kv_pool = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    assert_non_null(b->options.kv_pool);
-    memset(b->options.kv_pool, 0xff, bytes); /* NaNs: reading a slot that nobody wrote would show */
+    b->options.kv_pool.host = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    assert_non_null(b->options.kv_pool.host);
+    memset(b->options.kv_pool.host, 0xff, bytes); /* NaNs: reading a slot that nobody wrote would show */
     if (engine_create_from(&toy->config, &toy->weights, &b->options, &b->engine, &err) != ST_OK)
         fail_msg("%s", err.text);
     shuffle_blocks(b);
@@ -292,7 +292,7 @@ static void bench_create(struct bench *b, const struct toy *toy, enum engine_isa
 static void bench_destroy(struct bench *b)
 {
     engine_destroy(&b->engine);
-    free(b->options.kv_pool);
+    free(b->options.kv_pool.host);
 }
 
 struct hashes {
@@ -408,7 +408,7 @@ static void check_schedules(const struct toy *toy, enum engine_isa isa, uint32_t
         snprintf(what, sizeof what, "%s, %u threads, chunk %u beside %u", engine_isa_name(b.engine), n_threads,
                  schedules[i].chunk, schedules[i].others);
         shuffle_blocks(&b);
-        memset(b.options.kv_pool, 0xff, POOL_BLOCKS * kv_block_bytes(&b.options.kv));
+        memset(b.options.kv_pool.host, 0xff, POOL_BLOCKS * kv_block_bytes(&b.options.kv));
         run_chunks(&b, tokens, n, schedules[i].chunk, schedules[i].others, toy->config.n_vocab, &got);
         if (base->of[0] == 0)
             *base = got;
@@ -745,7 +745,7 @@ static void on_layer(void *ctx, uint32_t layer)
     assert_int_equal(layer, w->expected++);
     for (uint32_t pos = 0; pos < w->n_tokens; pos++) {
         const uint8_t *block =
-            w->bench->options.kv_pool + w->bench->blocks[w->seq][pos / BLOCK_TOKENS] * kv_block_bytes(l);
+            w->bench->options.kv_pool.host + w->bench->blocks[w->seq][pos / BLOCK_TOKENS] * kv_block_bytes(l);
         for (uint32_t side = 0; side < 2; side++) {
             uint16_t value;
             memcpy(&value, block + kv_offset(l, layer, (enum kv_side)side, 0, pos % BLOCK_TOKENS), sizeof value);
@@ -788,7 +788,7 @@ static void check_layers_and_cancellation(const struct model_config *config)
     assert_true(seqs[2].done);
     expect_same(&alone, &beside, 40, "beside a cancelled sequence");
     /* The last layer was not computed for the cancelled one. */
-    const uint8_t *block = b.options.kv_pool + b.blocks[1][0] * kv_block_bytes(&b.options.kv);
+    const uint8_t *block = b.options.kv_pool.host + b.blocks[1][0] * kv_block_bytes(&b.options.kv);
     uint16_t value;
     memcpy(&value, block + kv_offset(&b.options.kv, toy.config.n_layers - 1, KV_K, 0, 0), sizeof value);
     assert_int_equal(value, 0xffff);
@@ -826,7 +826,7 @@ static void test_kv_is_exact(void **state)
         sums[round] = 0;
         for (uint32_t i = 0; i < 50 / BLOCK_TOKENS; i++)
             for (uint32_t l = 0; l < toy.config.n_layers; l++) {
-                const uint8_t *block = b.options.kv_pool + b.blocks[0][i] * kv_block_bytes(&b.options.kv);
+                const uint8_t *block = b.options.kv_pool.host + b.blocks[0][i] * kv_block_bytes(&b.options.kv);
                 sums[round] = sums[round] * 31 + XXH3_64bits(block + kv_offset(&b.options.kv, l, KV_K, 0, 0),
                                                              kv_layer_bytes(&b.options.kv));
             }
@@ -861,12 +861,12 @@ static void test_bad_options(void **state)
     struct error err;
     uint8_t *pool = aligned_alloc(64, 4096);
     toy_create(&toy, &llama_shape, (enum dtype[]){ DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_0 });
-    struct engine_options good = { .n_threads = 1, .kv_pool = pool, .kv_blocks = 1, .max_rows = 1, .max_seqs = 1 };
+    struct engine_options good = { .n_threads = 1, .kv_pool.host = pool, .kv_blocks = 1, .max_rows = 1, .max_seqs = 1 };
     model_kv_layout(&toy.config, BLOCK_TOKENS, DTYPE_BF16, &good.kv);
     struct engine_options bad[7] = { good, good, good, good, good, good, good };
     bad[0].kv.type = DTYPE_Q8_0;
     bad[1].kv.n_layers++;
-    bad[2].kv_pool = pool + 1;
+    bad[2].kv_pool.host = pool + 1;
     bad[3].max_rows = 0;
     bad[4].n_threads = 0;
     bad[5].n_threads = 100000;

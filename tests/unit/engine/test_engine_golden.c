@@ -149,8 +149,8 @@ static void force_all(const struct setup *setup, struct score *score)
         fail_msg("%s", err.text);
     options.model = model;
     model_kv_layout(model_config(model), BLOCK_TOKENS, setup->kv_type, &options.kv);
-    options.kv_pool = aligned_alloc(64, options.kv_blocks * kv_block_bytes(&options.kv));
-    assert_non_null(options.kv_pool);
+    options.kv_pool.host = aligned_alloc(64, options.kv_blocks * kv_block_bytes(&options.kv));
+    assert_non_null(options.kv_pool.host);
     if (engine_create(&options, &engine, &err) != ST_OK)
         fail_msg("%s", err.text);
     *score = (struct score){ 0 };
@@ -161,7 +161,7 @@ static void force_all(const struct setup *setup, struct score *score)
                   score->top_equal, score->listed, score->worst);
     engine_destroy(&engine);
     model_close(&model);
-    free(options.kv_pool);
+    free(options.kv_pool.host);
 }
 
 static bool lacks(enum engine_isa isa, enum contract_class class)

@@ -347,6 +347,49 @@ static void test_odd_activations(void **state)
     free((void *)(uintptr_t)t.data);
 }
 
+/* Several rows, heads and strides; part of each head is rotated. */
+static void test_whole_rows_equal(void **state)
+{
+    const struct backend *r = &backend_reference;
+    const struct backend *v = backend_of(state);
+    for (int i = 0; i < rounds; i++) {
+        struct rotation turn = { .n_rows = 1 + random_below(5),
+                                 .n_heads = 1 + random_below(4),
+                                 .head_dim = 2 * (1 + random_below(70)),
+                                 .interleaved = i % 2 };
+        turn.dim = 2 * (1 + random_below(turn.head_dim / 2));
+        turn.stride = turn.dim * (1 + random_below(2));
+        const uint32_t width = turn.n_heads * turn.head_dim;
+        const size_t n = (size_t)turn.n_rows * width;
+        float *x = random_array(n);
+        float *weight = random_array(width);
+        float *angles = random_array(turn.n_rows * turn.stride);
+        float *a = take(n * sizeof *a);
+        float *b = take(n * sizeof *b);
+        r->rms_norm(x, weight, 1e-6f, turn.n_rows, width, a);
+        v->rms_norm(x, weight, 1e-6f, turn.n_rows, width, b);
+        assert_bits(a, b, n, "rms_norm");
+        r->rms_norm(x + n - width, weight, 1e-6f, 1, width, b);
+        assert_bits(a + n - width, b, width, "rms_norm of the last row alone");
+        r->add_to_rows(a, weight, turn.n_rows, width);
+        r->add(b, weight, width);
+        assert_bits(a + n - width, b, width, "add_to_rows");
+        memcpy(b, a, n * sizeof *a);
+        r->add_to_rows(a, weight, turn.n_rows, width);
+        v->add_to_rows(b, weight, turn.n_rows, width);
+        assert_bits(a, b, n, "add_to_rows of both");
+        turn.cosines = turn.sines = angles;
+        r->rope(a, &turn);
+        v->rope(b, &turn);
+        assert_bits(a, b, n, "rope");
+        free(x);
+        free(weight);
+        free(angles);
+        free(a);
+        free(b);
+    }
+}
+
 static void test_row_operations_equal(void **state)
 {
     const struct backend *r = &backend_reference;
@@ -357,14 +400,17 @@ static void test_row_operations_equal(void **state)
         float *y = random_array(n);
         float *a = take(n * sizeof *a);
         float *b = take(n * sizeof *b);
-        r->rms_norm(x, y, 1e-6f, n, a);
-        v->rms_norm(x, y, 1e-6f, n, b);
+        r->rms_norm(x, y, 1e-6f, 1, n, a);
+        v->rms_norm(x, y, 1e-6f, 1, n, b);
         assert_bits(a, b, n, "rms_norm");
         for (int interleaved = 0; interleaved < 2; interleaved++) {
             memcpy(a, x, n * sizeof *a);
             memcpy(b, x, n * sizeof *b);
-            r->rope(a, y, x, n, interleaved);
-            v->rope(b, y, x, n, interleaved);
+            const struct rotation turn = {
+                .cosines = y, .sines = x, .n_rows = 1, .n_heads = 1, .head_dim = n, .dim = n, .interleaved = interleaved
+            };
+            r->rope(a, &turn);
+            v->rope(b, &turn);
             assert_bits(a, b, n, "rope");
         }
         r->add(a, y, n);
@@ -436,19 +482,32 @@ static const enum dtype kv_types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I
 static void test_kv_store_equal(void **state)
 {
     const struct backend *fast = backend_of(state);
-    enum { N = 133 };
-    float x[N];
+    enum { N = 133, HEADS = 2, ROWS = 3, VALUES = N * HEADS * ROWS };
+    static float x[VALUES];
+    static uint8_t a[(N * 4 + 4) * HEADS * 2 * 2 * 4];
+    static uint8_t b[sizeof a];
+    struct kv_layout kv = { .n_layers = 2, .n_kv_heads = HEADS, .head_dim = N, .block_tokens = 2 };
+    const struct kv_place places[ROWS] = { { 1, 1 }, { 0, 0 }, { 1, 0 } };
+    struct kv_rows rows = { .kv = &kv, .layer = 1, .n_rows = ROWS, .places = places };
     for (int round = 0; round < 4 * rounds; round++) {
-        for (uint32_t i = 0; i < N; i++) {
+        for (uint32_t i = 0; i < VALUES; i++) {
             uint32_t bits = random_u32(); /* all signs and exponents, infinities and NaNs too */
             memcpy(&x[i], &bits, sizeof bits);
             x[i] = round % 3 == 0 ? x[i] : round % 3 == 1 ? random_f32() : random_f32() * 0x1p-110f;
         }
-        uint8_t a[N * 4] = { 0 };
-        uint8_t b[N * 4] = { 0 };
-        backend_reference.kv_store(kv_types[round % 4], x, a, N);
-        fast->kv_store(kv_types[round % 4], x, b, N);
+        kv.type = kv_types[round % 4];
+        assert_true(2 * kv_block_bytes(&kv) <= sizeof a);
+        memset(a, 0, sizeof a);
+        memset(b, 0, sizeof b);
+        rows.pool.host = a;
+        backend_reference.kv_store(&rows, round % 2 ? KV_K : KV_V, x);
+        rows.pool.host = b;
+        fast->kv_store(&rows, round % 2 ? KV_K : KV_V, x);
         assert_memory_equal(a, b, sizeof a);
+        float first[N];
+        dtype_to_f32(kv.type, a + kv_block_bytes(&kv) + kv_offset(&kv, 1, round % 2 ? KV_K : KV_V, 0, 1), first, N);
+        for (uint32_t i = 0; kv.type == DTYPE_F32 && i < N; i++)
+            assert_memory_equal(&first[i], &x[i], sizeof *x);
     }
 }
 
@@ -490,7 +549,7 @@ static void attend_all(const struct backend *b, const struct attention_case *c, 
                                                 .n_rows = left < b->attend_rows(group) ? left : b->attend_rows(group),
                                                 .first_pos = c->first_pos + row,
                                                 .kv_head = h },
-                      scratch);
+                      1, scratch);
         }
     free(scratch);
 }
@@ -519,7 +578,7 @@ static void test_attention_equal(void **state)
         }
         struct attention a = {
             .kv = &c.kv,
-            .pool = pool,
+            .pool = { .host = pool },
             .layer = 1,
             .n_heads = c.n_heads,
             .window = c.window,
@@ -527,17 +586,16 @@ static void test_attention_equal(void **state)
             .q = q,
         };
         const uint32_t unseen = attention_first_seen(&a, c.first_pos);
-        float slot[128];
+        float slots[3 * 128];
         for (uint32_t pos = 0; pos < n_pos; pos++)
-            for (uint32_t side = 0; side < 2; side++)
-                for (uint32_t h = 0; h < c.kv.n_kv_heads; h++) {
-                    for (uint32_t d = 0; d < c.kv.head_dim; d++)
-                        slot[d] = pos < unseen ? INFINITY : random_f32();
-                    uint8_t *block = pool + blocks[pos / c.kv.block_tokens] * kv_block_bytes(&c.kv);
-                    backend_reference.kv_store(
-                        c.kv.type, slot, block + kv_offset(&c.kv, 1, (enum kv_side)side, h, pos % c.kv.block_tokens),
-                        c.kv.head_dim);
-                }
+            for (uint32_t side = 0; side < 2; side++) {
+                const struct kv_place place = { blocks[pos / c.kv.block_tokens], pos % c.kv.block_tokens };
+                for (uint32_t d = 0; d < c.kv.n_kv_heads * c.kv.head_dim; d++)
+                    slots[d] = pos < unseen ? INFINITY : random_f32();
+                backend_reference.kv_store(
+                    &(struct kv_rows){ .kv = &c.kv, .pool.host = pool, .layer = 1, .n_rows = 1, .places = &place },
+                    (enum kv_side)side, slots);
+            }
         attend_all(reference_of(state), &c, &a, blocks, expected);
         attend_all(fast, &c, &a, blocks, got);
         char what[128];
@@ -606,9 +664,12 @@ static void test_attention_is_right(void **state)
         q[i] = (float)(int32_t)random_u32() * 0x1p-31f;
     for (uint32_t window = 0; window <= 100; window += 100)
         for (uint32_t b = 0; b < 2; b++) {
-            struct attention a = {
-                .kv = &c.kv, .pool = (uint8_t *)pool, .layer = 1, .n_heads = c.n_heads, .window = window, .q = q
-            };
+            struct attention a = { .kv = &c.kv,
+                                   .pool = { .host = (uint8_t *)pool },
+                                   .layer = 1,
+                                   .n_heads = c.n_heads,
+                                   .window = window,
+                                   .q = q };
             a.soft_cap = window > 0 ? 1.5f : 0;
             double exact[128];
             double worst = 0;
@@ -660,6 +721,7 @@ int main(int argc, char **argv)
         TILE_TEST(test_rows_are_independent),
         FAST_TEST(test_odd_activations),
         TILE_TEST(test_odd_activations),
+        FAST_TEST(test_whole_rows_equal),
         FAST_TEST(test_row_operations_equal),
         FAST_TEST(test_functions_of_every_size),
         FAST_TEST(test_kv_store_equal),

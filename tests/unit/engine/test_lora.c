@@ -190,8 +190,8 @@ static void world_create(struct world *w, const struct toy *toy, enum engine_isa
                                           .adapters = adapters,
                                           .n_adapters = n_adapters };
     model_kv_layout(&shape, 16, DTYPE_F32, &w->options.kv);
-    w->options.kv_pool = aligned_alloc(64, w->options.kv_blocks * kv_block_bytes(&w->options.kv));
-    assert_non_null(w->options.kv_pool);
+    w->options.kv_pool.host = aligned_alloc(64, w->options.kv_blocks * kv_block_bytes(&w->options.kv));
+    assert_non_null(w->options.kv_pool.host);
     if (engine_create_from(&shape, &toy->weights, &w->options, &w->engine, &err) != ST_OK)
         fail_msg("%s", err.text);
     for (uint32_t i = 0; i < N_SEQS * SEQ_BLOCKS; i++)
@@ -203,7 +203,7 @@ static void world_create(struct world *w, const struct toy *toy, enum engine_isa
 static void world_destroy(struct world *w)
 {
     engine_destroy(&w->engine);
-    free(w->options.kv_pool);
+    free(w->options.kv_pool.host);
 }
 
 static void on_logits(void *ctx, uint32_t row, const float *logits, uint32_t n_vocab)

@@ -58,7 +58,7 @@ static void test_compact(void **state)
         }
         const struct row_buffer buffers[] = { { &data[0][0], 2 }, { &other[0][0], 1 } };
         uint32_t left = kept[0] + kept[1] + kept[2];
-        assert_int_equal(rows_compact(&rows, keep, buffers, 2), left != 6);
+        assert_int_equal(rows_compact(&rows, keep, buffers, 2, NULL), left != 6);
         assert_int_equal(rows.n_rows, left);
         for (uint32_t r = 0; r < left; r++) {
             assert_true(data[r][0] == (float)rows_position(&rows, r));

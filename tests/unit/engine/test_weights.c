@@ -94,15 +94,15 @@ static uint64_t run(struct shelf *shelf, enum engine_isa isa, struct engine_weig
                                 .max_seqs = 1,
                                 .weights_store = shelf ? &store : NULL };
     model_kv_layout(model_config(model), BLOCK_TOKENS, DTYPE_BF16, &o.kv);
-    o.kv_pool = aligned_alloc(64, N_BLOCKS * (kv_block_bytes(&o.kv) + 63) / 64 * 64);
-    assert_non_null(o.kv_pool);
+    o.kv_pool.host = aligned_alloc(64, N_BLOCKS * (kv_block_bytes(&o.kv) + 63) / 64 * 64);
+    assert_non_null(o.kv_pool.host);
     if (engine_create(&o, &engine, &err) != ST_OK)
         fail_msg("%s", err.text);
     *out = engine_weights(engine);
     uint64_t hash = hash_of(engine);
     engine_destroy(&engine);
     model_close(&model);
-    free(o.kv_pool);
+    free(o.kv_pool.host);
     return hash;
 }
 

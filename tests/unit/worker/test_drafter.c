@@ -56,7 +56,7 @@ static void open_world(struct world *w, uint32_t n_blocks)
     struct engine_options e = { .model = w->model,
                                 .n_threads = 1,
                                 .kv = kv,
-                                .kv_pool = w->pool,
+                                .kv_pool.host = w->pool,
                                 .kv_blocks = blocks,
                                 .max_rows = LONGEST,
                                 .max_seqs = 1 };
