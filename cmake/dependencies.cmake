@@ -12,6 +12,9 @@ pkg_check_modules(HWLOC REQUIRED IMPORTED_TARGET hwloc)
 pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl)
 pkg_check_modules(UCX REQUIRED IMPORTED_TARGET ucx)
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+if(BATON_CUDA)
+    find_package(CUDAToolkit 12 REQUIRED)
+endif()
 find_program(PROTOC_C protoc-c REQUIRED)
 
 # Debian ships llhttp as C sources inside node-llhttp.

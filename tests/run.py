@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +215,17 @@ SCRIPTS = [
 ]
 
 
+def run_cuda(only):
+    """What needs CUDA's compiler, where there is one; its test skips what needs a device."""
+    name = "cuda/unit_engine_device"
+    if not re.search(only, name):
+        return
+    if not shutil.which("nvcc"):
+        skip(name, "nvcc is not on PATH: what the preset cuda adds was not compiled")
+    elif build("cuda", ("unit_engine_device",)):
+        test(name, [os.path.join(ROOT, "build/cuda/bin/tests/unit_engine_device"), "*cuda*"], 300)
+
+
 def smollm2():
     """Path of SmolLM2 in the cache, fetched when it can be; None with a reason printed otherwise."""
     command = [os.path.join(ROOT, "build/release/bin/baton"), "model", "fetch", "smollm2"]
@@ -258,6 +270,8 @@ def main():
             env["BATON_TEST_SMOLLM2"] = model
         run_programs("release", "^(unit|property|replay)", 1.0, env, options.only)
         run_scripts(options, env, model)
+        if not options.fast:
+            run_cuda(options.only)
     if "asan" in builds and build("asan"):
         asan = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
         run_programs("asan", "^(unit|property|replay)", 4.0, asan, options.only)
