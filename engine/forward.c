@@ -380,7 +380,7 @@ static void attend(struct forward *f, uint32_t layer)
     uint64_t begin = clock_now_ns();
     uint32_t n = list_attention(f);
     job.n_each = f->backend->whole ? n : 1;
-    team_run(f->team, attend_item, &job, n / job.n_each);
+    team_run(f->team, attend_item, &job, f->backend->whole ? 1 : n);
     f->times.attention_ns += clock_now_ns() - begin;
 }
 

@@ -1,7 +1,8 @@
 /* weights.h - a model's weights in the backend's layout, packed once.
  * Vectors and packed matrices stand in one piece of memory: private, or an image (weight_image.h) that a
  * store keeps for other processes and for later ones. For a backend with a device they are packed there, too, and then
- * copied into its memory as they lie; the embeddings follow. Vectors are the backend's own addresses. */
+ * copied into its memory as they lie, and the embeddings as well; the host keeps its copy. Vectors are the backend's
+ * own addresses. */
 #ifndef BATON_ENGINE_WEIGHTS_H
 #define BATON_ENGINE_WEIGHTS_H
 
