@@ -1,5 +1,6 @@
 #include "engine/adapter.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,7 +113,16 @@ static uint32_t interleaved_row(uint32_t r, uint32_t dim)
     return r / dim * dim + r % 2 * (dim / 2) + r % dim / 2;
 }
 
-static void fill_tensor(struct adapter *a, const struct model_config *config, const struct tensor *t, float *values)
+static bool are_finite(const float *values, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(values[i]))
+            return false;
+    return true;
+}
+
+static status fill_tensor(struct adapter *a, const struct model_config *config, const struct tensor *t,
+                          const char *file, float *values, struct error *err)
 {
     struct place place = { 0 };
     ASSERT(read_place(t->name, &place));
@@ -123,7 +133,10 @@ static void fill_tensor(struct adapter *a, const struct model_config *config, co
     for (uint32_t r = 0; r < t->shape[0]; r++, values += t->shape[1]) {
         uint32_t from = reorder ? interleaved_row(r, config->head_dim) : r;
         dtype_to_f32(t->type, (const uint8_t *)t->data + from * row_bytes, values, t->shape[1]);
+        if (!are_finite(values, t->shape[1]))
+            return error_set(err, ST_INVALID, "%s: tensor %s has values that are no finite numbers", file, t->name);
     }
+    return ST_OK;
 }
 
 static void find_fingerprint(struct adapter *a, size_t values)
@@ -153,13 +166,14 @@ static status read_tensors(struct adapter *a, const struct model_config *config,
     a->values = malloc(values * sizeof *a->values);
     if (!a->values)
         return error_set(err, ST_NO_MEMORY, "%s: out of memory for %zu values", path, values);
-    for (size_t i = 0; i < index->n; i++) {
+    for (size_t i = 0; st == ST_OK && i < index->n; i++) {
         const struct tensor *t = index->by_name[i];
-        fill_tensor(a, config, t, a->values + used);
+        st = fill_tensor(a, config, t, path, a->values + used, err);
         used += t->shape[0] * t->shape[1];
     }
-    find_fingerprint(a, values);
-    return ST_OK;
+    if (st == ST_OK)
+        find_fingerprint(a, values);
+    return st;
 }
 
 static status read_adapter(const char *path, const struct model_config *config, struct adapter *a, struct error *err)

@@ -21,7 +21,9 @@ static const struct model_config shape = {
 
 static struct scratch scratch;
 
-/* Tensors of a file: names and shapes; values count up from 0 through the file. */
+/* Tensors of a file: names and shapes; values count up from first_value through the file. */
+static float first_value;
+
 struct entry {
     const char *name;
     unsigned rows, cols;
@@ -54,7 +56,7 @@ static void write_weights(const struct entry *entries, size_t n)
     put_u64(&b, used);
     put(&b, header, used);
     for (unsigned i = 0; i < at / 4; i++)
-        put(&b, &(float){ (float)i }, 4);
+        put(&b, &(float){ first_value + (float)i }, 4);
     scratch_write(&scratch, WEIGHTS, b.data, b.n);
 }
 
@@ -224,6 +226,20 @@ static void test_refused_tensors(void **state)
     refused(ST_NOT_FOUND, CONFIG);
 }
 
+/* What a training that diverged leaves. */
+static void test_values_are_numbers(void **state)
+{
+    (void)state;
+    const float bad[] = { NAN, INFINITY, -INFINITY };
+    write_config(GOOD "}");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        first_value = bad[i];
+        write_weights(good, 4);
+        first_value = 0;
+        refused(ST_INVALID, "tensor " PREFIX "0.self_attn.q_proj.lora_A.weight has values that are no finite numbers");
+    }
+}
+
 /* Layer 1's own network is there only while no experts stand in its place. */
 static void test_layers_with_experts(void **state)
 {
@@ -247,6 +263,7 @@ int main(void)
         cmocka_unit_test(test_good_folder),           cmocka_unit_test(test_rows_follow_the_model),
         cmocka_unit_test(test_scale_and_fingerprint), cmocka_unit_test(test_refused_configs),
         cmocka_unit_test(test_refused_tensors),       cmocka_unit_test(test_layers_with_experts),
+        cmocka_unit_test(test_values_are_numbers),
     };
     scratch_make(&scratch);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
