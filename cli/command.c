@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define HELP_MAX_BYTES ((size_t)1 << 16)
+#define HELP_MAX_BYTES    ((size_t)1 << 16)
+#define MESSAGE_MAX_BYTES 2048 /* what is longer is cut */
 
 /* "fetch" of "model fetch": what stands on the command line behind the prefix. */
 static const char *own_word(const struct command *command)
@@ -87,12 +88,22 @@ bool command_options(const struct command *self, int argc, char **argv, const st
     return false;
 }
 
+/* What it quotes comes from files and other hosts: a blank stands for each character that would steer the terminal. */
+static void complain(const struct command *self, const char *fmt, va_list args)
+{
+    char text[MESSAGE_MAX_BYTES];
+    vsnprintf(text, sizeof text, fmt, args);
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = ' ';
+    fprintf(stderr, "baton %s: %s", self->name, text);
+}
+
 int command_misuse(const struct command *self, const char *fmt, ...)
 {
     va_list args;
-    fprintf(stderr, "baton %s: ", self->name);
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    complain(self, fmt, args);
     va_end(args);
     fprintf(stderr, " (see baton %s --help)\n", self->name);
     return EXIT_USAGE;
@@ -108,9 +119,8 @@ int command_print(struct text_buffer *page)
 int command_failed(const struct command *self, const char *fmt, ...)
 {
     va_list args;
-    fprintf(stderr, "baton %s: ", self->name);
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    complain(self, fmt, args);
     va_end(args);
     fputc('\n', stderr);
     return EXIT_FAILED;

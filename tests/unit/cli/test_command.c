@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/command.h"
 
@@ -110,6 +111,33 @@ static void test_an_argument_nobody_takes_is_wrong_use(void **state)
     assert_string_equal(arguments.items[0], word);
 }
 
+/* What was complained of, as the terminal would get it. */
+static void read_complaint(int (*complain)(const struct command *, const char *, ...), const char *quoted, char *out,
+                           size_t size)
+{
+    int ends[2], before = dup(STDERR_FILENO);
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+    (void)complain(&outer_beta, "%s", quoted);
+    assert_int_equal(dup2(before, STDERR_FILENO), STDERR_FILENO);
+    ssize_t n = read(ends[0], out, size - 1);
+    assert_true(n > 0);
+    out[n] = '\0';
+    close(ends[0]);
+    close(ends[1]);
+    close(before);
+}
+
+static void test_complaints_do_not_steer_the_terminal(void **state)
+{
+    (void)state;
+    char text[256];
+    read_complaint(command_failed, "tensor \x1b[2Ja\nb\x7f", text, sizeof text);
+    assert_string_equal(text, "baton beta: tensor  [2Ja b \n");
+    read_complaint(command_misuse, "--k\xc3\xa4se\r", text, sizeof text);
+    assert_string_equal(text, "baton beta: --k\xc3\xa4se  (see baton beta --help)\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -118,6 +146,7 @@ int main(void)
         cmocka_unit_test(test_help_alone_lists),
         cmocka_unit_test(test_an_unknown_command_is_wrong_use),
         cmocka_unit_test(test_an_argument_nobody_takes_is_wrong_use),
+        cmocka_unit_test(test_complaints_do_not_steer_the_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
