@@ -36,6 +36,8 @@ static status read_members(const json_t *root, uint32_t n_vocab, uint32_t max_to
         in->n_rows = in->n_tokens;
         return st;
     }
+    if (!json_object_get(root, "prompt_ids"))
+        return error_set(err, ST_INVALID, "it has neither \"tokens\" nor \"prompt_ids\" and \"greedy_ids\"");
     status st = take_ids(json_object_get(root, "prompt_ids"), "prompt_ids", n_vocab, max_tokens, in, err);
     if (st != ST_OK)
         return st;

@@ -105,6 +105,16 @@ static void wrong_inputs(void **state)
     }
 }
 
+static void a_line_without_tokens_says_what_it_may_have(void **state)
+{
+    (void)state;
+    struct score_input in;
+    assert_int_equal(read_line("{\"prompt\": \"text\"}", &in), ST_INVALID);
+    assert_string_equal(err.text, "it has neither \"tokens\" nor \"prompt_ids\" and \"greedy_ids\"");
+    assert_int_equal(read_line("{\"prompt_ids\": [1]}", &in), ST_INVALID);
+    assert_string_equal(err.text, "\"greedy_ids\" is no list of token ids, or empty");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +122,7 @@ int main(void)
         cmocka_unit_test(probabilities_sum_to_one),
         cmocka_unit_test(inputs_of_both_shapes),
         cmocka_unit_test(wrong_inputs),
+        cmocka_unit_test(a_line_without_tokens_says_what_it_may_have),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
