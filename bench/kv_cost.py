@@ -3,6 +3,7 @@ that nothing but the cache differs.
 
     kv_cost.py MODEL [FILE.jsonl]    FILE: as tests/golden/MODEL/completions.jsonl (default: smollm2's)
 """
+import argparse
 import json
 import math
 import os
@@ -26,9 +27,11 @@ def inputs(path):
 def score(model, path, kv):
     """The log-probability of each given token, and the likeliest token before it."""
     command = [os.path.join(BIN, "baton"), "model", "score", path, "--model", model, "--f32", "--kv", kv, "--top", "1"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr.strip())
     logprobs, likeliest = [], []
-    for line in out.splitlines():
+    for line in done.stdout.splitlines():
         row = json.loads(line)
         known = [i for i, p in enumerate(row["logprobs"]) if p is not None]
         logprobs += [row["logprobs"][i] for i in known]
@@ -37,12 +40,14 @@ def score(model, path, kv):
 
 
 def main():
-    model = sys.argv[1]
-    texts = sys.argv[2] if len(sys.argv) > 2 else os.path.join(ROOT, "tests/golden/smollm2/completions.jsonl")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("texts", nargs="?", default=os.path.join(ROOT, "tests/golden/smollm2/completions.jsonl"))
+    options = parser.parse_args()
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
-        f.writelines(json.dumps(item) + "\n" for item in inputs(texts))
+        f.writelines(json.dumps(item) + "\n" for item in inputs(options.texts))
         f.flush()
-        scores = {kv: score(model, f.name, kv) for kv in FORMATS}
+        scores = {kv: score(options.model, f.name, kv) for kv in FORMATS}
     exact, top = scores["f32"]
     n = len(exact)
     print(f"{n} positions\n\n| KV cache | perplexity | against f32 | mean change of a log-probability | largest | other top token |")
