@@ -12,6 +12,8 @@ static bool is_paired(const struct tensor *t, bool f32_math)
 void bf16_panels_describe(const struct tensor *t, bool f32_math, uint8_t *dst, struct matrix *out)
 {
     pack_describe(t, f32_math, dst, out);
+    if (dtype_is_quantised(t->type) && !f32_math)
+        out->rule = RULE_BF16; /* widened as they are used */
     if (!is_paired(t, f32_math))
         return;
     out->rule = RULE_BF16;
@@ -27,7 +29,7 @@ size_t bf16_panels_bytes(const struct tensor *t, bool f32_math)
 
 void bf16_panels_pack(const struct tensor *t, const struct matrix *m, uint32_t panel, float *row)
 {
-    if (m->rule != RULE_BF16) {
+    if (m->rule != RULE_BF16 || m->type != DTYPE_BF16) {
         pack_panel(t, m, panel, row);
         return;
     }

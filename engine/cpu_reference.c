@@ -39,7 +39,7 @@ static void reference_describe(const struct tensor *t, bool f32_math, uint8_t *d
 static void reference_describe_amx(const struct tensor *t, bool f32_math, uint8_t *dst, struct matrix *out)
 {
     reference_describe(t, f32_math, dst, out);
-    if (t->type == DTYPE_BF16 && !f32_math)
+    if ((t->type == DTYPE_BF16 || dtype_is_quantised(t->type)) && !f32_math)
         out->rule = RULE_BF16;
 }
 
@@ -220,6 +220,21 @@ static void product_f32(const struct matrix *m, const struct activations *a, uin
     }
 }
 
+/* The step of a row that begins with value k, rounded, zeros behind the last value. */
+static void read_step(const struct matrix *m, const uint8_t *row, size_t k, uint16_t w[CONTRACT_STEP])
+{
+    const size_t n = m->n_in - k < CONTRACT_STEP ? m->n_in - k : CONTRACT_STEP;
+    float wide[CONTRACT_STEP];
+    memset(w, 0, CONTRACT_STEP * sizeof *w);
+    if (m->type == DTYPE_BF16) {
+        memcpy(w, row + k * sizeof *w, n * sizeof *w);
+        return;
+    }
+    quant_widen(m->type, row, k / CONTRACT_GROUP, wide);
+    for (size_t i = 0; i < n; i++)
+        w[i] = bf16_round(wide[i]);
+}
+
 static void product_bf16(const struct matrix *m, const struct activations *a, uint32_t row, uint32_t n, uint32_t o,
                          float acc[ROW_STEP])
 {
@@ -227,8 +242,8 @@ static void product_bf16(const struct matrix *m, const struct activations *a, ui
     const uint8_t *src = m->data.host + o * dtype_row_bytes(m->type, m->n_in);
     memset(acc, 0, ROW_STEP * sizeof *acc);
     for (size_t k = 0; k < m->n_in; k += CONTRACT_STEP) {
-        uint16_t w[CONTRACT_STEP] = { 0 };
-        memcpy(w, src + k * sizeof *w, (m->n_in - k < CONTRACT_STEP ? m->n_in - k : CONTRACT_STEP) * sizeof *w);
+        uint16_t w[CONTRACT_STEP];
+        read_step(m, src, k, w);
         for (uint32_t r = 0; r < n; r++)
             acc[r] = bf16_step(acc[r], a->bf16 + (row + r) * stride + k, w);
     }

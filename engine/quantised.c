@@ -134,3 +134,15 @@ float quant_minimum(enum dtype type, const struct quant_group *g)
     float m = f16_to_f32(g->m) * (float)g->m_factor;
     return quant_is_super(type) ? -m : m;
 }
+
+void quant_widen(enum dtype type, const uint8_t *row, size_t g, float values[CONTRACT_GROUP])
+{
+    struct quant_group group;
+    quant_read(type, row, g, &group);
+    const float minimum = quant_minimum(type, &group);
+    for (uint32_t i = 0; i < CONTRACT_GROUP; i++) {
+        uint32_t half = i / (CONTRACT_GROUP / quant_halves(type));
+        float x = quant_scale(&group, half) * (float)((int32_t)group.u[i] - (int32_t)quant_offset(type));
+        values[i] = quant_has_minimum(type) ? x + minimum : x;
+    }
+}

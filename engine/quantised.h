@@ -83,4 +83,7 @@ void quant_read(enum dtype type, const uint8_t *row, size_t g, struct quant_grou
 float quant_scale(const struct quant_group *g, uint32_t half);
 float quant_minimum(enum dtype type, const struct quant_group *g);
 
+/* Group number g of a row as values: a rounding for the product and one for the sum. */
+void quant_widen(enum dtype type, const uint8_t *row, size_t g, float values[CONTRACT_GROUP]);
+
 #endif

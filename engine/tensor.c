@@ -120,15 +120,8 @@ static void widen_int8(const int8_t *src, float *dst, size_t n)
 
 static void widen_quantised(enum dtype type, const uint8_t *src, float *dst, size_t n)
 {
-    for (size_t g = 0; g < n / CONTRACT_GROUP; g++) {
-        struct quant_group group;
-        quant_read(type, src, g, &group);
-        for (uint32_t i = 0; i < CONTRACT_GROUP; i++) {
-            uint32_t half = i / (CONTRACT_GROUP / quant_halves(type));
-            float x = quant_scale(&group, half) * (float)((int32_t)group.u[i] - (int32_t)quant_offset(type));
-            *dst++ = quant_has_minimum(type) ? x + quant_minimum(type, &group) : x;
-        }
-    }
+    for (size_t g = 0; g < n / CONTRACT_GROUP; g++)
+        quant_widen(type, src, g, dst + g * CONTRACT_GROUP);
 }
 
 void dtype_to_f32(enum dtype type, const void *src, float *dst, size_t n)

@@ -17,11 +17,9 @@
 #include <string.h>
 
 #include "engine/amx/kernels.h"
-#include "engine/pack.h"
+#include "engine/amx/unpack.h"
 
 #define CHUNK_GROUPS 16u
-#define SLICES       8u /* of 4 values in a group */
-#define SLICE_BYTES  64u
 #define LEAST_ROWS   8u /* of a tile that is worth unpacking weights for */
 
 /* One panel's part of a chunk. */
@@ -73,59 +71,6 @@ void AMX(prepare_int)(struct activations *a, bool wide, uint32_t row0, uint32_t 
 
 /* --- weights --- */
 
-/* Slice s of a group as signed bytes. low and high are the group's in the panel. */
-ALWAYS_INLINE __m512i unpack_slice(const enum dtype type, const uint8_t *low, const uint8_t *high, uint32_t s)
-{
-    const uint32_t bits = quant_bits(type);
-    const __m512i offset = _mm512_set1_epi8((char)quant_offset(type));
-    if (bits == 8)
-        return _mm512_sub_epi8(_mm512_loadu_si512(low + (size_t)s * SLICE_BYTES), offset);
-    __m512i w = _mm512_loadu_si512(low + (size_t)s % 4 * SLICE_BYTES);
-    w = _mm512_and_si512(s < 4 ? w : _mm512_srli_epi16(w, 4), _mm512_set1_epi8(15));
-    if (bits > 4) {
-        const uint32_t at = s * (bits - 4);
-        __m512i upper = _mm512_loadu_si512(high + (size_t)(at / 8) * SLICE_BYTES);
-        upper = _mm512_srlv_epi16(upper, _mm512_set1_epi16((short)(at % 8)));
-        upper = _mm512_and_si512(upper, _mm512_set1_epi8((char)((1u << (bits - 4)) - 1)));
-        w = _mm512_or_si512(w, _mm512_slli_epi16(upper, 4));
-    }
-    return _mm512_sub_epi8(w, offset);
-}
-
-ALWAYS_INLINE __m512 widen_halves(const uint8_t *src)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)src));
-}
-
-ALWAYS_INLINE __m128i load_factors(const uint8_t *src)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)src);
-}
-
-ALWAYS_INLINE void stage_scales(const enum dtype type, const uint8_t *panel, const struct pack_places *at, size_t g,
-                                struct staged *to, uint32_t i)
-{
-    const size_t block = (quant_is_super(type) ? g / QUANT_SUPER_GROUPS : g) * PANEL * sizeof(uint16_t);
-    __m512 d = widen_halves(panel + at->d + block);
-    for (uint32_t h = 0; h < quant_halves(type); h++) {
-        __m512 scale = d;
-        if (quant_is_super(type)) {
-            __m128i factors = load_factors(panel + at->d_factors + (g * quant_halves(type) + h) * PANEL);
-            scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(factors)));
-        }
-        _mm512_store_ps(to->d[i][h], scale);
-    }
-    if (!quant_has_minimum(type))
-        return;
-    __m512 m = widen_halves(panel + at->m + block);
-    if (quant_is_super(type)) {
-        __m128i factors = load_factors(panel + at->m_factors + g * PANEL);
-        m = _mm512_mul_ps(m, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(factors)));
-        m = _mm512_xor_ps(m, _mm512_set1_ps(-0.0f));
-    }
-    _mm512_store_ps(to->m[i], m);
-}
-
 ALWAYS_INLINE void stage(const enum dtype type, const struct matrix *m, uint32_t panel, uint32_t group0, uint32_t n,
                          struct staged *to)
 {
@@ -138,7 +83,11 @@ ALWAYS_INLINE void stage(const enum dtype type, const struct matrix *m, uint32_t
         UNROLL
         for (uint32_t s = 0; s < SLICES; s++)
             _mm512_store_si512(to->w[i][s], unpack_slice(type, low, high, s));
-        stage_scales(type, src, &at, g, to, i);
+        UNROLL
+        for (uint32_t h = 0; h < quant_halves(type); h++)
+            _mm512_store_ps(to->d[i][h], unpack_scale(type, src, &at, g, h));
+        if (quant_has_minimum(type))
+            _mm512_store_ps(to->m[i], unpack_minimum(type, src, &at, g));
     }
 }
 

@@ -208,7 +208,9 @@ static struct product_case random_case(enum contract_class class)
     bool quantised = dtype_is_quantised(c.type);
     const uint32_t block = (uint32_t)dtype_block_values(c.type);
     const enum product_rule rules[] = { RULE_INT8, RULE_INT16, RULE_F32 };
-    c.rule = quantised ? rules[random_below(3)] : class == CLASS_AMX && c.type == DTYPE_BF16 ? RULE_BF16 : RULE_F32;
+    c.rule = quantised ? rules[random_below(3)] : RULE_F32;
+    if (class == CLASS_AMX && (quantised || c.type == DTYPE_BF16) && random_below(4) != 0)
+        c.rule = RULE_BF16;
     const uint32_t most = random_below(8) == 0 ? 1300 : quantised ? 640 : 300;
     c.n_in = quantised ? block * (1 + random_below(most / block)) : 1 + random_below(most);
     c.n_out = 1 + random_below(200);
