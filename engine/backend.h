@@ -66,6 +66,9 @@ struct backend {
     void (*embed)(const struct embeddings *e, const uint32_t *tokens, uint32_t n, float *x);
     /* Prepares rows [row0, row0 + n) from x [n][n_in] for the rules of the set. */
     void (*prepare)(struct activations *a, unsigned rules, uint32_t row0, uint32_t n, const float *x);
+    /* Rows that one item of products should take, a multiple of ACT_TILE: their activations stay in the second-level
+     * cache. Not used where the table is whole. */
+    uint32_t product_rows;
     /* out[row * stride + o] for rows [row0, row1) and the outputs of panels [panel0, panel1). */
     void (*product)(const struct matrix *m, const struct activations *a, uint32_t row0, uint32_t row1, uint32_t panel0,
                     uint32_t panel1, float *out, size_t stride);

@@ -396,6 +396,7 @@ const struct backend backend_reference = {
     .pack_panel = reference_pack_panel,
     .embed = embeddings_widen,
     .prepare = reference_prepare,
+    .product_rows = 8 * ACT_TILE,
     .product = reference_product,
     .rms_norm = reference_rms_norm,
     .rope = reference_rope,

@@ -1,8 +1,7 @@
 #include "engine/products.h"
 
-#define ROW_BLOCK  (8 * ACT_TILE) /* rows of an item: their activations stay in the second-level cache */
 #define PANELS_MIN 4u
-#define PANELS_MAX 16u /* of a chunk that several blocks of rows share, so that it stays in that cache, too */
+#define PANELS_MAX 16u /* of a chunk that several blocks of rows share, so that it stays in the second-level cache */
 
 /* Each list's panels stand in one line; parts whose outputs are combined share theirs. Chunks shrink towards the end
  * (guided self-scheduling: Polychronopoulos and Kuck, 1987): long runs of memory first, and no thread waits long for
@@ -50,7 +49,7 @@ static uint32_t cut(struct products *p, uint32_t n_threads)
     uint32_t chunks = 0;
     p->n_lists = is_gated(p) ? 1 : p->n_parts;
     p->n_panels = 0;
-    p->block_rows = p->backend->whole ? p->in->n_rows : ROW_BLOCK;
+    p->block_rows = p->backend->whole ? p->in->n_rows : p->backend->product_rows;
     p->n_blocks = p->in->n_rows == 0 ? 0 : ceil_div(p->in->n_rows, p->block_rows);
     p->n_threads = n_threads;
     for (uint32_t i = 0; i < p->n_lists; i++)

@@ -3,9 +3,9 @@
  * weights need no turning on their way from one to the other: neighbouring positions
  * become the pairs of a tile. Only V must be turned, once for all queries of an item.
  *
- * A split of 64 positions and 16 queries at head size 64 is 16 tile products, 256
- * cycles, and 64 exponentials of 16 lanes, about 350; at 128 it is 512 and 350. Scores of the
- * next 16 queries are made before the exponentials of these, so that both are under way at
+ * A split of 64 positions and 16 queries at head size 64 is 16 tile products, 270 cycles, 8 stores
+ * of tiles, 140, and 64 exponentials of 16 lanes, about 500; at 128 it is 530, 210 and 500. Scores of the
+ * next 16 queries are made between the exponentials of these, so that both are under way at
  * once. */
 #include <math.h>
 #include <string.h>
@@ -198,9 +198,9 @@ static void take_side(const struct attention *a, const struct attention_item *it
 /* Positions 2i and 2i + 1 of 16 values of the dimension, as pairs. */
 static inline __m512i pair_rows(const uint16_t *even, const uint16_t *odd)
 {
-    __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)even));
-    __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)odd));
-    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)even));
+    __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)odd);
+    return pair_halves(_mm512_inserti64x4(low, high, 1));
 }
 
 /* From [position][tiled] to [tiled][position]. */
@@ -216,6 +216,39 @@ static void turn_values(const struct work *w)
             for (uint32_t l = 0; l < LANES; l++)
                 _mm512_storeu_si512(w->v + (size_t)(d + l) * CONTRACT_SPLIT + (size_t)s * CONTRACT_STEP, x[l]);
         }
+}
+
+/* --- tiles --- */
+
+static void configure(void)
+{
+    struct amx_shapes shapes = { 0 };
+    for (uint32_t t = 0; t < AMX_TILES; t++)
+        amx_shape(&shapes, t, AMX_ROWS, AMX_ROW_BYTES);
+    amx_configure(&shapes);
+}
+
+/* Scores of the split's positions 16 t and on, in tile t. */
+ALWAYS_INLINE void score_tile(const uint32_t t, const struct work *w, uint32_t vector, float *scores)
+{
+    const uint32_t steps = w->stepped / CONTRACT_STEP;
+    const size_t stride = w->stepped * sizeof *w->k;
+    const uint16_t *k = w->k + (size_t)t * AMX_ROWS * w->stepped;
+    const struct pairs *q = w->q + (size_t)vector * steps;
+    amx_zero(t);
+    for (uint32_t s = 0; s < steps; s++) {
+        amx_load(4, q[s].of, AMX_ROW_BYTES);
+        amx_load(5, k + (size_t)s * CONTRACT_STEP, stride);
+        amx_dot_bf16(t, 5, 4);
+    }
+    amx_store(t, scores + (size_t)t * AMX_ROWS * LANES, AMX_ROW_BYTES);
+}
+
+static void score(const struct work *w, uint32_t vector, float *scores)
+{
+    UNROLL
+    for (uint32_t t = 0; t < SPLIT_TILES; t++)
+        score_tile(t, w, vector, scores);
 }
 
 /* --- scores to weights --- */
@@ -241,6 +274,21 @@ static void find_seen(const struct attention *a, const struct attention_item *it
         s->end[l] = (int32_t)end;
         s->sees_any = s->sees_any || end > 0;
         s->sees_all = s->sees_all && from == 0 && end == CONTRACT_SPLIT;
+    }
+}
+
+/* The same for all vectors; far behind the rows' positions there is nothing to look at. */
+static void find_all_seen(const struct attention *a, const struct attention_item *item, const struct work *w,
+                          const struct split *split)
+{
+    const uint32_t last_pos = item->first_pos + item->n_rows - 1;
+    const bool behind =
+        split->first + CONTRACT_SPLIT <= item->first_pos + 1 && attention_first_seen(a, last_pos) <= split->first;
+    for (uint32_t vector = 0; vector < vectors_of(w->n_queries); vector++) {
+        if (behind && (vector + 1) * LANES <= w->n_queries)
+            w->states[vector].sees_any = w->states[vector].sees_all = true;
+        else
+            find_seen(a, item, w, vector, split);
     }
 }
 
@@ -274,11 +322,25 @@ ALWAYS_INLINE vec largest_score(const bool all, const float *scores, vec_i32 fro
     return vec_max(vec_max(max[0], max[1]), vec_max(max[2], max[3]));
 }
 
-/* The split's weights, and sums that go on from sum. */
-ALWAYS_INLINE vec weigh_seen(const bool all, const float *scores, vec max, vec sum, vec_i32 from, vec_i32 end,
-                             struct pairs *p)
+/* The vector whose scores are made while those of another become weights; at or behind the last one: none. */
+struct following {
+    uint32_t vector, n_vectors;
+    float *scores;
+};
+
+/* Its sums of outputs come from the second cache. */
+static inline void call_sums(const struct work *w, uint32_t vector, uint32_t t)
 {
-    for (uint32_t pos = 0; pos < CONTRACT_SPLIT; pos += 2) {
+    const float *o = w->o + ((size_t)vector * w->tiled + (size_t)t * w->tiled / SPLIT_TILES) * LANES;
+    for (uint32_t d = 0; d < w->tiled / SPLIT_TILES; d++)
+        __builtin_prefetch(o + (size_t)d * LANES, 1);
+}
+
+/* Weights of the split's positions 16 t and on; the sums go on from sum. */
+ALWAYS_INLINE vec weigh_tile(const bool all, const uint32_t t, const float *scores, vec max, vec sum, vec_i32 from,
+                             vec_i32 end, struct pairs *p)
+{
+    for (uint32_t pos = t * AMX_ROWS; pos < (t + 1) * AMX_ROWS; pos += 2) {
         vec weights[2];
         UNROLL
         for (uint32_t i = 0; i < 2; i++) {
@@ -287,11 +349,26 @@ ALWAYS_INLINE vec weigh_seen(const bool all, const float *scores, vec max, vec s
                 weights[i] = _mm512_maskz_mov_ps(vec_between_i32(from, end, (int32_t)(pos + i)), weights[i]);
             sum = vec_add(sum, weights[i]);
         }
-        __m512i even = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(weights[0]));
-        __m512i odd = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(weights[1]));
         const uint32_t pair = pos / 2;
         _mm512_storeu_si512(p[pair / STEP_PAIRS].of[pair % STEP_PAIRS],
-                            _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+                            pair_halves((__m512i)_mm512_cvtne2ps_pbh(weights[1], weights[0])));
+    }
+    return sum;
+}
+
+/* The split's weights, and between them the scores of the following vector. */
+ALWAYS_INLINE vec weigh_seen(const bool all, const struct work *w, const float *scores, vec max, vec sum,
+                             const struct lane_state *s, const struct following *next)
+{
+    const vec_i32 from = vec_load_i32(s->from);
+    const vec_i32 end = vec_load_i32(s->end);
+    UNROLL
+    for (uint32_t t = 0; t < SPLIT_TILES; t++) {
+        if (next->vector < next->n_vectors) {
+            score_tile(t, w, next->vector, next->scores);
+            call_sums(w, next->vector, t);
+        }
+        sum = weigh_tile(all, t, scores, max, sum, from, end, w->p);
     }
     return sum;
 }
@@ -309,7 +386,7 @@ static void cap_scores(float *scores, float cap)
         vec_store(scores + pos * LANES, vec_soft_cap(vec_load(scores + pos * LANES), vec_set1(cap)));
 }
 
-static void weigh(const struct work *w, uint32_t vector, float *scores, float soft_cap)
+static void weigh(const struct work *w, uint32_t vector, float *scores, float soft_cap, const struct following *next)
 {
     struct lane_state *s = &w->states[vector];
     if (soft_cap > 0)
@@ -322,49 +399,12 @@ static void weigh(const struct work *w, uint32_t vector, float *scores, float so
     const vec_mask grown = _mm512_cmp_ps_mask(max, old, _CMP_GT_OQ);
     const vec factor = _mm512_mask_mov_ps(vec_set1(1.0f), grown, exp_bf16(vec_sub(old, max)));
     vec sum = vec_mul(vec_load(s->sum), factor);
-    sum = s->sees_all ? weigh_seen(true, scores, max, sum, from, end, w->p)
-                      : weigh_seen(false, scores, max, sum, from, end, w->p);
+    sum =
+        s->sees_all ? weigh_seen(true, w, scores, max, sum, s, next) : weigh_seen(false, w, scores, max, sum, s, next);
     vec_store(s->max, max);
     vec_store(s->sum, sum);
     if (grown != 0)
         rescale(w, vector, factor);
-}
-
-/* --- tiles --- */
-
-static void configure(void)
-{
-    struct amx_shapes shapes = { 0 };
-    for (uint32_t t = 0; t < AMX_TILES; t++)
-        amx_shape(&shapes, t, AMX_ROWS, AMX_ROW_BYTES);
-    amx_configure(&shapes);
-}
-
-static void score(const struct work *w, uint32_t vector, float *scores)
-{
-    const uint32_t steps = w->stepped / CONTRACT_STEP;
-    const size_t stride = w->stepped * sizeof *w->k;
-    const size_t tile_values = (size_t)AMX_ROWS * w->stepped;
-    amx_zero(0);
-    amx_zero(1);
-    amx_zero(2);
-    amx_zero(3);
-    for (uint32_t s = 0; s < steps; s++) {
-        const uint16_t *k = w->k + (size_t)s * CONTRACT_STEP;
-        amx_load(4, w->q[(size_t)vector * steps + s].of, AMX_ROW_BYTES);
-        amx_load(5, k, stride);
-        amx_dot_bf16(0, 5, 4);
-        amx_load(6, k + tile_values, stride);
-        amx_dot_bf16(1, 6, 4);
-        amx_load(5, k + 2 * tile_values, stride);
-        amx_dot_bf16(2, 5, 4);
-        amx_load(6, k + 3 * tile_values, stride);
-        amx_dot_bf16(3, 6, 4);
-    }
-    amx_store(0, scores, AMX_ROW_BYTES);
-    amx_store(1, scores + (size_t)AMX_ROWS * LANES, AMX_ROW_BYTES);
-    amx_store(2, scores + (size_t)2 * AMX_ROWS * LANES, AMX_ROW_BYTES);
-    amx_store(3, scores + (size_t)3 * AMX_ROWS * LANES, AMX_ROW_BYTES);
 }
 
 /* Two tiles of the dimension, or one, with all weights of the split. */
@@ -419,26 +459,23 @@ static void run_split(const struct attention *a, const struct attention_item *it
                       const struct split *split)
 {
     const uint32_t vectors = vectors_of(w->n_queries);
-    for (uint32_t vector = 0; vector < vectors; vector++)
-        find_seen(a, item, w, vector, split);
+    find_all_seen(a, item, w, split);
     take_side(a, item, KV_K, split, w->dim, w->stepped, w->k);
     take_side(a, item, KV_V, split, w->dim, w->tiled, w->values);
     turn_values(w);
     float *scores = w->scores;
-    float *following = w->scores + (size_t)CONTRACT_SPLIT * LANES;
+    struct following next = { .n_vectors = vectors, .scores = w->scores + (size_t)CONTRACT_SPLIT * LANES };
     uint32_t vector = next_seeing(w, 0);
     if (vector < vectors)
         score(w, vector, scores);
     while (vector < vectors) {
-        const uint32_t next = next_seeing(w, vector + 1);
-        if (next < vectors)
-            score(w, next, following);
-        weigh(w, vector, scores, a->soft_cap);
+        next.vector = next_seeing(w, vector + 1);
+        weigh(w, vector, scores, a->soft_cap, &next);
         mix(w, vector);
         float *done = scores;
-        scores = following;
-        following = done;
-        vector = next;
+        scores = next.scores;
+        next.scores = done;
+        vector = next.vector;
     }
 }
 

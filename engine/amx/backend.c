@@ -2,6 +2,9 @@
 #include "engine/amx/kernels.h"
 #include "engine/bf16_panels.h"
 
+/* Weights are made ready for tiles once for all rows of an item: a step of 512 tokens. */
+#define PRODUCT_TILES 44u
+
 static void prepare(struct activations *a, unsigned rules, uint32_t row0, uint32_t n, const float *x)
 {
     if (rules & RULE_F32)
@@ -35,6 +38,7 @@ struct backend AMX(backend)(enum contract_class class)
     b.name = "amx";
     b.prepare = prepare;
     b.product = product;
+    b.product_rows = PRODUCT_TILES * ACT_TILE;
     if (class == CLASS_AMX) {
         b.pack_bytes = bf16_panels_bytes;
         b.pack_describe = bf16_panels_describe;

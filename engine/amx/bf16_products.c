@@ -2,9 +2,9 @@
  * of rows or weights that is loaded is used twice.
  *
  * Measured on Sapphire Rapids: a tile product takes 13 cycles for 12 rows and 17 for 16, a
- * load 7 and 9, which other ports do meanwhile, but a store 17 for either, which nothing hides. So sums stay in their tiles
- * for 16 steps, and go to memory where the tiles of all rows lie one after another; rows that
- * are 4 KiB apart would share a set of the first cache and take nine times as long.
+ * load 7 and 9, which other ports do meanwhile, but a store 17 for either, which nothing hides. So sums stay in their
+ * tiles for 16 steps, and go to memory where the tiles of all rows lie one after another; rows that are 4 KiB apart
+ * would share a set of the first cache and take nine times as long.
  *
  * The 16 steps of two panels are 32 KiB that meet all rows before the next ones come, and are
  * made of quantised weights on the way: about a sixth of the time at 512 rows. The rows' part
@@ -60,9 +60,7 @@ void AMX(prepare_bf16)(struct activations *a, uint32_t row0, uint32_t n, const f
 /* Values k and k + 1 of each output, as pairs of bfloat16. */
 ALWAYS_INLINE __m512i pair_up(__m512 even, __m512 odd)
 {
-    const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(turns, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+    return pair_halves((__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
 
 /* One group of a panel is one step of it. */
@@ -181,7 +179,7 @@ struct pass {
     const struct matrix *m;
     const struct activations *a;
     uint32_t row0, row1, panel0, panel1;
-    struct sums (*sums)[PASS_TILES][2]; /* [pair of panels][tile][panel of the pair] */
+    struct sums (*sums)[PASS_TILES][2];  /* [pair of panels][tile][panel of the pair] */
     struct step (*widened)[DEPTH_STEPS]; /* [panel of the pair] */
     uint32_t configured[2];              /* rows */
 };

@@ -206,6 +206,7 @@ const struct backend BACKEND = {
     .pack_panel = pack_panel,
     .embed = embeddings_widen,
     .prepare = prepare,
+    .product_rows = 8 * ACT_TILE,
     .product = product,
     .rms_norm = rms_norm,
     .rope = rope,

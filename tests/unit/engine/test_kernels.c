@@ -190,7 +190,7 @@ static void multiply(const struct backend *b, const struct product_case *c, cons
     take_activations(&a, c->n_rows, c->n_in);
     for (uint32_t r = 0; r < c->n_rows; r += ACT_TILE)
         b->prepare(&a, c->rule, r, c->n_rows - r < ACT_TILE ? c->n_rows - r : ACT_TILE, x + (size_t)r * c->n_in);
-    uint32_t row_cut = ACT_TILE * (1 + random_below(4));
+    uint32_t row_cut = ACT_TILE * (1 + random_below(random_below(2) == 0 ? 4 : 60));
     uint32_t panel_cut = 1 + random_below(9);
     for (uint32_t r = 0; r < c->n_rows; r += row_cut)
         for (uint32_t p = 0; p < matrix_panels(&m); p += panel_cut)
@@ -215,6 +215,11 @@ static struct product_case random_case(enum contract_class class)
     c.n_in = quantised ? block * (1 + random_below(most / block)) : 1 + random_below(most);
     c.n_out = 1 + random_below(200);
     c.n_rows = 1 + random_below(40);
+    if (random_below(16) == 0) { /* more than kernels take at once */
+        c.n_rows += 520;
+        c.n_in = block > 1 ? block : 1 + random_below(100);
+        c.n_out = 1 + random_below(40);
+    }
     return c;
 }
 
