@@ -57,10 +57,12 @@
  *   experts ascending from +0. y = the first chosen expert's result times its weight; then y = y + (the next one's
  *   times its weight), experts ascending, a rounding for each operator; then x + y.
  *
- * Class "amx": as above but for products with BF16 weights and for attention, which are
- * sums of steps as AMX's TDPBF16PS makes them: 32 products each, in the order of
+ * Class "amx": as above but for products with BF16 or quantised weights and for attention,
+ * which are sums of steps as AMX's TDPBF16PS makes them: 32 products each, in the order of
  * bf16_steps.h, which also has the rounding to bfloat16 and the exponential.
- * Products, weights in BF16 (rule BF16): x rounded to bfloat16; from +0 one step for
+ * Products, weights in BF16 or quantised, the output head's too (rule BF16): x rounded to
+ *   bfloat16; a quantised weight dw * (float)(u - offset), then + m where its format has a
+ *   minimum, a rounding each, and then rounded to bfloat16; from +0 one step for
  *   each 32 values of k ascending, zeros behind the last.
  * Attention: q (scaled as above), K and V are rounded to bfloat16, K and V after they
  *   were rounded to the cache dtype. A score is, from +0, one step for each 32 values

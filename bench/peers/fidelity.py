@@ -2,7 +2,7 @@
 often the likeliest token is the same, over teacher-forced positions of English text.
 
     bench/peers/setup.sh                                            # builds llama.cpp, once
-    build/venv-llama/bin/python3 bench/peers/fidelity.py MODEL.gguf [--positions 10240] [--window 512] [--json]
+    build/venv-llama/bin/python3 bench/peers/fidelity.py MODEL.gguf [--positions 10240] [--window 512] [--class portable] [--json]
 
 The reference is `baton model score --f32` with the KV dtype of both, f16, which tests/golden compares
 with transformers. What a KV dtype costs is told against float32 mathematics with a float32 cache. A model without a
@@ -35,6 +35,7 @@ def parse():
     parser.add_argument("--positions", type=int, default=10240)
     parser.add_argument("--window", type=int, default=512, help="positions of one text")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--class", default="portable", dest="arithmetic", help="of Baton: portable or amx")
     parser.add_argument("--random", action="store_true", help="pseudo-random tokens instead of text")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -131,7 +132,7 @@ def measure(o):
         some = windows[first:first + group]
         with tempfile.TemporaryDirectory() as folder:
             run = lambda *options: baton(o, folder, some, llama.n_vocab, *options)
-            ours = run("--kv", "f16")
+            ours = run("--kv", "f16", "--class", o.arithmetic)
             exact = {kv: run("--f32", "--kv", kv) for kv in ("f32", "f16", "bf16")}
             at = 0
             for window in some:
