@@ -162,6 +162,8 @@ CLUSTER = "tests/flow/with_cluster.py"
 SCRIPTS = [
     ("conformance/formatted", ["tests/conformance/formatted.py"], 60, set()),
     ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 180, set()),
+    ("conformance/evict", ["tests/conformance/evict_reference.py", "--check", "--capacity", "30000", "--capacity", "100000",
+                           "tests/conformance/evict_trace.jsonl"], 60, set()),
     ("conformance/tokenizers", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main", "--brief"], 400,
      {"venv"}),
     ("conformance/tokenizers_whole", ["tests/conformance/tokenizer_families.py", "build/release/bin/tests/tokenize_main"], 1400,
