@@ -1,5 +1,6 @@
 #include "kvbm/block_pool.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 
 struct block {
@@ -16,6 +17,9 @@ struct block_pool {
     _Atomic uint64_t *own_generations; /* freed at destroy; NULL when borrowed */
     uint32_t in_state[BLOCK_STATE_COUNT];
     block_id free_head, free_tail;
+    struct eviction *eviction; /* of registered blocks; NULL without a policy */
+    void (*evicting)(void *ctx, block_id block);
+    void *evicting_ctx;
 };
 
 static const char *const state_names[] = {
@@ -86,7 +90,9 @@ status block_pool_create(const struct block_pool_options *options, struct block_
     if (!options->generations)
         pool->own_generations = calloc(options->n_blocks, sizeof *pool->own_generations);
     pool->generations = options->generations ? options->generations : pool->own_generations;
-    if (!pool->blocks || !pool->generations) {
+    const struct eviction_options eviction = { options->policy, options->n_blocks, .leaf_first = true };
+    if (!pool->blocks || !pool->generations ||
+        (options->policy && eviction_create(&eviction, &pool->eviction) != ST_OK)) {
         block_pool_destroy(&pool);
         return ST_NO_MEMORY;
     }
@@ -101,6 +107,7 @@ void block_pool_destroy(struct block_pool **pool)
 {
     if (!*pool)
         return;
+    eviction_destroy(&(*pool)->eviction);
     free((*pool)->blocks);
     free((void *)(*pool)->own_generations);
     free(*pool);
@@ -114,7 +121,7 @@ uint32_t block_pool_size(const struct block_pool *pool)
 
 uint32_t block_pool_free(const struct block_pool *pool)
 {
-    return pool->in_state[BLOCK_FREE];
+    return pool->in_state[BLOCK_FREE] + (pool->eviction ? eviction_evictable(pool->eviction) : 0);
 }
 
 uint32_t block_pool_in_state(const struct block_pool *pool, enum block_state state)
@@ -122,11 +129,28 @@ uint32_t block_pool_in_state(const struct block_pool *pool, enum block_state sta
     return pool->in_state[state];
 }
 
+static void become_free(struct block_pool *pool, block_id id)
+{
+    block_enter(pool, id, BLOCK_FREE);
+    free_list_put(pool, id);
+}
+
+static void evict_one(struct block_pool *pool)
+{
+    block_id id = eviction_choose(pool->eviction);
+    ASSERT(id != EVICTION_NONE);
+    block_enter(pool, id, BLOCK_EVICTING);
+    pool->evicting(pool->evicting_ctx, id);
+    become_free(pool, id);
+}
+
 status block_pool_take(struct block_pool *pool, uint32_t n, enum block_state state, block_id out[])
 {
     ASSERT(state == BLOCK_RESERVED || state == BLOCK_FILLING);
     if (block_pool_free(pool) < n)
         return ST_AGAIN;
+    while (pool->in_state[BLOCK_FREE] < n)
+        evict_one(pool);
     for (uint32_t i = 0; i < n; i++) {
         block_id id = free_list_get(pool);
         /* Raised before the first byte is rewritten, so that a borrower whose loan has ended can tell. */
@@ -139,10 +163,17 @@ status block_pool_take(struct block_pool *pool, uint32_t n, enum block_state sta
     return ST_OK;
 }
 
+static bool has_owner(const struct block *block)
+{
+    return block->owners[BLOCK_OF_SEQUENCE] || block->owners[BLOCK_OF_TRANSFER];
+}
+
 void block_pool_hold(struct block_pool *pool, block_id id, enum block_owner owner)
 {
     struct block *block = block_at(pool, id);
-    ASSERT(block->state != BLOCK_FREE);
+    ASSERT(has_owner(block) || block->state == BLOCK_REGISTERED);
+    if (!has_owner(block))
+        eviction_pin(pool->eviction, id);
     block->owners[owner]++;
 }
 
@@ -151,10 +182,12 @@ void block_pool_release(struct block_pool *pool, block_id id, enum block_owner o
     struct block *block = block_at(pool, id);
     ASSERT(block->owners[owner] > 0);
     block->owners[owner]--;
-    if (block->owners[BLOCK_OF_SEQUENCE] || block->owners[BLOCK_OF_TRANSFER])
+    if (has_owner(block))
         return;
-    block_enter(pool, id, BLOCK_FREE);
-    free_list_put(pool, id);
+    if (block->state == BLOCK_REGISTERED)
+        eviction_unpin(pool->eviction, id);
+    else
+        become_free(pool, id);
 }
 
 enum block_state block_pool_state(const struct block_pool *pool, block_id block)
@@ -187,4 +220,24 @@ void block_pool_filled(struct block_pool *pool, block_id id, uint32_t valid)
 uint32_t block_pool_valid(const struct block_pool *pool, block_id block)
 {
     return block_at(pool, block)->valid;
+}
+
+void block_pool_register(struct block_pool *pool, block_id id, uint64_t hash, block_id parent)
+{
+    ASSERT(pool->evicting && has_owner(block_at(pool, id)));
+    block_enter(pool, id, BLOCK_REGISTERED);
+    eviction_add(pool->eviction, id, hash, parent);
+    eviction_pin(pool->eviction, id);
+}
+
+void block_pool_used(struct block_pool *pool, block_id id)
+{
+    eviction_hit(pool->eviction, id);
+}
+
+void block_pool_on_evicting(struct block_pool *pool, void (*evicting)(void *ctx, block_id block), void *ctx)
+{
+    ASSERT(pool->eviction && !pool->evicting);
+    pool->evicting = evicting;
+    pool->evicting_ctx = ctx;
 }

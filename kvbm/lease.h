@@ -16,7 +16,7 @@ struct lease {
     uint32_t n_blocks;
 };
 
-/* Opens a lease on blocks that somebody owns now. */
+/* Opens a lease on blocks that somebody owns now, or that are registered. */
 void lease_open(struct lease *lease, struct block_pool *pool, const block_id *blocks, uint32_t n_blocks);
 /* Also when it has ended already. */
 void lease_end(struct lease *lease);

@@ -1,0 +1,210 @@
+#include "kvbm/prefix_index.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FREE_CELL UINT32_MAX
+
+struct record {
+    struct block_hash hash, seed;
+    block_id parent;
+};
+
+struct prefix_index {
+    struct prefix_index_options options;
+    struct record *records; /* [n_blocks] */
+    uint32_t *tokens;       /* [n_blocks * block_tokens] */
+    block_id *cells;        /* [n_cells], hashed */
+    uint32_t n_cells;
+    struct prefix_counters counters;
+};
+
+/* ---- the table --------------------------------------------------------------------------------------- */
+
+static uint32_t home_of(const struct prefix_index *index, struct block_hash hash)
+{
+    return (uint32_t)((hash.low >> 32) * index->n_cells >> 32);
+}
+
+static uint32_t after(const struct prefix_index *index, uint32_t cell)
+{
+    return cell + 1 == index->n_cells ? 0 : cell + 1;
+}
+
+/* The cell of the hash, or the free one where it would be. */
+static uint32_t cell_of(const struct prefix_index *index, struct block_hash hash)
+{
+    uint32_t cell = home_of(index, hash);
+    while (index->cells[cell] != FREE_CELL && !block_hash_equal(index->records[index->cells[cell]].hash, hash))
+        cell = after(index, cell);
+    return cell;
+}
+
+static uint32_t distance(const struct prefix_index *index, uint32_t from, uint32_t to)
+{
+    return to >= from ? to - from : to + index->n_cells - from;
+}
+
+/* What stands behind the hole and belongs before it moves up, so that no search ends too early. */
+static void empty_cell(struct prefix_index *index, uint32_t hole)
+{
+    for (uint32_t cell = after(index, hole); index->cells[cell] != FREE_CELL; cell = after(index, cell)) {
+        uint32_t home = home_of(index, index->records[index->cells[cell]].hash);
+        if (distance(index, home, cell) < distance(index, hole, cell))
+            continue;
+        index->cells[hole] = index->cells[cell];
+        hole = cell;
+    }
+    index->cells[hole] = FREE_CELL;
+}
+
+static void on_evicting(void *ctx, block_id block)
+{
+    struct prefix_index *index = ctx;
+    empty_cell(index, cell_of(index, index->records[block].hash));
+    index->counters.evicted++;
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------- */
+
+status prefix_index_create(const struct prefix_index_options *options, struct prefix_index **out)
+{
+    uint32_t n_blocks = block_pool_size(options->pool);
+    struct prefix_index *index = calloc(1, sizeof *index);
+    if (!index)
+        return ST_NO_MEMORY;
+    index->options = *options;
+    index->n_cells = 2 * n_blocks;
+    index->records = calloc(n_blocks, sizeof *index->records);
+    index->tokens = calloc((size_t)n_blocks * options->block_tokens, sizeof *index->tokens);
+    index->cells = malloc(index->n_cells * sizeof *index->cells);
+    if (!index->records || !index->tokens || !index->cells) {
+        prefix_index_destroy(&index);
+        return ST_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < index->n_cells; i++)
+        index->cells[i] = FREE_CELL;
+    block_pool_on_evicting(options->pool, on_evicting, index);
+    *out = index;
+    return ST_OK;
+}
+
+void prefix_index_destroy(struct prefix_index **index)
+{
+    if (!*index)
+        return;
+    free((*index)->records);
+    free((*index)->tokens);
+    free((*index)->cells);
+    free(*index);
+    *index = NULL;
+}
+
+/* ---- finding and keeping ---------------------------------------------------------------------------------- */
+
+static uint32_t *tokens_of(const struct prefix_index *index, block_id block)
+{
+    return index->tokens + (size_t)block * index->options.block_tokens;
+}
+
+static bool holds(const struct prefix_index *index, block_id block, const struct prefix_block *what)
+{
+    const struct record *record = &index->records[block];
+    return record->parent == what->parent && block_hash_equal(record->seed, what->seed) &&
+           !memcmp(tokens_of(index, block), what->tokens, index->options.block_tokens * sizeof *what->tokens);
+}
+
+/* BLOCK_NONE when the hash is unknown, or stands for something else. */
+static block_id find(struct prefix_index *index, const struct prefix_block *what)
+{
+    block_id block = index->cells[cell_of(index, what->hash)];
+    if (block == FREE_CELL)
+        return BLOCK_NONE;
+    if (holds(index, block, what))
+        return block;
+    index->counters.mismatches++;
+    return BLOCK_NONE;
+}
+_Static_assert(FREE_CELL == BLOCK_NONE, "a free cell names no block");
+
+static block_id find_next(struct prefix_index *index, const struct prefix_query *query, uint32_t i, block_id parent)
+{
+    const struct prefix_block what = { query->seed, query->hashes[i],
+                                       query->tokens + (size_t)i * index->options.block_tokens, parent };
+    return find(index, &what);
+}
+
+uint32_t prefix_index_peek(struct prefix_index *index, const struct prefix_query *query)
+{
+    uint32_t n = 0;
+    for (block_id block = BLOCK_NONE; n < query->n_blocks; n++) {
+        block = find_next(index, query, n, block);
+        if (block == BLOCK_NONE)
+            break;
+    }
+    return n;
+}
+
+uint32_t prefix_index_match(struct prefix_index *index, const struct prefix_query *query, block_id out[])
+{
+    uint32_t n = 0;
+    for (; n < query->n_blocks; n++) {
+        block_id block = find_next(index, query, n, n ? out[n - 1] : BLOCK_NONE);
+        if (block == BLOCK_NONE)
+            break;
+        block_pool_hold(index->options.pool, block, BLOCK_OF_SEQUENCE);
+        block_pool_used(index->options.pool, block);
+        out[n] = block;
+    }
+    index->counters.hits += n;
+    index->counters.misses += query->n_blocks - n;
+    return n;
+}
+
+static enum prefix_outcome refuse(struct prefix_index *index)
+{
+    index->counters.refused++;
+    return PREFIX_REFUSED;
+}
+
+static bool parent_is_registered(const struct prefix_index *index, const struct prefix_block *what)
+{
+    return what->parent == BLOCK_NONE || (block_pool_state(index->options.pool, what->parent) == BLOCK_REGISTERED &&
+                                          block_hash_equal(index->records[what->parent].seed, what->seed));
+}
+
+enum prefix_outcome prefix_index_register(struct prefix_index *index, const struct prefix_block *what, block_id *block)
+{
+    struct block_pool *pool = index->options.pool;
+    ASSERT(block_pool_state(pool, *block) == BLOCK_COMPLETE);
+    if (!parent_is_registered(index, what))
+        return refuse(index);
+    uint32_t cell = cell_of(index, what->hash);
+    if (index->cells[cell] != FREE_CELL) {
+        block_id first = find(index, what);
+        if (first == BLOCK_NONE)
+            return refuse(index);
+        block_pool_hold(pool, first, BLOCK_OF_SEQUENCE);
+        block_pool_used(pool, first);
+        block_pool_release(pool, *block, BLOCK_OF_SEQUENCE);
+        *block = first;
+        index->counters.shared++;
+        return PREFIX_SHARED;
+    }
+    index->records[*block] = (struct record){ what->hash, what->seed, what->parent };
+    memcpy(tokens_of(index, *block), what->tokens, index->options.block_tokens * sizeof *what->tokens);
+    index->cells[cell] = *block;
+    block_pool_register(pool, *block, what->hash.low, what->parent);
+    index->counters.stored++;
+    return PREFIX_STORED;
+}
+
+struct block_hash prefix_index_hash(const struct prefix_index *index, block_id block)
+{
+    return index->records[block].hash;
+}
+
+const struct prefix_counters *prefix_index_counters(const struct prefix_index *index)
+{
+    return &index->counters;
+}
