@@ -163,12 +163,6 @@ void eviction_unpin(struct eviction *e, uint32_t id)
 
 /* ---- entries come and go ---------------------------------------------------------------------------------- */
 
-bool eviction_has(const struct eviction *e, uint32_t id)
-{
-    ASSERT(id < e->capacity);
-    return e->entries[id].present;
-}
-
 void eviction_add(struct eviction *e, uint32_t id, uint64_t hash, uint32_t parent)
 {
     ASSERT(id < e->capacity && !e->entries[id].present);
@@ -203,15 +197,6 @@ static void leave(struct eviction *e, uint32_t id)
     unpark(e, entry->parent);
 }
 
-void eviction_remove(struct eviction *e, uint32_t id)
-{
-    const struct eviction_entry *entry = entry_at(e, id);
-    ASSERT(may_go(entry));
-    /* What may go is never parked. */
-    eviction_take_out(e, id);
-    leave(e, id);
-}
-
 uint32_t eviction_choose(struct eviction *e)
 {
     for (;;) {
@@ -233,9 +218,4 @@ uint32_t eviction_choose(struct eviction *e)
 uint32_t eviction_evictable(const struct eviction *e)
 {
     return e->n_present - e->n_busy;
-}
-
-uint32_t eviction_children(const struct eviction *e, uint32_t id)
-{
-    return entry_at(e, id)->children;
 }

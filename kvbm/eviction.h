@@ -45,19 +45,14 @@ void eviction_destroy(struct eviction **eviction);
 /* A new entry, not pinned. hash tells whether it was here before; parent is the entry before it in its chain, or
  * EVICTION_NONE. */
 void eviction_add(struct eviction *e, uint32_t id, uint64_t hash, uint32_t parent);
-bool eviction_has(const struct eviction *e, uint32_t id);
 void eviction_hit(struct eviction *e, uint32_t id);
 /* Of an entry that is not pinned; it is not chosen, nor what stands before it with leaf_first, until it is unpinned. */
 void eviction_pin(struct eviction *e, uint32_t id);
 void eviction_unpin(struct eviction *e, uint32_t id);
-/* An entry that is not pinned and has no entries behind it leaves, but not by choice: no ghost stays. */
-void eviction_remove(struct eviction *e, uint32_t id);
 
 /* Takes out the entry that goes next; EVICTION_NONE when none may. */
 uint32_t eviction_choose(struct eviction *e);
 /* How many times eviction_choose() would succeed in a row. */
 uint32_t eviction_evictable(const struct eviction *e);
-/* Entries that stand behind this one; 0 without leaf_first. */
-uint32_t eviction_children(const struct eviction *e, uint32_t id);
 
 #endif
