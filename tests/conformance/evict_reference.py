@@ -190,7 +190,7 @@ OTHER_WAYS = {
 
 def check(path, capacity, trace):
     command = [os.path.join(BIN, "baton"), "bench", "evict", "--json", "--trace", path, "--capacity", str(capacity)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     rows = {row["policy"]: row for row in map(json.loads, out.splitlines())}
     wrong = 0
     for policy, compute in POLICIES.items():
