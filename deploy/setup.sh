@@ -19,6 +19,7 @@ packages=(
     libevent-dev node-llhttp libjansson-dev
     libpcre2-dev libutf8proc-dev # tokenizers
     libxxhash-dev libssl-dev libhwloc-dev
+    liburing-dev          # disk tier of the KV block manager
     libcmocka-dev
     python3 python3-pip python3-venv ca-certificates curl
 )
