@@ -7,6 +7,7 @@
 #define BLOCKS    64u
 #define SALTS     3u
 #define IN_FLIGHT 16u
+#define STEPS     4000u
 
 /* What is known of a block. */
 enum known {
@@ -20,7 +21,7 @@ struct model;
 
 struct flight {
     struct rig_end end;
-    bool used, is_get;
+    bool used, is_get, dropped; /* a put that was dropped before it ended */
     uint32_t number;
     uint8_t got[RIG_PAYLOAD];
 };
@@ -30,6 +31,7 @@ struct model {
     enum known blocks[BLOCKS];
     struct flight flights[IN_FLIGHT];
     bool may_evict, may_fail; /* then a block may be gone at any time */
+    bool half_cleared;        /* an end interrupted a wipe, or a crash a clearing: what the index has may be zeros */
     unsigned syncs;
     struct rig_end wiped;
     bool wiping;
@@ -67,7 +69,7 @@ static void start_put(struct model *m)
     if (!f)
         return;
     f->number = draw(m, BLOCKS);
-    f->is_get = false;
+    f->is_get = f->dropped = false;
     f->end = (struct rig_end){ 0 };
     rig_block(&b, f->number, salt_of(f->number));
     const struct disk_call call = { draw(m, 8) ? RIG_FOREVER : m->rig.now_us + 5, rig_ended, &f->end };
@@ -111,7 +113,7 @@ static void end_get(struct model *m, struct flight *f)
 
 static void end_put(struct model *m, struct flight *f)
 {
-    if (f->end.st == ST_OK && m->blocks[f->number] == PERHAPS && !is_wiped_now(m, f->number))
+    if (f->end.st == ST_OK && !f->dropped && m->blocks[f->number] == PERHAPS && !is_wiped_now(m, f->number))
         m->blocks[f->number] = WRITTEN;
     if (!m->may_fail)
         assert_true(f->end.st == ST_OK || f->end.st == ST_TIMEOUT);
@@ -150,6 +152,8 @@ static void drop(struct model *m)
     disk_tier_drop(m->rig.tier, b.block.hash, b.block.format);
     if (m->blocks[number] != ABSENT)
         m->blocks[number] = PERHAPS; /* a start may find it again */
+    for (unsigned i = 0; i < IN_FLIGHT; i++)
+        m->flights[i].dropped |= m->flights[i].number == number;
     assert_false(disk_tier_find(m->rig.tier, b.block.hash, b.block.format, NULL));
 }
 
@@ -185,6 +189,7 @@ static void restart(struct model *m)
 {
     const uint32_t way = draw(m, 3); /* as it should be; killed; without power */
     const unsigned fails = m->rig.disk.fail_one_in;
+    m->half_cleared |= m->wiping || (way == 2 && m->may_evict);
     if (way)
         simulated_crash(&m->rig.disk, way == 2);
     m->rig.disk.fail_one_in = 0;
@@ -212,7 +217,7 @@ static void check_all(struct model *m)
             assert_true(found);
     }
     struct disk_metrics k = rig_metrics(&m->rig);
-    if (!m->may_fail && k.errors[DISK_ERROR_CHECKSUM])
+    if (!m->may_fail && !m->half_cleared && k.errors[DISK_ERROR_CHECKSUM])
         fail_msg("a block was damaged without a failure");
     assert_in_range(k.bytes, 0, k.capacity_bytes);
 }
@@ -254,15 +259,14 @@ static void play(uint64_t seed, uint32_t segments, unsigned fail_one_in, int err
     m->may_fail = fail_one_in > 0;
     m->rig.disk.fail_one_in = fail_one_in;
     m->rig.disk.error = error;
-    for (unsigned i = 0; i < 4000; i++) {
+    for (unsigned i = 0; i < STEPS; i++) {
         if (fail_one_in && draw(m, 50) == 0)
             m->rig.disk.spoil = 1;
         step(m, true);
-        if (m->rig.disk.loose && !m->may_evict)
-            m->may_evict = rig_metrics(&m->rig).evicted > 0;
+        assert_true(m->may_evict || !rig_metrics(&m->rig).evicted);
     }
-    assert_in_range(m->checked_gets, 100, 4000);
-    assert_in_range(m->checked_found, 50, 4000);
+    assert_in_range(m->checked_gets, 100, STEPS);
+    assert_in_range(m->checked_found, 50, STEPS);
     rig_free(&m->rig);
     free(m);
 }
@@ -270,14 +274,14 @@ static void play(uint64_t seed, uint32_t segments, unsigned fail_one_in, int err
 static void nothing_is_lost_but_what_may_be(void **state)
 {
     (void)state;
-    for (uint64_t seed = 1; seed <= rounds(6); seed++)
+    for (uint64_t seed = 1; seed <= rounds(3); seed++)
         play(seed, 200, 0, 0);
 }
 
 static void eviction_and_crashes_give_no_wrong_block(void **state)
 {
     (void)state;
-    for (uint64_t seed = 1; seed <= rounds(6); seed++)
+    for (uint64_t seed = 1; seed <= rounds(3); seed++)
         play(100 + seed, 5, 0, 0);
 }
 
@@ -285,8 +289,8 @@ static void failures_give_no_wrong_block(void **state)
 {
     (void)state;
     static const int errors[] = { EIO, ENOSPC, SIMULATED_SHORT };
-    for (uint64_t seed = 1; seed <= rounds(6); seed++)
-        play(200 + seed, 5 + seed % 2 * 20, 60, errors[seed % 3]);
+    for (uint64_t seed = 1; seed <= rounds(3); seed++)
+        play(200 + seed, 5 + (uint32_t)(seed % 2) * 20, 60, errors[seed % 3]);
 }
 
 int main(void)

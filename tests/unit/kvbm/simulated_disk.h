@@ -95,14 +95,20 @@ static inline void simulated_write(struct simulated_disk *disk, uint64_t offset,
         disk->size = offset + bytes;
 }
 
-/* None, all, or some sectors. */
+/* What a crash leaves of a write: none, all, or some sectors. image NULL: as writes that were done, not yet durable. */
 static inline void simulated_write_part(struct simulated_disk *disk, uint8_t *image, uint64_t offset,
                                         const uint8_t *data, uint64_t bytes)
 {
     const uint32_t way = simulated_draw(disk, 3);
-    for (uint64_t at = 0; at < bytes && way; at += SIMULATED_SECTOR)
-        if (way == 1 || simulated_draw(disk, 2))
-            memcpy(image + offset + at, data + at, bytes - at < SIMULATED_SECTOR ? bytes - at : SIMULATED_SECTOR);
+    for (uint64_t at = 0; at < bytes && way; at += SIMULATED_SECTOR) {
+        uint64_t n = bytes - at < SIMULATED_SECTOR ? bytes - at : SIMULATED_SECTOR;
+        if (way == 2 && simulated_draw(disk, 2))
+            continue;
+        if (image)
+            memcpy(image + offset + at, data + at, n);
+        else
+            simulated_write(disk, offset + at, data + at, n);
+    }
 }
 
 static inline void simulated_sync(struct simulated_disk *disk)
@@ -116,7 +122,7 @@ static inline void simulated_sync(struct simulated_disk *disk)
 /* Ends the open file as a crash of the process (power: of the machine) would; its operations are never done. */
 static inline void simulated_crash(struct simulated_disk *disk, bool power)
 {
-    uint8_t *image = power ? disk->durable : disk->seen;
+    uint8_t *image = power ? disk->durable : NULL;
     for (const struct simulated_write *w = disk->loose; w && power; w = w->next)
         simulated_write_part(disk, image, w->offset, w->data, w->bytes);
     for (unsigned i = 0; disk->io && i < disk->io->n; i++) {
