@@ -46,7 +46,7 @@ static void reset(struct disk_tier *tier)
 {
     for (uint32_t i = 0; i < tier->n_segments; i++) {
         struct disk_segment *s = &tier->segments[i];
-        ASSERT(!s->busy);
+        ASSERT(!s->reads && !s->writes);
         disk_index_forget(tier->index, &s->records, NULL, NULL);
         *s = (struct disk_segment){ .state = SEGMENT_FREE, .records = s->records };
     }

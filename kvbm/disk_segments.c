@@ -201,7 +201,7 @@ static void sealer_advance(struct disk_tier *tier, int64_t result)
     uint64_t offset, bytes;
     switch ((enum sealer_step)job->step) {
     case SEALER_IDLE: /* what is being written in it must end first */
-        if (tier->segments[job->segment].busy)
+        if (tier->segments[job->segment].writes)
             return;
         job->step = SEALER_SYNC;
         disk_job_submit(job, DISK_IO_SYNC, 0, 0, NULL);
@@ -286,7 +286,7 @@ static bool readmit_write(struct disk_tier *tier)
     if (disk_segments_append(tier, &copy, &id) != DISK_TAKEN)
         return false;
     seal_record(tier, &copy, tier->reclaimer_buffer);
-    tier->segments[copy.segment].busy++;
+    tier->segments[copy.segment].writes++;
     tier->readmitted_bytes += copy.extent_bytes;
     tier->reclaimer.at = id;
     tier->reclaimer.step = RECLAIMER_WRITE;
@@ -299,7 +299,7 @@ static void readmit_written(struct disk_tier *tier, int64_t result)
 {
     disk_record_id id = (disk_record_id)tier->reclaimer.at;
     struct disk_record *r = disk_index_at(tier->index, id);
-    tier->segments[r->segment].busy--;
+    tier->segments[r->segment].writes--;
     if (result != (int64_t)r->extent_bytes) {
         disk_index_kill(tier->index, id);
         disk_tier_write_failed(tier, result);
@@ -336,7 +336,7 @@ static void kill_all(struct disk_tier *tier, const struct disk_record_list *list
 static void reclaim_forget(struct disk_tier *tier)
 {
     struct disk_segment *s = &tier->segments[tier->reclaimer.segment];
-    if (s->busy) /* somebody reads there still */
+    if (s->reads || s->writes) /* somebody reads there still */
         return;
     disk_index_forget(tier->index, &s->records, NULL, NULL);
     disk_segment_enter(s, SEGMENT_FREE);

@@ -183,6 +183,12 @@ static void get_ended(struct disk_slot *slot, int64_t result)
     finish(slot, ST_OK, &found);
 }
 
+static uint32_t *count_of(const struct disk_slot *slot, uint32_t segment)
+{
+    struct disk_segment *s = &slot->tier->segments[segment];
+    return slot->is_put ? &s->writes : &s->reads;
+}
+
 static void on_slot_done(struct disk_io_op *op, int64_t result)
 {
     struct disk_slot *slot = (struct disk_slot *)op;
@@ -192,7 +198,7 @@ static void on_slot_done(struct disk_io_op *op, int64_t result)
         put_ended(slot, result);
     else
         get_ended(slot, result);
-    tier->segments[segment].busy--;
+    --*count_of(slot, segment);
     free_slot(slot);
 }
 
@@ -224,7 +230,7 @@ static void submit_slot(struct disk_slot *slot, enum disk_io_kind kind, const st
                                     .bytes = r->extent_bytes,
                                     .data = slot->buffer,
                                     .done = on_slot_done };
-    tier->segments[r->segment].busy++;
+    ++*count_of(slot, r->segment);
     if (ticket)
         *ticket = (uint64_t)slot->generation << 32 | (uint32_t)(slot - tier->slots);
     status st = disk_io_submit(tier->io, &slot->op);

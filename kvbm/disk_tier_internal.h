@@ -35,8 +35,8 @@ enum segment_state {
 
 struct disk_segment {
     enum segment_state state;
-    bool clean;    /* FREE: reads as zeros */
-    uint32_t busy; /* puts and gets on their way in it */
+    bool clean;             /* FREE: reads as zeros */
+    uint32_t reads, writes; /* on their way in it */
     uint64_t sequence, fill, opened_s;
     struct disk_record_list records;
 };

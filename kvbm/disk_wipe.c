@@ -82,7 +82,7 @@ static void piece_ended(struct disk_tier *tier)
 
 static void submit_sync(struct disk_tier *tier, enum wipe_step step)
 {
-    tier->wipe.job.step = step;
+    tier->wipe.job.step = (int)step;
     disk_job_submit(&tier->wipe.job, DISK_IO_SYNC, 0, 0, NULL);
 }
 

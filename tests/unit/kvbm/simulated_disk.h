@@ -29,12 +29,14 @@ struct simulated_disk {
     struct simulated_io *io; /* open, or NULL */
     uint64_t random;
     unsigned syncs;
-    bool hung, gone, in_order, no_punch;
+    bool hung, gone, no_punch;
     /* The next so many operations of a kind fail with an error, or (SHORT) move half. */
     unsigned fail[SIMULATED_KINDS];
     int error;
     unsigned fail_one_in; /* of all operations, at random; 0: none */
     unsigned spoil;       /* bits flipped in the next so many reads */
+    uint64_t stuck;       /* the next operation at this offset does not end; 0: none is stuck */
+    const struct disk_io_op *stuck_op;
 };
 
 #define SIMULATED_SHORT 1 /* as an error: half is moved */
@@ -95,11 +97,14 @@ static inline void simulated_write(struct simulated_disk *disk, uint64_t offset,
         disk->size = offset + bytes;
 }
 
-/* What a crash leaves of a write: none, all, or some sectors. image NULL: as writes that were done, not yet durable. */
+/* What a crash leaves of a write: none, all, some sectors, or the first ones. image NULL: as writes that were done, not
+ * yet durable. */
 static inline void simulated_write_part(struct simulated_disk *disk, uint8_t *image, uint64_t offset,
                                         const uint8_t *data, uint64_t bytes)
 {
-    const uint32_t way = simulated_draw(disk, 3);
+    const uint32_t way = simulated_draw(disk, 4);
+    if (way == 3)
+        bytes = simulated_draw(disk, (uint32_t)(bytes / SIMULATED_SECTOR) + 1) * SIMULATED_SECTOR;
     for (uint64_t at = 0; at < bytes && way; at += SIMULATED_SECTOR) {
         uint64_t n = bytes - at < SIMULATED_SECTOR ? bytes - at : SIMULATED_SECTOR;
         if (way == 2 && simulated_draw(disk, 2))
@@ -202,21 +207,10 @@ static inline status simulated_submit(struct disk_io *base, struct disk_io_op *o
     if (io->n == io->depth || io->dead)
         return ST_AGAIN;
     io->queue[io->n++] = op;
+    if (io->disk->stuck && op->offset == io->disk->stuck && !io->disk->stuck_op)
+        io->disk->stuck_op = op;
     simulated_tell(io);
     return ST_OK;
-}
-
-static inline struct disk_io_op *simulated_take(struct simulated_io *io, unsigned at)
-{
-    struct disk_io_op *op = io->queue[at];
-    memmove(&io->queue[at], &io->queue[at + 1], (--io->n - at) * sizeof io->queue[0]);
-    return op;
-}
-
-static inline void simulated_end(struct simulated_io *io, struct disk_io_op *op, int64_t result)
-{
-    io->base.in_flight--;
-    op->done(op, result);
 }
 
 static inline void simulated_cancel(struct disk_io *base, struct disk_io_op *op)
@@ -225,19 +219,29 @@ static inline void simulated_cancel(struct disk_io *base, struct disk_io_op *op)
     (void)op; /* the hand that does the work is quicker */
 }
 
+/* Whether it was not stuck, and is done. */
+static inline bool simulated_end_one(struct simulated_io *io, unsigned at)
+{
+    struct disk_io_op *op = io->queue[at];
+    if (io->disk->stuck && op == io->disk->stuck_op)
+        return false;
+    memmove(&io->queue[at], &io->queue[at + 1], (--io->n - at) * sizeof io->queue[0]);
+    io->base.in_flight--;
+    op->done(op, simulated_work(io->disk, op));
+    return true;
+}
+
 /* Some of them, in any order. */
 static inline unsigned simulated_reap(struct disk_io *base)
 {
     struct simulated_io *io = (struct simulated_io *)base;
     struct simulated_disk *disk = io->disk;
-    unsigned n = io->n && !disk->hung ? 1 + simulated_draw(disk, io->n) : 0;
-    for (unsigned i = 0; i < n; i++) {
-        struct disk_io_op *op = simulated_take(io, disk->in_order ? 0 : simulated_draw(disk, io->n));
-        simulated_end(io, op, simulated_work(disk, op));
-    }
+    unsigned n = io->n && !disk->hung ? 1 + simulated_draw(disk, io->n) : 0, done = 0;
+    for (unsigned i = 0; i < n && io->n; i++)
+        done += simulated_end_one(io, simulated_draw(disk, io->n));
     if (io->n && !disk->hung)
         simulated_tell(io);
-    return n;
+    return done;
 }
 
 static inline int simulated_probe(struct disk_io *base)

@@ -626,6 +626,95 @@ static void an_index_that_was_made_smaller_gives_up_segments(void **state)
     rig_free(&rig);
 }
 
+/* Of the n-th block that was ever put. */
+static uint64_t place_of(uint32_t n)
+{
+    return (1u << 20) + 4096 + n * (uint64_t)RIG_EXTENT;
+}
+
+static void no_footer_names(uint64_t seed)
+{
+    struct disk_rig rig;
+    struct rig_end end;
+    rig_init(&rig, 8);
+    rig.disk.random = seed;
+    rig_open(&rig);
+    rig_settle(&rig);
+    rig.disk.stuck = place_of(1);
+    rig_store(&rig, 0, 5);
+    assert_int_equal(rig_put(&rig, 1, 5, &end), DISK_TAKEN);
+    for (uint32_t i = 2; i < 8; i++)
+        rig_store(&rig, i, 5);
+    assert_int_equal(end.calls, 0);
+    crash(&rig, false);
+    rig.disk.stuck = 0;
+    (void)!rig_get(&rig, 1, 5); /* it may be there, if all of it is */
+    assert_int_equal(rig_metrics(&rig).errors[DISK_ERROR_CHECKSUM], 0);
+    assert_int_equal(rig_get(&rig, 0, 5), ST_OK);
+    assert_int_equal(rig_get(&rig, 7, 5), ST_OK);
+    rig_free(&rig);
+}
+
+static void no_footer_names_a_block_that_is_being_written(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++)
+        no_footer_names(seed);
+}
+
+static void a_segment_that_is_read_is_not_reused(void **state)
+{
+    (void)state;
+    struct disk_rig rig;
+    struct rig_block b;
+    struct rig_end end = { 0 }, put_end;
+    uint8_t got[RIG_PAYLOAD] = { 0 };
+    const struct disk_call call = { RIG_FOREVER, rig_ended, &end };
+    rig_init(&rig, 5);
+    rig_open(&rig);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_store(&rig, i, 5);
+    rig.disk.stuck = place_of(1);
+    rig_block(&b, 1, 5);
+    assert_int_equal(disk_tier_get(rig.tier, &b.block, got, &call, NULL), ST_OK);
+    for (uint32_t i = 10; i < 60; i++) { /* refused in the end, as no room comes */
+        (void)!rig_put(&rig, i, 5, &put_end);
+        rig_settle(&rig);
+    }
+    assert_int_equal(end.calls, 0);
+    assert_memory_equal(rig.disk.seen + place_of(1) + 4096, b.payload, RIG_PAYLOAD);
+    rig.disk.stuck = 0;
+    rig_settle(&rig);
+    assert_int_equal(end.st, ST_NOT_FOUND);
+    rig_store(&rig, 100, 5);
+    rig_free(&rig);
+}
+
+static void a_wipe_waits_for_what_is_being_written(void **state)
+{
+    (void)state;
+    const uint64_t salt = 9;
+    struct disk_rig rig;
+    struct rig_end end, put_end;
+    rig_init(&rig, 8);
+    rig_open(&rig);
+    rig_settle(&rig);
+    rig.disk.stuck = place_of(0);
+    assert_int_equal(rig_put(&rig, 0, 9, &put_end), DISK_TAKEN);
+    wipe(&rig, &salt, &end);
+    rig_settle(&rig);
+    assert_int_equal(end.calls, 0);
+    rig_store(&rig, 1, 5); /* others go on */
+    rig.disk.stuck = 0;
+    rig_settle(&rig);
+    assert_int_equal(put_end.calls, 1);
+    assert_int_equal(end.st, ST_OK);
+    assert_int_equal(end.bytes, RIG_EXTENT);
+    assert_false(rig_holds_salt(&rig, 9));
+    assert_int_equal(rig_get(&rig, 0, 9), ST_NOT_FOUND);
+    rig_free(&rig);
+}
+
 static void wrong_options_are_named(void **state)
 {
     (void)state;
@@ -667,6 +756,9 @@ int main(void)
         cmocka_unit_test(a_damaged_footer_is_read_around),
         cmocka_unit_test(another_geometry_begins_anew_and_a_smaller_one_gives_back),
         cmocka_unit_test(an_index_that_was_made_smaller_gives_up_segments),
+        cmocka_unit_test(no_footer_names_a_block_that_is_being_written),
+        cmocka_unit_test(a_segment_that_is_read_is_not_reused),
+        cmocka_unit_test(a_wipe_waits_for_what_is_being_written),
         cmocka_unit_test(wrong_options_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
