@@ -9,7 +9,8 @@
 static void drain(struct link_socket *s)
 {
     struct links *links = s->links;
-    links_enter(links);
+    if (links)
+        links_enter(links);
     s->draining = true;
     int n = 0;
     while (n < LINK_SOCKET_BATCH && s->receive(s->arg))
@@ -17,7 +18,8 @@ static void drain(struct link_socket *s)
     s->draining = false;
     if (n == LINK_SOCKET_BATCH && event_initialized(&s->again))
         event_add(&s->again, &(struct timeval){ 0, 0 });
-    links_leave(links);
+    if (links)
+        links_leave(links);
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg)
@@ -32,7 +34,7 @@ static status watch(struct link_socket *s)
     size_t len = sizeof fd;
     if (zmq_getsockopt(s->zmq, ZMQ_FD, &fd, &len))
         return ST_IO;
-    struct event_base *base = loop_base(s->links->options.loop);
+    struct event_base *base = loop_base(s->loop);
     if (event_assign(&s->readable, base, fd, EV_READ | EV_PERSIST, on_readable, s) ||
         event_assign(&s->again, base, -1, 0, on_readable, s))
         return ST_IO;
@@ -41,11 +43,11 @@ static status watch(struct link_socket *s)
     return event_add(&s->readable, NULL) ? ST_IO : ST_OK;
 }
 
-status link_socket_open(struct link_socket *s, struct links *links, int type, bool (*receive)(void *arg), void *arg,
-                        struct error *err)
+status link_socket_open_alone(struct link_socket *s, void *zmq, struct loop *loop, int type, bool (*receive)(void *arg),
+                              void *arg, struct error *err)
 {
-    *s = (struct link_socket){ .links = links, .receive = receive, .arg = arg };
-    s->zmq = zmq_socket(links->zmq, type);
+    *s = (struct link_socket){ .loop = loop, .receive = receive, .arg = arg };
+    s->zmq = zmq_socket(zmq, type);
     if (!s->zmq)
         return error_set(err, ST_LIMIT, "cannot create a ZeroMQ socket: %s", zmq_strerror(zmq_errno()));
     if (receive && watch(s) != ST_OK) {
@@ -53,6 +55,14 @@ status link_socket_open(struct link_socket *s, struct links *links, int type, bo
         return error_set(err, ST_IO, "cannot watch a ZeroMQ socket");
     }
     return ST_OK;
+}
+
+status link_socket_open(struct link_socket *s, struct links *links, int type, bool (*receive)(void *arg), void *arg,
+                        struct error *err)
+{
+    status st = link_socket_open_alone(s, links->zmq, links->options.loop, type, receive, arg, err);
+    s->links = links;
+    return st;
 }
 
 void link_socket_mute(struct link_socket *s)

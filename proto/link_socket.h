@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <zmq.h>
 
+#include "common/loop.h"
 #include "common/status.h"
 
 #define LINK_SOCKET_BATCH 256
@@ -17,8 +18,9 @@
 struct links;
 
 struct link_socket {
-    void *zmq; /* NULL: not open */
-    struct links *links;
+    void *zmq;           /* NULL: not open */
+    struct links *links; /* NULL: nobody's links */
+    struct loop *loop;
     bool (*receive)(void *arg); /* takes one message; false: none is left, or nobody wants them */
     void *arg;
     struct event readable, again;
@@ -28,6 +30,9 @@ struct link_socket {
 /* Creates the socket without connecting it; receive is NULL for one that only sends. */
 MUST_CHECK status link_socket_open(struct link_socket *s, struct links *links, int type, bool (*receive)(void *arg),
                                    void *arg, struct error *err);
+/* The same for a socket that belongs to no links. receive must not close it. */
+MUST_CHECK status link_socket_open_alone(struct link_socket *s, void *zmq, struct loop *loop, int type,
+                                         bool (*receive)(void *arg), void *arg, struct error *err);
 void link_socket_close(struct link_socket *s); /* also when it is not open */
 /* Ends its callbacks; it can be closed later. */
 void link_socket_mute(struct link_socket *s);
