@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join(ROOT, "build", "test-logs")
 VENV = os.path.join(ROOT, "build", "venv", "bin", "python3")
 THREADED = (r"loop|metrics|team|cores|engine_thread|model_quantise|drafter|weights_client|weights_holder|control|transfer|failpoint"
-            r"|tokenize_pool")
+            r"|tokenize_pool|unit_router_prefix_index")
 
 passed = failed = skipped = 0
 skips, failures = [], []
