@@ -281,10 +281,15 @@ static int run(const struct command *self, int argc, char **argv)
                                                       &bench_limits_command,
                                                       &bench_transfer_command,
                                                       &bench_router_command,
+                                                      &bench_limits_command,
+                                                      &bench_transfer_command,
+                                                      &bench_router_command,
+                                                      &command_bench_index,
                                                       NULL };
     (void)self;
     return command_dispatch("baton bench", commands, argc, argv);
 }
 
 const struct command command_bench = { "bench", "engine|share|evict|limits|transfer|router", "Measure this machine",
+const struct command command_bench = { "bench", "engine|share|limits|transfer|router|index", "Measure this machine",
                                        run };
