@@ -339,6 +339,16 @@ static struct change change_of(const struct prefix_index *x, uint32_t worker, en
     return (struct change){ .slot = x->worker_slot[worker], .tier = tier };
 }
 
+/* Called for each block i in turn. */
+__attribute__((always_inline)) static inline void fetch_ahead(const struct prefix_index *x,
+                                                              const struct block_hash hashes[], uint32_t n, uint32_t i)
+{
+    if (i + AHEAD < n)
+        prefix_prefetch(x, prefix_key(&hashes[i + AHEAD]));
+    for (uint32_t k = 0; !i && k < AHEAD && k < n; k++)
+        prefix_prefetch(x, prefix_key(&hashes[k]));
+}
+
 void prefix_index_store(struct prefix_index *x, uint32_t worker, enum kv_tier tier, const struct block_hash hashes[],
                         uint32_t n)
 {
@@ -346,8 +356,7 @@ void prefix_index_store(struct prefix_index *x, uint32_t worker, enum kv_tier ti
     struct memo m = { 0 };
     c.apply = owner_sets_add;
     for (uint32_t i = 0; i < n; i++) {
-        if (i + AHEAD < n)
-            prefix_prefetch(x, prefix_key(&hashes[i + AHEAD]));
+        fetch_ahead(x, hashes, n, i);
         store_one(x, &c, &m, prefix_key(&hashes[i]));
     }
     memo_drop(x, &m);
@@ -361,8 +370,7 @@ void prefix_index_remove(struct prefix_index *x, uint32_t worker, enum kv_tier t
     struct memo m = { 0 };
     c.apply = owner_sets_remove;
     for (uint32_t i = 0; i < n; i++) {
-        if (i + AHEAD < n)
-            prefix_prefetch(x, prefix_key(&hashes[i + AHEAD]));
+        fetch_ahead(x, hashes, n, i);
         remove_one(x, &c, &m, prefix_key(&hashes[i]));
     }
     memo_drop(x, &m);

@@ -56,7 +56,8 @@ static inline struct prefix_bucket *prefix_second_bucket(const struct prefix_ind
     return &x->buckets[(key & UINT32_MAX) * x->n_buckets >> 32];
 }
 
-static inline void prefix_prefetch(const struct prefix_index *x, uint64_t key)
+/* Always inlined: gcc takes a function that only prefetches for one without effect, and drops its calls. */
+__attribute__((always_inline)) static inline void prefix_prefetch(const struct prefix_index *x, uint64_t key)
 {
     __builtin_prefetch(prefix_first_bucket(x, key));
     __builtin_prefetch(prefix_second_bucket(x, key));

@@ -14,7 +14,7 @@
 #define LENGTH    40u
 #define N_READERS 3
 #ifdef __SANITIZE_THREAD__
-#define CHANGES 3000u
+#define CHANGES 8000u
 #else
 #define CHANGES 40000u
 #endif
