@@ -172,6 +172,7 @@ SCRIPTS = [
     ("conformance/split_gguf", ["tests/conformance/split_gguf.py"], 120, {"venv"}),
     ("conformance/engine_page", ["tests/conformance/engine_page.py"], 180, {"venv"}),
     ("conformance/quantize", ["tests/conformance/quantize.py"], 240, {"venv"}),
+    ("conformance/kv_events", ["tests/conformance/kv_events.py"], 120, {"venv", "asan"}),
     ("conformance/openai_client", [CLUSTER, "tests/conformance/openai_client.py", "{url}"], 200, {"venv"}),
     ("flow/smoke", ["tests/flow/smoke.py"], 120, {"asan"}),
     ("flow/quickstart", ["tests/flow/quickstart.py"], 900, set()),
