@@ -406,7 +406,7 @@ static bool read_batch(struct kv_batch_reader *r, struct msgpack_reader *all)
         enum batch_field field = i < BATCH_UNKNOWN ? (enum batch_field)i : BATCH_UNKNOWN;
         struct packed_item key;
         if (head.type == PACKED_MAP) {
-            if (!msgpack_reader_next(all, &key))
+            if (!msgpack_reader_next(all, &key) || key.type != PACKED_TEXT)
                 return false;
             field = batch_field_named(&key);
         }

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PACKED_MAX_DEPTH 32 /* of what msgpack_reader_skip walks over */
+#define PACKED_MAX_DEPTH 24 /* of what msgpack_reader_skip walks over; msgpack-c has 32 in all */
 
 struct msgpack_reader {
     const uint8_t *at, *end;

@@ -12,7 +12,7 @@ enum { TAIL_NEXT, TAIL_OWNERS };
 
 _Static_assert(sizeof(struct owner_chunk) == 32, "two chunks a cache line");
 _Static_assert(OWNERS_ARE_SET >= 1u << (OWNER_SLOT_BITS + OWNER_TIER_BITS), "one owner and a set are told apart");
-_Static_assert(OWNERS_ARE_SET == OWNER_MAX_CHUNKS, "a chunk's number fits below the mark");
+_Static_assert((OWNERS_ARE_SET << 1) == 1u << OWNERS_BITS, "what is above a ref is the user's");
 
 static uint32_t get(const struct owner_sets *s, uint32_t chunk, unsigned word)
 {

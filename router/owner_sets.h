@@ -15,7 +15,7 @@
 #define OWNER_SLOT_BITS   16
 #define OWNER_TIER_BITS   4
 #define OWNER_CHUNK_WORDS 8
-#define OWNER_MAX_CHUNKS  (1u << 25)
+#define OWNER_MAX_CHUNKS  OWNERS_ARE_SET /* numbers lie below the mark */
 
 /* slot << OWNER_TIER_BITS | tiers, of which at least one bit is set. */
 typedef uint32_t owner_entry;

@@ -405,6 +405,7 @@ static void end_turn(struct prefix_index *x)
 {
     x->swept = 0;
     x->n_gone = 0;
+    atomic_fetch_add_explicit(&x->turns, 1, memory_order_release);
     for (uint32_t i = 0; i < x->n_slots; i++) {
         if (x->slot_state[i] == SLOT_SWEPT) {
             x->slot_state[i] = SLOT_FREE;

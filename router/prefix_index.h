@@ -1,19 +1,20 @@
 /* prefix_index.h - which worker holds which KV block, and in which tier: chained block hash -> set of (worker, tier).
  *
  * A table of buckets, each a cache line with five blocks (64 bits of the hash and who holds it, owner_sets.h). A block
- * lies in one of two buckets. When both are full one of their blocks is moved to its other bucket, and when that is
- * full, too, one is evicted: of the ten one held by a single owner before a shared one, and of these the one stored
- * longest ago. So all memory is taken at create, nothing is ever rehashed, and a block costs at most two cache lines. A
- * false match needs two blocks whose hashes share 64 bits; the index only advises, and the worker compares the tokens.
+ * lies in one of two buckets, the emptier one when it was stored. When both are full one of their blocks is moved to
+ * its other bucket, and when those are full, too, one is evicted: of the ten one held by a single owner before a shared
+ * one, and of these the one stored longest ago. So all memory is taken at create, nothing is ever rehashed, and a block
+ * costs at most two cache lines. A false match needs two blocks whose hashes share 64 bits; the index only advises, and
+ * the worker compares the tokens.
  *
  * One thread writes; any number read at the same time and are never blocked. Each bucket has a version, odd while the
  * writer is in it: the writer stores the odd version, then (each store with release) keys and owners, then the even
  * version with release. A reader loads the version, keys, owners and the words of the set (each with acquire), and then
  * the version again. If a load saw anything of a later change, it synchronised with a store behind the odd version, so
  * the second load finds another version and the reader looks again. Sets are reused after the last bucket that referred
- * to them has changed, and a worker's place in sets after a sweep of all buckets and the use of all other places. A
- * reader that met changes PREFIX_MAX_TRIES times (the writer may have been interrupted inside the bucket) takes the
- * block for absent rather than wait. */
+ * to them has changed, and a worker's place in sets after a whole turn of the sweep: a lookup during which one ended is
+ * done again. A reader that met changes PREFIX_MAX_TRIES times (the writer may have been interrupted inside the bucket)
+ * takes the block for absent rather than wait; a lookup that met as many turns finds nobody. */
 #ifndef BATON_ROUTER_PREFIX_INDEX_H
 #define BATON_ROUTER_PREFIX_INDEX_H
 

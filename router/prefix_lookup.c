@@ -233,21 +233,34 @@ static uint32_t add_matches(const struct chain *c, const struct run *run, struct
     return n;
 }
 
+static void next_lookup(struct prefix_reader *r)
+{
+    r->n_runs = r->n_entries = 0;
+    if (++r->lookup)
+        return;
+    memset(r->seen, 0, r->n_slots * sizeof *r->seen); /* after 2^32 lookups the old marks would mean something again */
+    r->lookup = 1;
+}
+
+static uint32_t turns_of(const struct prefix_index *x)
+{
+    return atomic_load_explicit(&x->turns, memory_order_acquire);
+}
+
 uint32_t prefix_index_lookup(const struct prefix_index *x, struct prefix_reader *r, const struct block_hash hashes[],
                              uint32_t n, struct prefix_match out[], uint32_t max)
 {
-    if (!n)
-        return 0;
     struct chain c = { x, r, hashes, n };
-    uint32_t found = 0;
-    r->n_runs = r->n_entries = 0;
-    if (!++r->lookup) { /* every 2^32 lookups: what was seen before means nothing any more */
-        memset(r->seen, 0, r->n_slots * sizeof *r->seen);
-        r->lookup = 1;
+    for (int tries = 0; n && tries < PREFIX_MAX_TRIES; tries++) {
+        uint32_t turns = turns_of(x), found = 0;
+        next_lookup(r);
+        find_runs(&c);
+        for (uint32_t i = r->n_runs; i-- && found < max;)
+            found = add_matches(&c, &r->runs[i], out, found, max);
+        if (turns_of(x) != turns)
+            continue;
+        sort_by_length(out, found);
+        return found;
     }
-    find_runs(&c);
-    for (uint32_t i = r->n_runs; i-- && found < max;)
-        found = add_matches(&c, &r->runs[i], out, found, max);
-    sort_by_length(out, found);
-    return found;
+    return 0;
 }

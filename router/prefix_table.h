@@ -29,6 +29,7 @@ struct prefix_index {
     uint8_t *slot_state;           /* [n_slots], enum slot_state */
     uint16_t *worker_slot;         /* [max_workers] */
     struct owner_sets sets;
+    _Atomic uint32_t turns; /* of the sweep that set places free */
     uint32_t epoch, next_slot;
     uint32_t swept, n_gone; /* buckets of this turn; slots that wait for it */
     uint64_t in_epoch, max_blocks;

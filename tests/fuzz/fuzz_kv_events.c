@@ -28,8 +28,8 @@ static void write_again(const struct kv_event *event)
     struct kv_batch_writer w;
     struct kv_batch_reader r;
     struct kv_event again;
-    const uint8_t *data;
-    size_t len;
+    const uint8_t *data = NULL;
+    size_t len = 0;
     kv_batch_writer_init(&w, KV_HASH_AS_BYTES, KV_EVENTS_MAX_BATCH);
     kv_batch_reader_init(&r);
     check(kv_batch_add(&w, event) == ST_OK && kv_batch_finish(&w, 1, 0, &data, &len) == ST_OK);

@@ -342,6 +342,26 @@ static void test_one_who_answers_nothing_is_never_believed_too_much(void **state
     run_many(DEAF);
 }
 
+/* Nothing follows the lost batch that would show the gap. */
+static void test_the_last_batch_is_lost(void **state)
+{
+    (void)state;
+    struct world w;
+    create(&w, OURS, 1);
+    w.faults = false;
+    for (unsigned i = 0; i < 300; i++) {
+        if (i >= 50 && i < 60)
+            publish(&w);
+        for (unsigned k = 0; i == 59 && k < MAX_FLYING; k++)
+            if (w.flying[k].used)
+                land(&w.flying[k]);
+        turn(&w);
+    }
+    assert_int_equal(w.follow.next, w.ring.next);
+    check(&w);
+    destroy(&w);
+}
+
 /* A clock set back while the publisher was down: old numbers with old times, which are none of the old ones. */
 static void test_a_restart_with_an_older_clock(void **state)
 {
@@ -396,6 +416,7 @@ int main(void)
         cmocka_unit_test(test_ours_converges_to_the_truth),
         cmocka_unit_test(test_a_ring_alone_converges_as_far_as_it_reaches),
         cmocka_unit_test(test_one_who_answers_nothing_is_never_believed_too_much),
+        cmocka_unit_test(test_the_last_batch_is_lost),
         cmocka_unit_test(test_a_restart_with_an_older_clock),
         cmocka_unit_test(test_silence_and_damage),
     };

@@ -13,10 +13,12 @@
 #define N_WORKERS 64u
 #define LENGTH    40u
 #define N_READERS 3
-#ifdef __SANITIZE_THREAD__
+#if defined(__SANITIZE_THREAD__)
 #define CHANGES 8000u
+#elif defined(__SANITIZE_ADDRESS__)
+#define CHANGES 60000u
 #else
-#define CHANGES 40000u
+#define CHANGES 600000u
 #endif
 
 static struct block_hash hash_of(uint64_t v)
