@@ -4,7 +4,7 @@
  * high half, token ids as u32. So a hash stands for everything from the first token on, equal hashes mean equal KV
  * of one kv_format (kv_format.h), and the router can hash a prompt once for workers of any format.
  * XXH3 is fast, and somebody who can choose tokens can make it collide: who serves a block compares tokens and
- * parent as well (prefix_index.h). Pure functions; any thread. */
+ * parent as well (block_registry.h). Pure functions; any thread. */
 #ifndef BATON_KVBM_BLOCK_HASH_H
 #define BATON_KVBM_BLOCK_HASH_H
 

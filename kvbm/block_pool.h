@@ -76,7 +76,7 @@ void block_pool_filled(struct block_pool *pool, block_id block, uint32_t valid);
 uint32_t block_pool_valid(const struct block_pool *pool, block_id block);
 
 /* A COMPLETE block becomes REGISTERED behind its parent, a registered block or BLOCK_NONE, which will not go before
- * it. For prefix_index.h, which finds it from now on. */
+ * it. For block_registry.h, which finds it from now on. */
 void block_pool_register(struct block_pool *pool, block_id block, uint64_t hash, block_id parent);
 /* A registered block was found and will be used. */
 void block_pool_used(struct block_pool *pool, block_id block);

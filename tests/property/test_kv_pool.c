@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
+#include "kvbm/block_registry.h"
 #include "kvbm/lease.h"
-#include "kvbm/prefix_index.h"
 
 enum { BLOCKS = 48, TOKENS = 2, DEPTH = 8, SEQUENCES = 8, LEASES = 6, SALTS = 3, WORDS = 3 };
 
@@ -36,7 +36,7 @@ struct content {
 
 struct world {
     struct block_pool *pool;
-    struct prefix_index *index;
+    struct block_registry *index;
     struct sequence sequences[SEQUENCES];
     struct loan loans[LEASES];
     struct content contents[BLOCKS];
@@ -151,9 +151,9 @@ static void match(struct world *w, struct sequence *s)
 {
     struct block_hash hashes[DEPTH];
     hashes_of(w, s, hashes);
-    const struct prefix_query query = { seed_of(s->salt), hashes, s->tokens, s->n_tokens / TOKENS };
-    uint32_t peeked = prefix_index_peek(w->index, &query);
-    uint32_t n = prefix_index_match(w->index, &query, s->blocks);
+    const struct registry_query query = { seed_of(s->salt), hashes, s->tokens, s->n_tokens / TOKENS };
+    uint32_t peeked = block_registry_peek(w->index, &query);
+    uint32_t n = block_registry_match(w->index, &query, s->blocks);
     assert_int_equal(n, peeked);
     for (uint32_t i = 0; i <= n && i < query.n_blocks; i++) {
         struct content c = content_of(s, i);
@@ -202,7 +202,7 @@ static void start(struct world *w, struct sequence *s)
 static bool hash_is_used(const struct world *w, struct block_hash hash)
 {
     for (block_id b = 0; b < BLOCKS; b++)
-        if (w->registered[b] && block_hash_equal(prefix_index_hash(w->index, b), hash))
+        if (w->registered[b] && block_hash_equal(block_registry_hash(w->index, b), hash))
             return true;
     return false;
 }
@@ -215,22 +215,22 @@ static void offer(struct world *w, struct sequence *s, uint32_t i)
     block_id before = s->blocks[i], there = model_find(w, &c);
     hashes_of(w, s, hashes);
     bool collides = hash_is_used(w, hashes[i]);
-    const struct prefix_block what = { seed_of(s->salt), hashes[i], s->tokens + (size_t)i * TOKENS,
-                                       i ? s->blocks[i - 1] : BLOCK_NONE };
-    enum prefix_outcome outcome = prefix_index_register(w->index, &what, &s->blocks[i]);
+    const struct registry_block what = { seed_of(s->salt), hashes[i], s->tokens + (size_t)i * TOKENS,
+                                         i ? s->blocks[i - 1] : BLOCK_NONE };
+    enum registry_outcome outcome = block_registry_register(w->index, &what, &s->blocks[i]);
     if (s->n_chained < i) {
-        assert_int_equal(outcome, PREFIX_REFUSED);
+        assert_int_equal(outcome, REGISTRY_REFUSED);
     } else if (there != BLOCK_NONE) {
-        assert_int_equal(outcome, PREFIX_SHARED);
+        assert_int_equal(outcome, REGISTRY_SHARED);
         assert_int_equal(s->blocks[i], there);
         w->owners[there][BLOCK_OF_SEQUENCE]++;
         let_go(w, before, BLOCK_OF_SEQUENCE);
     } else {
-        assert_int_equal(outcome, collides ? PREFIX_REFUSED : PREFIX_STORED);
+        assert_int_equal(outcome, collides ? REGISTRY_REFUSED : REGISTRY_STORED);
         w->registered[before] = !collides;
     }
-    assert_true(outcome == PREFIX_SHARED || s->blocks[i] == before);
-    s->n_chained += outcome != PREFIX_REFUSED;
+    assert_true(outcome == REGISTRY_SHARED || s->blocks[i] == before);
+    s->n_chained += outcome != REGISTRY_REFUSED;
 }
 
 static void fill(struct world *w, struct sequence *s)
@@ -308,8 +308,8 @@ static void run(const struct eviction_policy *policy, uint64_t hash_mask, uint32
     };
     w->hash_mask = hash_mask;
     assert_int_equal(block_pool_create(&pool, &w->pool), ST_OK);
-    const struct prefix_index_options index = { w->pool, TOKENS };
-    assert_int_equal(prefix_index_create(&index, &w->index), ST_OK);
+    const struct block_registry_options index = { w->pool, TOKENS };
+    assert_int_equal(block_registry_create(&index, &w->index), ST_OK);
     for (uint32_t i = 0; i < operations; i++) {
         operate(w);
         check_block(w, draw(w, BLOCKS));
@@ -323,11 +323,11 @@ static void run(const struct eviction_policy *policy, uint64_t hash_mask, uint32
         if (w->loans[i].open)
             take_back(w, &w->loans[i]);
     assert_int_equal(block_pool_free(w->pool), BLOCKS);
-    const struct prefix_counters *c = prefix_index_counters(w->index);
+    const struct registry_counters *c = block_registry_counters(w->index);
     assert_true(c->hits > 0 && c->stored > 0 && c->shared > 0 && c->refused > 0 && c->evicted > 0);
     assert_true(hash_mask == UINT64_MAX || c->mismatches > 0);
     assert_int_equal(c->hits, w->hit_blocks[0] + w->hit_blocks[1] + w->hit_blocks[2]);
-    prefix_index_destroy(&w->index);
+    block_registry_destroy(&w->index);
     block_pool_destroy(&w->pool);
     free(w);
 }

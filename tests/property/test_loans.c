@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
+#include "kvbm/block_registry.h"
 #include "kvbm/loans.h"
-#include "kvbm/prefix_index.h"
 
 enum { BLOCKS = 24, OF_LOAN = 3, REQUESTS = 12, BORROWERS = 3, IN_FLIGHT = 64, MAX_LOANS = 2048, LIFETIME = 300 };
 
@@ -54,7 +54,7 @@ struct known {
 
 struct world {
     struct block_pool *pool;
-    struct prefix_index *index;
+    struct block_registry *index;
     struct loans *loans;
     uint64_t memory[BLOCKS]; /* the request whose KV a block holds, and which of its blocks this is */
     struct request requests[REQUESTS];
@@ -135,7 +135,7 @@ static uint32_t match(struct world *w, uint64_t request, block_id out[OF_LOAN])
     uint32_t tokens[OF_LOAN];
     struct block_hash hashes[OF_LOAN];
     chain_of(request, tokens, hashes);
-    return prefix_index_match(w->index, &(struct prefix_query){ seed(), hashes, tokens, OF_LOAN }, out);
+    return block_registry_match(w->index, &(struct registry_query){ seed(), hashes, tokens, OF_LOAN }, out);
 }
 
 static void release(struct world *w, const block_id blocks[], uint32_t n)
@@ -238,10 +238,10 @@ static void compute(struct world *w, uint64_t request, block_id blocks[OF_LOAN])
     struct block_hash hashes[OF_LOAN];
     chain_of(request, tokens, hashes);
     for (uint32_t i = 0; i < OF_LOAN; i++) {
-        const struct prefix_block what = { seed(), hashes[i], &tokens[i], i ? blocks[i - 1] : BLOCK_NONE };
+        const struct registry_block what = { seed(), hashes[i], &tokens[i], i ? blocks[i - 1] : BLOCK_NONE };
         w->memory[blocks[i]] = kv_of(request, i);
         block_pool_filled(w->pool, blocks[i], 1);
-        assert_int_equal(prefix_index_register(w->index, &what, &blocks[i]), PREFIX_STORED);
+        assert_int_equal(block_registry_register(w->index, &what, &blocks[i]), REGISTRY_STORED);
     }
 }
 
@@ -391,8 +391,8 @@ static void run_round(uint64_t random, int steps)
     const struct block_pool_options pool = { .n_blocks = BLOCKS, .block_tokens = 1, .policy = &eviction_s3fifo };
     w->random = random;
     assert_int_equal(block_pool_create(&pool, &w->pool), ST_OK);
-    const struct prefix_index_options index = { w->pool, 1 };
-    assert_int_equal(prefix_index_create(&index, &w->index), ST_OK);
+    const struct block_registry_options index = { w->pool, 1 };
+    assert_int_equal(block_registry_create(&index, &w->index), ST_OK);
     const struct loans_options options = { w->pool, MAX_LOANS, OF_LOAN, LIFETIME };
     assert_int_equal(loans_create(&options, &w->loans), ST_OK);
     for (int i = 0; i < steps; i++)
@@ -404,7 +404,7 @@ static void run_round(uint64_t random, int steps)
     assert_int_equal(loans_open_count(w->loans), 0);
     assert_int_equal(block_pool_free(w->pool), BLOCKS);
     loans_destroy(&w->loans);
-    prefix_index_destroy(&w->index);
+    block_registry_destroy(&w->index);
     block_pool_destroy(&w->pool);
     free(w);
 }

@@ -1,4 +1,4 @@
-#include "kvbm/prefix_index.h"
+#include "kvbm/block_registry.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,29 +10,29 @@ struct record {
     block_id parent;
 };
 
-struct prefix_index {
-    struct prefix_index_options options;
+struct block_registry {
+    struct block_registry_options options;
     struct record *records; /* [n_blocks] */
     uint32_t *tokens;       /* [n_blocks * block_tokens] */
     block_id *cells;        /* [n_cells], hashed */
     uint32_t n_cells;
-    struct prefix_counters counters;
+    struct registry_counters counters;
 };
 
 /* ---- the table --------------------------------------------------------------------------------------- */
 
-static uint32_t home_of(const struct prefix_index *index, struct block_hash hash)
+static uint32_t home_of(const struct block_registry *index, struct block_hash hash)
 {
     return (uint32_t)((hash.low >> 32) * index->n_cells >> 32);
 }
 
-static uint32_t after(const struct prefix_index *index, uint32_t cell)
+static uint32_t after(const struct block_registry *index, uint32_t cell)
 {
     return cell + 1 == index->n_cells ? 0 : cell + 1;
 }
 
 /* The cell of the hash, or the free one where it would be. */
-static uint32_t cell_of(const struct prefix_index *index, struct block_hash hash)
+static uint32_t cell_of(const struct block_registry *index, struct block_hash hash)
 {
     uint32_t cell = home_of(index, hash);
     while (index->cells[cell] != FREE_CELL && !block_hash_equal(index->records[index->cells[cell]].hash, hash))
@@ -40,13 +40,13 @@ static uint32_t cell_of(const struct prefix_index *index, struct block_hash hash
     return cell;
 }
 
-static uint32_t distance(const struct prefix_index *index, uint32_t from, uint32_t to)
+static uint32_t distance(const struct block_registry *index, uint32_t from, uint32_t to)
 {
     return to >= from ? to - from : to + index->n_cells - from;
 }
 
 /* What stands behind the hole and belongs before it moves up, so that no search ends too early. */
-static void empty_cell(struct prefix_index *index, uint32_t hole)
+static void empty_cell(struct block_registry *index, uint32_t hole)
 {
     for (uint32_t cell = after(index, hole); index->cells[cell] != FREE_CELL; cell = after(index, cell)) {
         uint32_t home = home_of(index, index->records[index->cells[cell]].hash);
@@ -60,17 +60,17 @@ static void empty_cell(struct prefix_index *index, uint32_t hole)
 
 static void on_evicting(void *ctx, block_id block)
 {
-    struct prefix_index *index = ctx;
+    struct block_registry *index = ctx;
     empty_cell(index, cell_of(index, index->records[block].hash));
     index->counters.evicted++;
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------- */
 
-status prefix_index_create(const struct prefix_index_options *options, struct prefix_index **out)
+status block_registry_create(const struct block_registry_options *options, struct block_registry **out)
 {
     uint32_t n_blocks = block_pool_size(options->pool);
-    struct prefix_index *index = calloc(1, sizeof *index);
+    struct block_registry *index = calloc(1, sizeof *index);
     if (!index)
         return ST_NO_MEMORY;
     index->options = *options;
@@ -79,7 +79,7 @@ status prefix_index_create(const struct prefix_index_options *options, struct pr
     index->tokens = calloc((size_t)n_blocks * options->block_tokens, sizeof *index->tokens);
     index->cells = malloc(index->n_cells * sizeof *index->cells);
     if (!index->records || !index->tokens || !index->cells) {
-        prefix_index_destroy(&index);
+        block_registry_destroy(&index);
         return ST_NO_MEMORY;
     }
     for (uint32_t i = 0; i < index->n_cells; i++)
@@ -89,7 +89,7 @@ status prefix_index_create(const struct prefix_index_options *options, struct pr
     return ST_OK;
 }
 
-void prefix_index_destroy(struct prefix_index **index)
+void block_registry_destroy(struct block_registry **index)
 {
     if (!*index)
         return;
@@ -102,12 +102,12 @@ void prefix_index_destroy(struct prefix_index **index)
 
 /* ---- finding and keeping ---------------------------------------------------------------------------------- */
 
-static uint32_t *tokens_of(const struct prefix_index *index, block_id block)
+static uint32_t *tokens_of(const struct block_registry *index, block_id block)
 {
     return index->tokens + (size_t)block * index->options.block_tokens;
 }
 
-static bool holds(const struct prefix_index *index, block_id block, const struct prefix_block *what)
+static bool holds(const struct block_registry *index, block_id block, const struct registry_block *what)
 {
     const struct record *record = &index->records[block];
     return record->parent == what->parent && block_hash_equal(record->seed, what->seed) &&
@@ -115,7 +115,7 @@ static bool holds(const struct prefix_index *index, block_id block, const struct
 }
 
 /* BLOCK_NONE when the hash is unknown, or stands for something else. */
-static block_id find(struct prefix_index *index, const struct prefix_block *what)
+static block_id find(struct block_registry *index, const struct registry_block *what)
 {
     block_id block = index->cells[cell_of(index, what->hash)];
     if (block == FREE_CELL)
@@ -127,14 +127,14 @@ static block_id find(struct prefix_index *index, const struct prefix_block *what
 }
 _Static_assert(FREE_CELL == BLOCK_NONE, "a free cell names no block");
 
-static block_id find_next(struct prefix_index *index, const struct prefix_query *query, uint32_t i, block_id parent)
+static block_id find_next(struct block_registry *index, const struct registry_query *query, uint32_t i, block_id parent)
 {
-    const struct prefix_block what = { query->seed, query->hashes[i],
-                                       query->tokens + (size_t)i * index->options.block_tokens, parent };
+    const struct registry_block what = { query->seed, query->hashes[i],
+                                         query->tokens + (size_t)i * index->options.block_tokens, parent };
     return find(index, &what);
 }
 
-uint32_t prefix_index_peek(struct prefix_index *index, const struct prefix_query *query)
+uint32_t block_registry_peek(struct block_registry *index, const struct registry_query *query)
 {
     uint32_t n = 0;
     for (block_id block = BLOCK_NONE; n < query->n_blocks; n++) {
@@ -145,7 +145,7 @@ uint32_t prefix_index_peek(struct prefix_index *index, const struct prefix_query
     return n;
 }
 
-uint32_t prefix_index_match(struct prefix_index *index, const struct prefix_query *query, block_id out[])
+uint32_t block_registry_match(struct block_registry *index, const struct registry_query *query, block_id out[])
 {
     uint32_t n = 0;
     for (; n < query->n_blocks; n++) {
@@ -161,19 +161,20 @@ uint32_t prefix_index_match(struct prefix_index *index, const struct prefix_quer
     return n;
 }
 
-static enum prefix_outcome refuse(struct prefix_index *index)
+static enum registry_outcome refuse(struct block_registry *index)
 {
     index->counters.refused++;
-    return PREFIX_REFUSED;
+    return REGISTRY_REFUSED;
 }
 
-static bool parent_is_registered(const struct prefix_index *index, const struct prefix_block *what)
+static bool parent_is_registered(const struct block_registry *index, const struct registry_block *what)
 {
     return what->parent == BLOCK_NONE || (block_pool_state(index->options.pool, what->parent) == BLOCK_REGISTERED &&
                                           block_hash_equal(index->records[what->parent].seed, what->seed));
 }
 
-enum prefix_outcome prefix_index_register(struct prefix_index *index, const struct prefix_block *what, block_id *block)
+enum registry_outcome block_registry_register(struct block_registry *index, const struct registry_block *what,
+                                              block_id *block)
 {
     struct block_pool *pool = index->options.pool;
     ASSERT(block_pool_state(pool, *block) == BLOCK_COMPLETE);
@@ -189,22 +190,22 @@ enum prefix_outcome prefix_index_register(struct prefix_index *index, const stru
         block_pool_release(pool, *block, BLOCK_OF_SEQUENCE);
         *block = first;
         index->counters.shared++;
-        return PREFIX_SHARED;
+        return REGISTRY_SHARED;
     }
     index->records[*block] = (struct record){ what->hash, what->seed, what->parent };
     memcpy(tokens_of(index, *block), what->tokens, index->options.block_tokens * sizeof *what->tokens);
     index->cells[cell] = *block;
     block_pool_register(pool, *block, what->hash.low, what->parent);
     index->counters.stored++;
-    return PREFIX_STORED;
+    return REGISTRY_STORED;
 }
 
-struct block_hash prefix_index_hash(const struct prefix_index *index, block_id block)
+struct block_hash block_registry_hash(const struct block_registry *index, block_id block)
 {
     return index->records[block].hash;
 }
 
-const struct prefix_counters *prefix_index_counters(const struct prefix_index *index)
+const struct registry_counters *block_registry_counters(const struct block_registry *index)
 {
     return &index->counters;
 }
