@@ -4,9 +4,11 @@
 #ifndef BATON_ENGINE_ATTENTION_H
 #define BATON_ENGINE_ATTENTION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/contract.h"
 #include "engine/device.h"
 #include "engine/kv_layout.h"
 
@@ -54,6 +56,35 @@ static inline uint8_t *kv_rows_slot(const struct kv_rows *r, enum kv_side side, 
     const struct kv_place *place = &r->places[row];
     return r->pool.host + place->block * kv_block_bytes(r->kv) +
            kv_offset(r->kv, r->layer, side, kv_head, place->token);
+}
+
+/* Some splits of an item, for whoever divides it. What they make of each query - a row and one of the item's heads,
+ * rows first - is a partial: its sum, its maximum, and from ATTENTION_PARTIAL_O on its o; a query that saw nothing
+ * leaves a sum of 0, and nothing else. The item's first part merges its splits and leaves one partial a query, a later
+ * one leaves them split by split: [split][query][attention_partial_values()]. */
+struct attention_part {
+    uint32_t begin, end; /* positions; begin is a multiple of CONTRACT_SPLIT, end likewise or the item's end */
+    bool merges;
+    float *partials;
+};
+
+#define ATTENTION_PARTIAL_O 16u /* o begins a cache line */
+
+static inline size_t attention_partial_values(uint32_t head_dim)
+{
+    return ATTENTION_PARTIAL_O + (head_dim + 15) / 16 * 16;
+}
+
+/* Where the first split that an item sees begins, and how many it sees. */
+static inline uint32_t attention_first_split(const struct attention *a, const struct attention_item *item)
+{
+    return attention_first_seen(a, item->first_pos) / CONTRACT_SPLIT * CONTRACT_SPLIT;
+}
+
+static inline uint32_t attention_splits(const struct attention *a, const struct attention_item *item)
+{
+    const uint32_t end = item->first_pos + item->n_rows;
+    return (end - attention_first_split(a, item) + CONTRACT_SPLIT - 1) / CONTRACT_SPLIT;
 }
 
 /* Where the slot of a position lies, for the host. */

@@ -11,5 +11,7 @@ const float *attention_reference_slot(const struct attention *a, const struct at
 size_t attention_reference_scratch_bytes(uint32_t head_dim, uint32_t group);
 uint32_t attention_reference_rows(uint32_t group);
 void attention_reference(const struct attention *a, const struct attention_item *item, void *scratch);
+void attention_reference_part(const struct attention *a, const struct attention_item *item,
+                              const struct attention_part *part, void *scratch);
 
 #endif

@@ -88,6 +88,9 @@ struct backend {
     size_t (*attend_scratch_bytes)(uint32_t head_dim, uint32_t group); /* group: query heads of a KV head */
     uint32_t (*attend_rows)(uint32_t group);                           /* rows that one item should take */
     void (*attend)(const struct attention *a, const struct attention_item *items, uint32_t n_items, void *scratch);
+    /* A part of one, for attention_merge(), on the host; NULL where a split's result depends on those before it. */
+    void (*attend_part)(const struct attention *a, const struct attention_item *item, const struct attention_part *part,
+                        void *scratch);
 };
 
 extern const struct backend backend_reference;

@@ -410,6 +410,7 @@ const struct backend backend_reference = {
     .attend_scratch_bytes = attention_reference_scratch_bytes,
     .attend_rows = attention_reference_rows,
     .attend = reference_attend,
+    .attend_part = attention_reference_part,
 };
 
 struct backend reference_backend(enum contract_class class)
@@ -419,6 +420,7 @@ struct backend reference_backend(enum contract_class class)
         b.pack_describe = reference_describe_amx;
         b.attend_scratch_bytes = attention_bf16_reference_scratch_bytes;
         b.attend = reference_attend_bf16;
+        b.attend_part = NULL;
     }
     return b;
 }

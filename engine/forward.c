@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
+#include "engine/attention_step.h"
 #include "engine/experts.h"
 #include "engine/lora.h"
 #include "engine/math_trig.h"
@@ -45,9 +46,8 @@ struct forward {
     struct rows rows;
     struct loras *loras; /* NULL without adapters */
     uint32_t n_adapters;
-    bool adapted;   /* some sequence of this step has one */
-    uint32_t layer; /* under way */
-    struct attention_item *items;
+    bool adapted;       /* some sequence of this step has one */
+    uint32_t layer;     /* under way */
     uint32_t n_rotated; /* dimensions of a head */
     uint32_t n_ropes;   /* 2: windowed layers have the second */
     double *inv_freq;   /* [n_ropes][n_rotated / 2] */
@@ -62,6 +62,7 @@ struct forward {
     float *host_cosines, *host_sines, *host_logits;
     struct activations acts;
     struct experts *experts; /* NULL without */
+    struct attention_step *attention;
     struct desk *desks;
     struct engine_times times;
     struct device_memory memory; /* the backend's own */
@@ -329,58 +330,20 @@ static void position_rows(void *ctx, uint32_t item, uint32_t thread)
     f->backend->kv_store(&rows, KV_V, v);
 }
 
-struct attend_job {
-    struct forward *f;
-    struct attention shared;
-    uint32_t n_each; /* items that the backend gets at once */
-};
-
-static void attend_item(void *ctx, uint32_t item, uint32_t thread)
-{
-    const struct attend_job *job = ctx;
-    job->f->backend->attend(&job->shared, &job->f->items[item], job->n_each, job->f->desks[thread].attend);
-}
-
-/* Last rows first: they see most positions, and long items at the end would leave threads idle. */
-static uint32_t list_attention(struct forward *f)
-{
-    uint32_t n_kv = f->config->n_kv_heads;
-    uint32_t step = f->backend->attend_rows(f->config->n_heads / n_kv);
-    uint32_t n = 0;
-    for (uint32_t s = 0; s < f->rows.n_spans; s++) {
-        const struct row_span *span = &f->rows.spans[s];
-        for (uint32_t left = span->n_rows; left > 0; left -= min_u32(step, left)) {
-            uint32_t rows = min_u32(step, left);
-            for (uint32_t h = 0; h < n_kv; h++)
-                f->items[n++] = (struct attention_item){
-                    .blocks = span->seq->blocks,
-                    .first_row = span->first_row + left - rows,
-                    .n_rows = rows,
-                    .first_pos = span->first_pos + left - rows,
-                    .kv_head = h,
-                };
-        }
-    }
-    return n;
-}
-
 static void attend(struct forward *f, uint32_t layer)
 {
-    struct attend_job job = {
-        .f = f,
-        .shared = { .kv = &f->kv,
-                    .pool = f->pool,
-                    .layer = layer,
-                    .n_heads = f->config->n_heads,
-                    .window = f->config->windowed[layer] ? f->config->window : 0,
-                    .soft_cap = f->config->attention_cap,
-                    .q = f->q,
-                    .out = f->attended },
+    const struct attention shared = {
+        .kv = &f->kv,
+        .pool = f->pool,
+        .layer = layer,
+        .n_heads = f->config->n_heads,
+        .window = f->config->windowed[layer] ? f->config->window : 0,
+        .soft_cap = f->config->attention_cap,
+        .q = f->q,
+        .out = f->attended,
     };
     uint64_t begin = clock_now_ns();
-    uint32_t n = list_attention(f);
-    job.n_each = f->backend->whole ? n : 1;
-    team_run(f->team, attend_item, &job, f->backend->whole ? 1 : n);
+    attention_step_run(f->attention, &shared, &f->rows);
     f->times.attention_ns += clock_now_ns() - begin;
 }
 
@@ -642,21 +605,19 @@ static float *carve_copy(const struct forward *f, struct carvers *c, float *own,
     return f->backend->device == NULL ? own : carve_f32(&c->host, a, b);
 }
 
-static void carve_host(struct forward *f, struct carvers *c, size_t rows, uint32_t max_seqs)
+static void carve_host(struct forward *f, struct carvers *c, size_t rows)
 {
     const struct model_config *m = f->config;
     const size_t angles = (size_t)f->n_ropes * f->n_rotated;
-    const uint32_t step = f->backend->attend_rows(m->n_heads / m->n_kv_heads);
     f->inv_freq = carve(&c->host, angles / 2 * sizeof *f->inv_freq);
     f->places = carve(&c->host, rows * sizeof *f->places);
     f->tokens = carve(&c->host, rows * sizeof *f->tokens);
-    f->items = carve(&c->host, (rows / step + max_seqs) * m->n_kv_heads * sizeof *f->items);
     f->host_cosines = carve_copy(f, c, f->cosines, rows, angles);
     f->host_sines = carve_copy(f, c, f->sines, rows, angles);
     f->host_logits = carve_copy(f, c, f->logits, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
 }
 
-static void carve_scratch(struct forward *f, struct carvers *c, size_t rows, uint32_t max_seqs)
+static void carve_scratch(struct forward *f, struct carvers *c, size_t rows)
 {
     const struct model_config *m = f->config;
     struct carver *own = &c->own;
@@ -675,7 +636,7 @@ static void carve_scratch(struct forward *f, struct carvers *c, size_t rows, uin
     f->up = carve_f32(own, rows, m->n_ffn);
     f->logits = carve_f32(own, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
     carve_activations(&f->acts, rows, widest, min_u32(LOGIT_ROWS, (uint32_t)rows) * (size_t)m->n_embd, own);
-    carve_host(f, c, rows, max_seqs);
+    carve_host(f, c, rows);
     for (uint32_t t = 0; t < f->n_threads; t++) {
         struct desk unused, *desk = f->desks == NULL ? &unused : &f->desks[t];
         desk->vocab = carve_f32(&c->host, 2, m->n_vocab);
@@ -693,8 +654,8 @@ size_t forward_scratch_bytes(const struct model_config *config, const struct bac
     f.item_rows = rows_of_items(backend, max_rows);
     set_rotations(&f);
     struct carvers carvers = { 0 };
-    carve_scratch(&f, &carvers, max_rows, max_seqs);
-    return carvers.own.used + carvers.host.used +
+    carve_scratch(&f, &carvers, max_rows);
+    return carvers.own.used + carvers.host.used + attention_step_bytes(config, backend, n_threads, max_rows, max_seqs) +
            (config->n_experts > 0 ? experts_scratch_bytes(config, n_threads, max_rows) : 0);
 }
 
@@ -714,14 +675,16 @@ static status take_scratch(struct forward *f, const struct engine_options *optio
 {
     struct device *device = f->backend->device;
     struct carvers carvers = { 0 };
-    carve_scratch(f, &carvers, options->max_rows, options->max_seqs);
+    carve_scratch(f, &carvers, options->max_rows);
     status st = device_allocate(device, DEVICE_LOCAL, carvers.own.used, &f->memory, err);
     if (st == ST_OK)
         st = device_allocate(device, DEVICE_PINNED, carvers.host.used, &f->host_memory, err);
     if (st != ST_OK)
         return st;
     carvers = (struct carvers){ { .base = device_address(device, f->memory) }, { .base = f->host_memory.host } };
-    carve_scratch(f, &carvers, options->max_rows, options->max_seqs);
+    carve_scratch(f, &carvers, options->max_rows);
+    for (uint32_t t = 0; t < f->n_threads; t++)
+        attention_step_lend(f->attention, t, f->desks[t].attend);
     return ST_OK;
 }
 
@@ -785,6 +748,8 @@ status forward_create(const struct model_config *config, const struct weights *w
     st = f->desks == NULL ? ST_NO_MEMORY : rows_create(options->max_rows, options->max_seqs, &f->rows);
     if (st == ST_OK)
         st = loras_create(options->adapters, options->n_adapters, config, backend, team, options->max_rows, &f->loras);
+    if (st == ST_OK)
+        st = attention_step_create(config, backend, team, options->max_rows, options->max_seqs, &f->attention);
     if (st == ST_OK && config->n_experts > 0)
         st = experts_create(config, backend, team, options->max_rows, &f->experts);
     if (st != ST_OK)
@@ -808,6 +773,7 @@ void forward_destroy(struct forward **forward)
     struct forward *f = *forward;
     if (f == NULL)
         return;
+    attention_step_destroy(&f->attention);
     experts_destroy(&f->experts);
     rows_release(&f->rows);
     loras_destroy(&f->loras);

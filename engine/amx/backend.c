@@ -46,6 +46,7 @@ struct backend AMX(backend)(enum contract_class class)
         b.attend_scratch_bytes = AMX(attend_scratch_bytes);
         b.attend_rows = AMX(attend_rows);
         b.attend = attend;
+        b.attend_part = NULL;
     }
     return b;
 }

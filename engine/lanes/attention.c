@@ -24,6 +24,7 @@ struct work {
     const struct attention *a;
     const struct attention_item *item;
     uint32_t first; /* position of the current split */
+    uint32_t end;   /* of the positions that are gone through */
     uint32_t dim, padded, group;
     uint32_t n_queries;        /* flattened: row * group + head of the group */
     float *k, *v;              /* [position of the split][padded] */
@@ -89,11 +90,10 @@ static void prefetch_run(const uint8_t *run, size_t bytes)
 static void prefetch_next(const struct work *w, uint32_t pos, uint32_t n)
 {
     const struct attention_item *item = w->item;
-    const uint32_t end = item->first_pos + item->n_rows;
     const uint32_t block_tokens = w->a->kv->block_tokens;
     const size_t slot = kv_slot_bytes(w->a->kv);
     pos += w->first + CONTRACT_SPLIT;
-    for (uint32_t run; n > 0 && pos < end; pos += run, n -= run) {
+    for (uint32_t run; n > 0 && pos < w->end; pos += run, n -= run) {
         run = block_tokens - pos % block_tokens < n ? block_tokens - pos % block_tokens : n;
         prefetch_run(attention_slot(w->a, item->blocks, KV_K, item->kv_head, pos), run * slot);
         prefetch_run(attention_slot(w->a, item->blocks, KV_V, item->kv_head, pos), run * slot);
@@ -635,7 +635,7 @@ static void run_split(const struct attention *a, const struct attention_item *it
             mix_split(w, vector);
 }
 
-void ISA(attend)(const struct attention *a, const struct attention_item *item, void *scratch)
+static struct work begin_work(const struct attention *a, const struct attention_item *item, void *scratch)
 {
     struct work w = { .a = a,
                       .item = item,
@@ -645,11 +645,59 @@ void ISA(attend)(const struct attention *a, const struct attention_item *item, v
     w.n_queries = item->n_rows * w.group;
     lay_out(&w, most_vectors(w.group), scratch);
     turn_queries(a, item, &w);
-    for (uint32_t vector = 0; vector < most_vectors(w.group); vector++)
-        memset(w.states[vector].begun, 0, sizeof w.states[vector].begun);
-    const uint32_t end = item->first_pos + item->n_rows;
-    const uint32_t begin = attention_first_seen(a, item->first_pos);
-    for (w.first = begin / CONTRACT_SPLIT * CONTRACT_SPLIT; w.first < end; w.first += CONTRACT_SPLIT)
-        run_split(a, item, &w, end - w.first < CONTRACT_SPLIT ? end - w.first : CONTRACT_SPLIT);
+    return w;
+}
+
+static void forget(const struct work *w)
+{
+    for (uint32_t vector = 0; vector < most_vectors(w->group); vector++)
+        memset(w->states[vector].begun, 0, sizeof w->states[vector].begun);
+}
+
+/* The split at w->first, as far as it is gone through. */
+static void run_next(const struct attention *a, const struct attention_item *item, struct work *w)
+{
+    run_split(a, item, w, w->end - w->first < CONTRACT_SPLIT ? w->end - w->first : CONTRACT_SPLIT);
+}
+
+void ISA(attend)(const struct attention *a, const struct attention_item *item, void *scratch)
+{
+    struct work w = begin_work(a, item, scratch);
+    forget(&w);
+    w.end = item->first_pos + item->n_rows;
+    for (w.first = attention_first_split(a, item); w.first < w.end; w.first += CONTRACT_SPLIT)
+        run_next(a, item, &w);
     write_out(a, item, &w);
+}
+
+/* Returns what is behind them. */
+static float *leave_partials(const struct work *w, float *to)
+{
+    for (uint32_t i = 0; i < w->n_queries; i++, to += attention_partial_values(w->dim)) {
+        const struct lane_state *s = &w->states[i / LANES];
+        to[0] = s->begun[i % LANES] ? s->sum[i % LANES] : 0.0f;
+        if (!s->begun[i % LANES])
+            continue;
+        to[1] = s->max[i % LANES];
+        memcpy(to + ATTENTION_PARTIAL_O, w->o + (size_t)i * w->padded, w->dim * sizeof *to);
+    }
+    return to;
+}
+
+void ISA(attend_part)(const struct attention *a, const struct attention_item *item, const struct attention_part *part,
+                      void *scratch)
+{
+    struct work w = begin_work(a, item, scratch);
+    float *to = part->partials;
+    forget(&w);
+    w.end = part->end;
+    for (w.first = part->begin; w.first < w.end; w.first += CONTRACT_SPLIT) {
+        run_next(a, item, &w);
+        if (part->merges)
+            continue;
+        to = leave_partials(&w, to);
+        forget(&w);
+    }
+    if (part->merges)
+        (void)leave_partials(&w, to);
 }

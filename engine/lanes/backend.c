@@ -220,4 +220,5 @@ const struct backend BACKEND = {
     .attend_scratch_bytes = ISA(attend_scratch_bytes),
     .attend_rows = ISA(attend_rows),
     .attend = attend,
+    .attend_part = ISA(attend_part),
 };

@@ -24,5 +24,7 @@ void ISA(product_f32)(const struct matrix *m, const struct activations *a, uint3
 size_t ISA(attend_scratch_bytes)(uint32_t head_dim, uint32_t group);
 uint32_t ISA(attend_rows)(uint32_t group);
 void ISA(attend)(const struct attention *a, const struct attention_item *item, void *scratch);
+void ISA(attend_part)(const struct attention *a, const struct attention_item *item, const struct attention_part *part,
+                      void *scratch);
 
 #endif

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/attention_merge.h"
 #include "engine/backend.h"
 #include "engine/philox.h"
 #include "engine/quantised.h"
@@ -561,6 +562,46 @@ static void attend_all(const struct backend *b, const struct attention_case *c, 
     free(scratch);
 }
 
+/* One item in parts of random lengths, the last ones first. */
+static void attend_item_parts(const struct backend *b, const struct attention *a, const struct attention_item *item,
+                              void *scratch)
+{
+    const uint32_t first = attention_first_split(a, item);
+    const uint32_t end = item->first_pos + item->n_rows;
+    const uint32_t splits = attention_splits(a, item);
+    const uint32_t merged = 1 + random_below(splits);
+    const size_t values = attention_partial_values(a->kv->head_dim) * item->n_rows * (a->n_heads / a->kv->n_kv_heads);
+    float *partials = take((1 + splits - merged) * values * sizeof *partials);
+    for (uint32_t to = splits, from; to > 0; to = from) {
+        from = to == merged ? 0 : to - 1 - random_below(to - merged);
+        struct attention_part part = { .begin = first + from * CONTRACT_SPLIT, .merges = from == 0 };
+        part.end = to == splits ? end : first + to * CONTRACT_SPLIT;
+        part.partials = partials + (from == 0 ? 0 : 1 + from - merged) * values;
+        b->attend_part(a, item, &part, scratch);
+    }
+    attention_merge(a, item, partials, 1 + splits - merged);
+    free(partials);
+}
+
+static void attend_in_parts(const struct backend *b, const struct attention_case *c, struct attention *a,
+                            const uint32_t *blocks, float *out)
+{
+    const uint32_t step = b->attend_rows(c->n_heads / c->kv.n_kv_heads);
+    void *scratch = take(b->attend_scratch_bytes(c->kv.head_dim, c->n_heads / c->kv.n_kv_heads));
+    a->out = out;
+    for (uint32_t row = 0; row < c->n_rows; row += step)
+        for (uint32_t h = 0; h < c->kv.n_kv_heads; h++) {
+            const uint32_t left = c->n_rows - row;
+            const struct attention_item item = { .blocks = blocks,
+                                                 .first_row = row,
+                                                 .n_rows = left < step ? left : step,
+                                                 .first_pos = c->first_pos + row,
+                                                 .kv_head = h };
+            attend_item_parts(b, a, &item, scratch);
+        }
+    free(scratch);
+}
+
 static void test_attention_equal(void **state)
 {
     const struct backend *fast = backend_of(state);
@@ -610,6 +651,11 @@ static void test_attention_equal(void **state)
                  dtype_name(c.kv.type), c.kv.head_dim, c.n_heads, c.kv.n_kv_heads, c.n_rows, c.first_pos, c.window,
                  (double)c.soft_cap);
         assert_bits(expected, got, values, what);
+        if (fast->attend_part != NULL) {
+            memset(got, 0xa5, values * sizeof *got);
+            attend_in_parts(i % 8 == 0 ? reference_of(state) : fast, &c, &a, blocks, got);
+            assert_bits(expected, got, values, what);
+        }
         free(blocks);
         free(pool);
         free(q);
