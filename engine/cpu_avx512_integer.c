@@ -161,6 +161,14 @@ ALWAYS_INLINE __m512i load_slice(const enum dtype type, const uint8_t *low, cons
     return _mm512_or_si512(w, upper);
 }
 
+/* A slice's share of what later tiles want: all at once would take the places of what this tile loads, as only so many
+ * lines can be on their way to a core. */
+ALWAYS_INLINE void prefetch_ahead(const struct tile *t, size_t g, const uint32_t slice)
+{
+    for (size_t i = slice; i < t->ahead_lines; i += SLICES)
+        _mm_prefetch((const char *)t->ahead + (g * t->ahead_lines + i) * 64, _MM_HINT_T1);
+}
+
 /* dot += half h of group g (all of it where the format has one half) times the bytes q. */
 ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const uint32_t P, const struct tile *t,
                                  const struct pack_places *at, size_t g, const uint32_t h, const int8_t *q,
@@ -177,6 +185,7 @@ ALWAYS_INLINE void multiply_half(const enum dtype type, const uint32_t R, const 
             const uint8_t *panel = t->panels + p * t->panel_bytes;
             w[p] = load_slice(type, panel + g * at->low_bytes, panel + at->high + g * at->high_bytes, s);
         }
+        prefetch_ahead(t, g, h * n + i);
         multiply_slice(R, P, q, s, w, dot);
     }
 }
@@ -269,11 +278,9 @@ ALWAYS_INLINE void prefetch_panel(const enum dtype type, const uint32_t P, const
         _mm_prefetch((const char *)panel + at->d + later * PANEL * sizeof(uint16_t), _MM_HINT_T0);
 }
 
-ALWAYS_INLINE void prefetch_later(const enum dtype type, const uint32_t P, const struct tile *t,
-                                  const struct pack_places *at, size_t g)
+ALWAYS_INLINE void prefetch_own(const enum dtype type, const uint32_t P, const struct tile *t,
+                                const struct pack_places *at, size_t g)
 {
-    for (size_t i = 0; i < t->ahead_lines; i++)
-        _mm_prefetch((const char *)t->ahead + (g * t->ahead_lines + i) * 64, _MM_HINT_T1);
     if (!t->cold)
         return;
     UNROLL
@@ -291,7 +298,7 @@ ALWAYS_INLINE void run_tile(const enum dtype type, const bool wide, const uint32
         acc[i] = _mm512_setzero_ps();
     for (size_t g = 0; g < t->groups; g++) {
         const float *scale = one_address(t->scale + g * 2 * R);
-        prefetch_later(type, P, t, &at, g);
+        prefetch_own(type, P, t, &at, g);
         UNROLL
         for (uint32_t h = 0; h < quant_halves(type); h++) {
             __m512i dot[24];
