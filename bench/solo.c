@@ -3,6 +3,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE (2u << 20)
 
 struct solo {
     struct model *model;
@@ -23,13 +26,14 @@ static uint32_t usable_cores(void)
 
 static status take_memory(struct solo *s, const struct kv_layout *layout, uint32_t n_blocks, struct error *err)
 {
-    size_t bytes = (n_blocks * kv_block_bytes(layout) + 63) / 64 * 64;
-    s->pool = aligned_alloc(64, bytes);
+    size_t bytes = (n_blocks * kv_block_bytes(layout) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    s->pool = aligned_alloc(HUGE_PAGE, bytes);
     s->blocks = calloc(n_blocks, sizeof *s->blocks);
     s->seqs = calloc(s->n_seqs, sizeof *s->seqs);
     if (!s->pool || !s->blocks || !s->seqs)
         return error_set(err, ST_NO_MEMORY, "no memory for %zu bytes of KV", bytes);
-    memset(s->pool, 0, bytes); /* touched once, so that no step pays for it */
+    (void)madvise(s->pool, bytes, MADV_HUGEPAGE); /* only a wish */
+    memset(s->pool, 0, bytes);                    /* touched once, so that no step pays for it */
     for (uint32_t i = 0; i < n_blocks; i++)
         s->blocks[i] = i;
     return ST_OK;

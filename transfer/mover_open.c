@@ -54,6 +54,7 @@ static status open_private_pool(struct mover *m, struct error *err)
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return error_set(err, ST_NO_MEMORY, "no memory for a KV pool of %zu MiB", bytes >> 20);
+    (void)madvise(memory, bytes, MADV_HUGEPAGE); /* only a wish: attention reads pieces of a few KiB from anywhere */
     status st = pool_init(&m->pool, &m->identity, memory, err);
     if (st)
         (void)munmap(memory, bytes);
