@@ -36,8 +36,8 @@ void attention_merge(const struct attention *a, const struct attention_item *ite
     const size_t values = attention_partial_values(dim);
     for (uint32_t i = 0; i < n_queries; i++) {
         const size_t head = (size_t)(item->first_row + i / group) * a->n_heads + item->kv_head * group + i % group;
-        struct attention_state all = { 0 };
-        for (uint32_t s = 0; s < n; s++) {
+        struct attention_state all = read_partial(partials + i * values);
+        for (uint32_t s = 1; s < n; s++) {
             struct attention_state split = read_partial(partials + ((size_t)s * n_queries + i) * values);
             if (all.sum == 0.0f)
                 all = split; /* the first that saw something is taken as it is */

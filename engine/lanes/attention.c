@@ -81,7 +81,7 @@ size_t ISA(attend_scratch_bytes)(uint32_t head_dim, uint32_t group)
 static void prefetch_run(const uint8_t *run, size_t bytes)
 {
     for (size_t at = 0; at < bytes; at += 64)
-        _mm_prefetch((const char *)run + at, _MM_HINT_T0);
+        _mm_prefetch((const char *)run + at, _MM_HINT_T1); /* the first cache is full of the current split */
 }
 
 /* K and V of n positions of the next split. The slots of one head in a block are neighbours, blocks are anywhere: no
@@ -384,16 +384,38 @@ static void mix_four(const struct work *w, const float *p, const struct range ra
     mix_vectors(4, LANES == 16 ? 4 : 2, w, p, range, o);
 }
 
+static void mix_three(const struct work *w, const float *p, const struct range range, float *o)
+{
+    mix_vectors(3, LANES == 16 ? 4 : 2, w, p, range, o);
+}
+
+static void mix_two(const struct work *w, const float *p, const struct range range, float *o)
+{
+    mix_vectors(2, LANES == 16 ? 4 : 2, w, p, range, o);
+}
+
 static void mix_one(const struct work *w, const float *p, const struct range range, float *o)
 {
     mix_vectors(1, LANES == 16 ? 4 : 8, w, p, range, o);
 }
 
-/* What the four queries from lane on all see. */
-static struct range common_range(const struct lane_state *s, uint32_t lane)
+static void mix_some(const struct work *w, uint32_t n, const float *p, const struct range range, float *o)
+{
+    if (n == 4)
+        mix_four(w, p, range, o);
+    else if (n == 3)
+        mix_three(w, p, range, o);
+    else if (n == 2)
+        mix_two(w, p, range, o);
+    else
+        mix_one(w, p, range, o);
+}
+
+/* What the n queries from lane on all see. */
+static struct range common_range(const struct lane_state *s, uint32_t lane, uint32_t n)
 {
     struct range common = { (uint32_t)s->from[lane], (uint32_t)s->end[lane], true };
-    for (uint32_t l = lane + 1; l < lane + 4; l++) {
+    for (uint32_t l = lane + 1; l < lane + n; l++) {
         common.begins = common.begins && (uint32_t)s->from[l] == common.from;
         common.from = (uint32_t)s->from[l] > common.from ? (uint32_t)s->from[l] : common.from;
         common.to = (uint32_t)s->end[l] < common.to ? (uint32_t)s->end[l] : common.to;
@@ -401,17 +423,18 @@ static struct range common_range(const struct lane_state *s, uint32_t lane)
     return common;
 }
 
-/* Four queries go together as far as all of them see; before and behind it each goes alone. */
-static void mix_lanes(const struct work *w, const struct lane_state *s, const float *p, float *o)
+/* Of the first n_lanes, four queries go together as far as all of them see; before and behind it each goes alone. */
+static void mix_lanes(const struct work *w, const struct lane_state *s, uint32_t n_lanes, const float *p, float *o)
 {
-    for (uint32_t lane = 0; lane < LANES; lane += 4) {
-        const struct range common = common_range(s, lane);
+    for (uint32_t lane = 0; lane < n_lanes; lane += 4) {
+        const uint32_t n = n_lanes - lane < 4 ? n_lanes - lane : 4;
+        const struct range common = common_range(s, lane, n);
         const bool together = common.from < common.to;
-        for (uint32_t l = lane; together && !common.begins && l < lane + 4; l++)
+        for (uint32_t l = lane; together && !common.begins && l < lane + n; l++)
             mix_one(w, p + l, (struct range){ (uint32_t)s->from[l], common.from, true }, o + l * w->padded);
         if (together)
-            mix_four(w, p + lane, common, o + lane * w->padded);
-        for (uint32_t l = lane; l < lane + 4; l++) {
+            mix_some(w, n, p + lane, common, o + lane * w->padded);
+        for (uint32_t l = lane; l < lane + n; l++) {
             const uint32_t from = together ? common.to : (uint32_t)s->from[l];
             if ((uint32_t)s->end[l] > from)
                 mix_one(w, p + l, (struct range){ from, (uint32_t)s->end[l], !together }, o + l * w->padded);
@@ -474,15 +497,17 @@ static void mix_split(const struct work *w, uint32_t vector)
     struct lane_state *s = &w->states[vector];
     const float *p = w->p + vector * SCORE_ROWS * LANES;
     float *o = w->o + (size_t)vector * LANES * w->padded;
+    const uint32_t left = w->n_queries - vector * LANES;
+    const uint32_t n_lanes = left < LANES ? left : LANES;
     if (!none_begun(s)) {
-        mix_lanes(w, s, p, w->split_o);
+        mix_lanes(w, s, n_lanes, p, w->split_o);
         merge(w, s, o);
         for (uint32_t l = 0; l < LANES; l++)
             if (s->end[l] > 0 && !s->begun[l])
                 begin_lane(w, s, l, o);
         return;
     }
-    mix_lanes(w, s, p, o);
+    mix_lanes(w, s, n_lanes, p, o);
     memcpy(s->max, s->split_max, sizeof s->max);
     memcpy(s->sum, s->split_sum, sizeof s->sum);
     for (uint32_t l = 0; l < LANES; l++)
@@ -554,7 +579,7 @@ ALWAYS_INLINE void score_queries(const uint32_t Q, const struct work *w, const f
                                  float (*scores)[CONTRACT_SPLIT])
 {
     const uint32_t V = CONTRACT_SPLIT / LANES;
-    vec s[8];
+    vec s[12];
     UNROLL
     for (uint32_t i = 0; i < Q * V; i++)
         s[i] = vec_zero();
@@ -563,6 +588,9 @@ ALWAYS_INLINE void score_queries(const uint32_t Q, const struct work *w, const f
         UNROLL
         for (uint32_t v = 0; v < V; v++)
             keys[v] = vec_load(w->k + (size_t)d * CONTRACT_SPLIT + v * LANES);
+        UNROLL
+        for (uint32_t v = 0; Q > 1 && v < V; v++)
+            keys[v] = vec_in_register(keys[v]);
         UNROLL
         for (uint32_t i = 0; i < Q; i++) {
             vec query = vec_set1(q[d * LANES + i]);
@@ -576,42 +604,83 @@ ALWAYS_INLINE void score_queries(const uint32_t Q, const struct work *w, const f
         vec_store(scores[i / V] + i % V * LANES, s[i]);
 }
 
-/* Scores to weights, which then stand as all others do; from and end are those of every query. */
-static void weigh_query(const struct work *w, uint32_t query, const float *scores)
+/* Two at once are enough chains, three hide a single one; AVX2 has registers for one. */
+static void score_few(const struct work *w, float (*scores)[CONTRACT_SPLIT])
+{
+    const uint32_t two = LANES == 16 ? 2 : 1, three = LANES == 16 ? 3 : 1;
+    uint32_t query = 0;
+    if (w->n_queries % two != 0 && w->n_queries >= three) {
+        score_queries(three, w, w->q, scores);
+        query = three;
+    }
+    for (; query + two <= w->n_queries; query += two)
+        score_queries(two, w, w->q + query, &scores[query]);
+    for (; query < w->n_queries; query++)
+        score_queries(1, w, w->q + query, &scores[query]);
+}
+
+/* In any order: see largest(). */
+static float largest_score(const float *scores, uint32_t from, uint32_t end)
+{
+    float lanes[LANES];
+    vec most = vec_set1(-INFINITY);
+    for (; from + LANES <= end; from += LANES)
+        most = vec_max(vec_load(scores + from), most);
+    vec_store(lanes, most);
+    for (uint32_t w = LANES / 2; w > 0; w /= 2)
+        for (uint32_t l = 0; l < w; l++)
+            lanes[l] = lanes[l] > lanes[l + w] ? lanes[l] : lanes[l + w];
+    for (; from < end; from++)
+        lanes[0] = scores[from] > lanes[0] ? scores[from] : lanes[0];
+    return lanes[0];
+}
+
+/* Scores to weights, which then stand as all others do, too. */
+static void weigh_query(const struct work *w, uint32_t query, float *scores)
 {
     struct lane_state *s = &w->states[0];
     const uint32_t from = (uint32_t)s->from[query], end = (uint32_t)s->end[query];
-    float weights[CONTRACT_SPLIT];
-    float max = -INFINITY;
-    for (uint32_t pos = from; pos < end; pos++)
-        max = scores[pos] > max ? scores[pos] : max;
+    const float max = largest_score(scores, from, end);
     for (uint32_t pos = from / LANES * LANES; pos < end; pos += LANES)
-        vec_store(weights + pos, vec_exp(vec_sub(vec_load(scores + pos), vec_set1(max))));
-    float sum = 0.0f;
-    for (uint32_t pos = from; pos < end; pos++) {
-        sum += weights[pos];
-        w->p[pos * LANES + query] = weights[pos];
-    }
+        vec_store(scores + pos, vec_exp(vec_sub(vec_load(scores + pos), vec_set1(max))));
+    for (uint32_t pos = from; pos < end; pos++)
+        w->p[pos * LANES + query] = scores[pos];
     s->split_max[query] = max;
-    s->split_sum[query] = sum;
+}
+
+/* Q sums of weights side by side, as each waits for its last addition; from and end are those of every query. */
+ALWAYS_INLINE void sum_weights(const uint32_t Q, struct lane_state *s, uint32_t n_queries,
+                               float (*weights)[CONTRACT_SPLIT])
+{
+    float sum[FEW_QUERIES] = { 0 };
+    const float *of[FEW_QUERIES];
+    UNROLL
+    for (uint32_t i = 0; i < Q; i++)
+        of[i] = weights[i < n_queries ? i : 0]; /* some twice rather than what nobody wrote */
+    for (int32_t pos = s->from[0]; pos < s->end[0]; pos++) {
+        UNROLL
+        for (uint32_t i = 0; i < Q; i++)
+            sum[i] += of[i][pos];
+    }
+    for (uint32_t i = 0; i < n_queries; i++)
+        s->split_sum[i] = sum[i];
 }
 
 /* What score() and weigh() do for many. */
 static void weigh_few(const struct work *w, uint32_t n, float soft_cap)
 {
-    const uint32_t at_once = LANES == 16 ? 2 : 1;
     float scores[FEW_QUERIES][CONTRACT_SPLIT];
     turn_keys(w, n);
-    uint32_t query = 0;
-    for (; at_once == 2 && query + 2 <= w->n_queries; query += 2)
-        score_queries(LANES == 16 ? 2 : 1, w, w->q + query, &scores[query]);
-    for (; query < w->n_queries; query++)
-        score_queries(1, w, w->q + query, &scores[query]);
-    for (query = 0; query < w->n_queries; query++) {
+    score_few(w, scores);
+    for (uint32_t query = 0; query < w->n_queries; query++) {
         for (uint32_t pos = 0; soft_cap > 0 && pos < n; pos += LANES)
             vec_store(scores[query] + pos, vec_soft_cap(vec_load(scores[query] + pos), vec_set1(soft_cap)));
         weigh_query(w, query, scores[query]);
     }
+    if (w->n_queries <= FEW_QUERIES / 2)
+        sum_weights(FEW_QUERIES / 2, &w->states[0], w->n_queries, scores);
+    else
+        sum_weights(FEW_QUERIES, &w->states[0], w->n_queries, scores);
 }
 
 /* n positions from w->first on. All vectors are done with K before V is widened: the first cache holds one of them. */

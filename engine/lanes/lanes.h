@@ -29,6 +29,13 @@
 
 #define PANEL_VECTORS (PANEL / LANES)
 
+/* From here on: gcc would load it again for each use, and loads are what is short. */
+static inline vec vec_in_register(vec x)
+{
+    __asm__("" : "+v"(x));
+    return x;
+}
+
 /* math_exp_slope of math_f32.h. */
 static inline vec vec_exp_slope(vec r)
 {
