@@ -25,9 +25,8 @@
 #include "kvbm/block_hash.h"
 #include "proto/kv_events.h"
 
-#define PREFIX_BYTES_A_BLOCK                                                                                           \
-    24 /* of max_bytes; so many blocks are held for certain, if most have few sets of owners                           \
-        */
+/* Of max_bytes: so many blocks are held for certain, if most have few sets of owners. */
+#define PREFIX_BYTES_A_BLOCK 24
 #define PREFIX_MAX_WORKERS 32000u
 #define PREFIX_MAX_TRIES   32
 
