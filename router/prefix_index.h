@@ -27,8 +27,8 @@
 
 /* Of max_bytes: so many blocks are held for certain, if most have few sets of owners. */
 #define PREFIX_BYTES_A_BLOCK 24
-#define PREFIX_MAX_WORKERS 32000u
-#define PREFIX_MAX_TRIES   32
+#define PREFIX_MAX_WORKERS   32000u
+#define PREFIX_MAX_TRIES     32
 
 struct prefix_index;
 
