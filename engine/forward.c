@@ -4,71 +4,10 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
-#include "engine/attention_step.h"
-#include "engine/experts.h"
-#include "engine/lora.h"
+#include "engine/forward_impl.h"
+#include "engine/forward_scratch.h"
 #include "engine/math_trig.h"
 #include "engine/products.h"
-#include "engine/rows.h"
-
-#define LOGIT_ROWS         32u                  /* rows whose logits stand in memory at once */
-#define DEVICE_DEADLINE_NS (60 * 1000000000ull) /* a device that takes longer for what it was given hangs */
-
-/* Scratch that one work item uses at a time. */
-struct desk {
-    float *rows;  /* [item_rows][widest input] */
-    float *vocab; /* [2][n_vocab], for sampling */
-    void *attend;
-};
-
-/* A device's part, unused where the host computes. */
-struct ahead {
-    struct device_stream *stream;
-    struct device_event **events;     /* [n_layers]: the layer's K and V are in the pool */
-    uint32_t n_recorded, n_announced; /* layers of this step */
-    status failed;                    /* of this step: nothing is asked of the device any more */
-    struct error error;
-};
-
-struct forward {
-    const struct model_config *config;
-    const struct weights *weights;
-    const struct backend *backend;
-    struct team *team;
-    uint32_t n_threads; /* of the team */
-    struct kv_layout kv;
-    struct device_memory pool;
-    uint32_t kv_blocks;
-    struct kv_place *places; /* [row] */
-    uint32_t *tokens;        /* [row] */
-    uint32_t item_rows;      /* of a row operation: ACT_TILE, or all of a step where the backend is whole */
-    struct step *step;
-    struct rows rows;
-    struct loras *loras; /* NULL without adapters */
-    uint32_t n_adapters;
-    bool adapted;       /* some sequence of this step has one */
-    uint32_t layer;     /* under way */
-    uint32_t n_rotated; /* dimensions of a head */
-    uint32_t n_ropes;   /* 2: windowed layers have the second */
-    double *inv_freq;   /* [n_ropes][n_rotated / 2] */
-    double rope_magnitude[2];
-    float *x, *y;           /* [row][n_embd]: the residual stream, and what is added to it */
-    float *cosines, *sines; /* [row][n_ropes][n_rotated] */
-    float *q, *attended;    /* [row][n_heads][head_dim] */
-    float *k, *v;           /* [row][n_kv_heads][head_dim] */
-    float *gate, *up;       /* [row][n_ffn] */
-    float *logits;          /* [LOGIT_ROWS][n_vocab] */
-    /* What the host makes or reads: the same buffers, or where copies of them go from or to. */
-    float *host_cosines, *host_sines, *host_logits;
-    struct activations acts;
-    struct experts *experts; /* NULL without */
-    struct attention_step *attention;
-    struct desk *desks;
-    struct engine_times times;
-    struct device_memory memory; /* the backend's own */
-    struct device_memory host_memory;
-    struct ahead ahead;
-};
 
 /* One call of the team over blocks of item_rows rows. */
 struct row_job {
@@ -87,11 +26,6 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-static uint32_t max_u32(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
 static void run_rows(team_fn fn, struct row_job *job)
 {
     team_run(job->f->team, fn, job, (job->n_rows + job->f->item_rows - 1) / job->f->item_rows);
@@ -102,92 +36,6 @@ static uint32_t rows_of_item(const struct row_job *job, uint32_t item)
 {
     return min_u32(job->f->item_rows, job->n_rows - item * job->f->item_rows);
 }
-
-/* ---- what only a device needs: the host does everything at once ----------------------------- */
-
-/* False when the device failed, now or before in this step. */
-static bool check(struct forward *f, status st)
-{
-    if (f->ahead.failed == ST_OK)
-        f->ahead.failed = st;
-    return f->ahead.failed == ST_OK;
-}
-
-/* What the host made for rows of a buffer. */
-static void put(struct forward *f, float *own, const float *host, size_t n)
-{
-    if (f->ahead.stream != NULL)
-        check(f, f->backend->device->ops->copy_in(f->ahead.stream, device_number(own), host, n * sizeof *own,
-                                                  &f->ahead.error));
-}
-
-static bool await_device(struct forward *f)
-{
-    return check(f, f->backend->device->ops->stream_synchronise(f->ahead.stream, clock_now_ns() + DEVICE_DEADLINE_NS,
-                                                                &f->ahead.error));
-}
-
-/* Has the host see a buffer; false when it cannot. */
-static bool get(struct forward *f, float *host, const float *own, size_t n)
-{
-    if (f->ahead.stream == NULL)
-        return true;
-    return check(f, f->backend->device->ops->copy_out(f->ahead.stream, host, device_number(own), n * sizeof *host,
-                                                      &f->ahead.error)) &&
-           await_device(f);
-}
-
-/* Tells of the layers that the device has reached, in order. */
-static void announce_reached(struct forward *f)
-{
-    struct ahead *a = &f->ahead;
-    for (; a->failed == ST_OK && a->n_announced < a->n_recorded; a->n_announced++) {
-        status st = f->backend->device->ops->event_query(a->events[a->n_announced], &a->error);
-        if (st == ST_AGAIN || !check(f, st))
-            return;
-        f->step->on_layer(f->step->ctx, a->n_announced);
-    }
-}
-
-/* Tells that a layer's K and V are in the pool: now, or when the device says so. */
-static void announce_layer(struct forward *f, uint32_t layer)
-{
-    struct ahead *a = &f->ahead;
-    if (f->step->on_layer == NULL)
-        return;
-    if (a->stream == NULL) {
-        f->step->on_layer(f->step->ctx, layer);
-        return;
-    }
-    ASSERT(a->failed != ST_OK || layer == a->n_recorded);
-    if (a->failed == ST_OK && check(f, f->backend->device->ops->event_record(a->events[layer], a->stream, &a->error)))
-        a->n_recorded++;
-    announce_reached(f);
-}
-
-static void begin_on_device(struct forward *f)
-{
-    struct ahead *a = &f->ahead;
-    if (a->stream == NULL)
-        return;
-    a->failed = ST_OK;
-    a->n_recorded = a->n_announced = 0;
-    f->backend->device->ops->stream_enter(a->stream);
-}
-
-/* The step is over when the device is done with it. */
-static status end_on_device(struct forward *f, struct step *step)
-{
-    if (f->ahead.stream == NULL)
-        return ST_OK;
-    if (f->ahead.failed == ST_OK && await_device(f))
-        announce_reached(f);
-    for (uint32_t s = 0; f->ahead.failed != ST_OK && s < step->n_seqs; s++)
-        step->seqs[s].done = false;
-    return f->ahead.failed;
-}
-
-/* ---- the pass --------------------------------------------------------------------------------- */
 
 /* Cosines, and sines with the sign that each of the pair needs. */
 static void fill_angles(const struct forward *f, uint32_t row, uint32_t rope)
@@ -408,7 +256,7 @@ static bool drop_cancelled(struct forward *f)
     const struct model_config *c = f->config;
     const size_t angles = (size_t)f->n_ropes * f->n_rotated;
     const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->cosines, angles }, { f->sines, angles } };
-    rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers, f->ahead.stream);
+    rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers, f->on_device.stream);
     return f->rows.n_rows > 0;
 }
 
@@ -416,7 +264,7 @@ static bool drop_without_logits(struct forward *f)
 {
     const struct model_config *c = f->config;
     const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->q, (size_t)c->n_heads * c->head_dim } };
-    rows_compact(&f->rows, keep_with_logits, buffers, sizeof buffers / sizeof *buffers, f->ahead.stream);
+    rows_compact(&f->rows, keep_with_logits, buffers, sizeof buffers / sizeof *buffers, f->on_device.stream);
     return f->rows.n_rows > 0;
 }
 
@@ -442,7 +290,7 @@ static bool run_layer(struct forward *f, uint32_t layer)
             (float *const[]){ f->q, f->k, f->v }, PRODUCTS_KEEP);
     struct row_job job = { .f = f, .layer = w, .layer_index = layer, .n_rows = f->rows.n_rows };
     run_rows(position_rows, &job);
-    announce_layer(f, layer);
+    forward_device_announce_layer(&f->on_device, f->step, layer);
     if (layer + 1 == c->n_layers && !drop_without_logits(f))
         return false;
     attend(f, layer);
@@ -507,9 +355,9 @@ static void run_head(struct forward *f)
                 PRODUCTS_KEEP);
         if (f->config->logit_cap > 0)
             team_run(f->team, cap_rows, f, f->backend->whole ? 1 : n);
-        if (!get(f, f->host_logits, f->logits, (size_t)n * f->config->n_vocab))
+        if (!forward_device_get(&f->on_device, f->host_logits, f->logits, (size_t)n * f->config->n_vocab))
             return;
-        announce_reached(f);
+        forward_device_announce_reached(&f->on_device, f->step);
         struct sample_job job = { .f = f, .first_row = first };
         team_run(f->team, sample_item, &job, n);
         show_logits(f, first, n);
@@ -530,8 +378,8 @@ static void run_step(struct forward *f, struct step *step)
     struct row_job job = { .f = f, .n_rows = f->rows.n_rows };
     const size_t angles = (size_t)job.n_rows * f->n_ropes * f->n_rotated;
     team_run(f->team, angle_rows, &job, (job.n_rows + ACT_TILE - 1) / ACT_TILE);
-    put(f, f->cosines, f->host_cosines, angles);
-    put(f, f->sines, f->host_sines, angles);
+    forward_device_put(&f->on_device, f->cosines, f->host_cosines, angles);
+    forward_device_put(&f->on_device, f->sines, f->host_sines, angles);
     run_rows(embed_rows, &job);
     for (uint32_t layer = 0; layer < f->config->n_layers; layer++)
         if (!drop_cancelled(f) || !run_layer(f, layer))
@@ -542,121 +390,16 @@ static void run_step(struct forward *f, struct step *step)
 status forward_run(struct forward *f, struct step *step, struct error *err)
 {
     uint64_t begin = clock_now_ns();
-    begin_on_device(f);
+    forward_device_begin(&f->on_device);
     run_step(f, step);
-    status st = end_on_device(f, step);
+    status st = forward_device_end(&f->on_device, step);
     f->times.steps_ns += clock_now_ns() - begin;
-    return st == ST_OK ? st : error_set(err, st, "%s", f->ahead.error.text);
+    return st == ST_OK ? st : error_set(err, st, "%s", f->on_device.error.text);
 }
 
 struct engine_times forward_times(const struct forward *f)
 {
     return f->times;
-}
-
-/* Scratch is two allocations, the backend's own and the host's; the first pass of carve() measures, the second hands
- * out. */
-struct carver {
-    uint8_t *base;
-    size_t used;
-};
-
-static void *carve(struct carver *c, size_t bytes)
-{
-    void *p = c->base == NULL ? NULL : c->base + c->used;
-    c->used += (bytes + 63) / 64 * 64;
-    return p;
-}
-
-static float *carve_f32(struct carver *c, size_t a, size_t b)
-{
-    return carve(c, a * b * sizeof(float));
-}
-
-static void carve_activations(struct activations *acts, size_t rows, size_t widest, size_t low_values, struct carver *c)
-{
-    const size_t values = rows * widest;
-    acts->f32 = carve_f32(c, values, 1);
-    acts->q = carve(c, values);
-    acts->q_low = carve(c, low_values);
-    acts->scale = carve_f32(c, values / CONTRACT_GROUP, 2);
-    acts->bias = carve(c, values / CONTRACT_GROUP * ACT_BIASES * sizeof *acts->bias);
-    acts->bf16 = carve(c, rows * act_bf16_stride(widest) * sizeof *acts->bf16);
-}
-
-static void set_rotations(struct forward *f)
-{
-    f->n_rotated = model_rotated(f->config);
-    f->n_ropes = f->config->local_rope.theta > 0 ? 2 : 1;
-}
-
-struct carvers {
-    struct carver own, host;
-};
-
-static uint32_t rows_of_items(const struct backend *backend, uint32_t max_rows)
-{
-    return backend->whole ? max_rows : ACT_TILE;
-}
-
-/* Where the host keeps a copy of a buffer: nowhere, when it is the host's already. */
-static float *carve_copy(const struct forward *f, struct carvers *c, float *own, size_t a, size_t b)
-{
-    return f->backend->device == NULL ? own : carve_f32(&c->host, a, b);
-}
-
-static void carve_host(struct forward *f, struct carvers *c, size_t rows)
-{
-    const struct model_config *m = f->config;
-    const size_t angles = (size_t)f->n_ropes * f->n_rotated;
-    f->inv_freq = carve(&c->host, angles / 2 * sizeof *f->inv_freq);
-    f->places = carve(&c->host, rows * sizeof *f->places);
-    f->tokens = carve(&c->host, rows * sizeof *f->tokens);
-    f->host_cosines = carve_copy(f, c, f->cosines, rows, angles);
-    f->host_sines = carve_copy(f, c, f->sines, rows, angles);
-    f->host_logits = carve_copy(f, c, f->logits, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
-}
-
-static void carve_scratch(struct forward *f, struct carvers *c, size_t rows)
-{
-    const struct model_config *m = f->config;
-    struct carver *own = &c->own;
-    size_t n_q = (size_t)m->n_heads * m->head_dim;
-    size_t n_kv = (size_t)m->n_kv_heads * m->head_dim;
-    size_t widest = max_u32(max_u32(m->n_embd, m->n_ffn), (uint32_t)n_q);
-    f->x = carve_f32(own, rows, m->n_embd);
-    f->y = carve_f32(own, rows, m->n_embd);
-    f->cosines = carve_f32(own, rows, (size_t)f->n_ropes * f->n_rotated);
-    f->sines = carve_f32(own, rows, (size_t)f->n_ropes * f->n_rotated);
-    f->q = carve_f32(own, rows, n_q);
-    f->attended = carve_f32(own, rows, n_q);
-    f->k = carve_f32(own, rows, n_kv);
-    f->v = carve_f32(own, rows, n_kv);
-    f->gate = carve_f32(own, rows, m->n_ffn);
-    f->up = carve_f32(own, rows, m->n_ffn);
-    f->logits = carve_f32(own, min_u32(LOGIT_ROWS, (uint32_t)rows), m->n_vocab);
-    carve_activations(&f->acts, rows, widest, min_u32(LOGIT_ROWS, (uint32_t)rows) * (size_t)m->n_embd, own);
-    carve_host(f, c, rows);
-    for (uint32_t t = 0; t < f->n_threads; t++) {
-        struct desk unused, *desk = f->desks == NULL ? &unused : &f->desks[t];
-        desk->vocab = carve_f32(&c->host, 2, m->n_vocab);
-        if (t > 0 && f->backend->whole) /* its items come one at a time */
-            continue;
-        desk->rows = carve_f32(own, f->item_rows, widest);
-        desk->attend = carve(own, f->backend->attend_scratch_bytes(m->head_dim, m->n_heads / m->n_kv_heads));
-    }
-}
-
-size_t forward_scratch_bytes(const struct model_config *config, const struct backend *backend, uint32_t n_threads,
-                             uint32_t max_rows, uint32_t max_seqs)
-{
-    struct forward f = { .config = config, .backend = backend, .n_threads = n_threads };
-    f.item_rows = rows_of_items(backend, max_rows);
-    set_rotations(&f);
-    struct carvers carvers = { 0 };
-    carve_scratch(&f, &carvers, max_rows);
-    return carvers.own.used + carvers.host.used + attention_step_bytes(config, backend, n_threads, max_rows, max_seqs) +
-           (config->n_experts > 0 ? experts_scratch_bytes(config, n_threads, max_rows) : 0);
 }
 
 /* A file's own factors are of the first one. */
@@ -671,23 +414,6 @@ static void set_ropes(struct forward *f)
     }
 }
 
-static status take_scratch(struct forward *f, const struct engine_options *options, struct error *err)
-{
-    struct device *device = f->backend->device;
-    struct carvers carvers = { 0 };
-    carve_scratch(f, &carvers, options->max_rows);
-    status st = device_allocate(device, DEVICE_LOCAL, carvers.own.used, &f->memory, err);
-    if (st == ST_OK)
-        st = device_allocate(device, DEVICE_PINNED, carvers.host.used, &f->host_memory, err);
-    if (st != ST_OK)
-        return st;
-    carvers = (struct carvers){ { .base = device_address(device, f->memory) }, { .base = f->host_memory.host } };
-    carve_scratch(f, &carvers, options->max_rows);
-    for (uint32_t t = 0; t < f->n_threads; t++)
-        attention_step_lend(f->attention, t, f->desks[t].attend);
-    return ST_OK;
-}
-
 /* Experts choose on the host between two products, and adapters mix rows there: a device would stand still. */
 static status check_device(const struct backend *backend, const struct model_config *config,
                            const struct engine_options *options, struct error *err)
@@ -697,31 +423,6 @@ static status check_device(const struct backend *backend, const struct model_con
                          backend->name);
     ASSERT(backend->device == NULL || backend->whole);
     return ST_OK;
-}
-
-static status open_stream(struct forward *f, struct error *err)
-{
-    struct device *device = f->backend->device;
-    if (device == NULL)
-        return ST_OK;
-    f->ahead.events = calloc(f->config->n_layers, sizeof(struct device_event *));
-    if (f->ahead.events == NULL)
-        return error_set(err, ST_NO_MEMORY, "out of memory for the events of %u layers", f->config->n_layers);
-    status st = device->ops->stream_create(device, &f->ahead.stream, err);
-    for (uint32_t l = 0; st == ST_OK && l < f->config->n_layers; l++)
-        st = device->ops->event_create(device, &f->ahead.events[l], err);
-    return st;
-}
-
-static void close_stream(struct forward *f)
-{
-    struct device *device = f->backend->device;
-    if (device == NULL)
-        return;
-    for (uint32_t l = 0; f->ahead.events != NULL && l < f->config->n_layers; l++)
-        device->ops->event_destroy(&f->ahead.events[l]);
-    device->ops->stream_destroy(&f->ahead.stream);
-    free(f->ahead.events);
 }
 
 status forward_create(const struct model_config *config, const struct weights *weights, const struct backend *backend,
@@ -737,15 +438,12 @@ status forward_create(const struct model_config *config, const struct weights *w
     f->weights = weights;
     f->backend = backend;
     f->team = team;
-    set_rotations(f);
     f->n_threads = team_threads(team);
-    f->item_rows = rows_of_items(backend, options->max_rows);
     f->kv = options->kv;
     f->pool = options->kv_pool;
     f->kv_blocks = options->kv_blocks;
     f->n_adapters = options->n_adapters;
-    f->desks = calloc(f->n_threads, sizeof *f->desks);
-    st = f->desks == NULL ? ST_NO_MEMORY : rows_create(options->max_rows, options->max_seqs, &f->rows);
+    st = rows_create(options->max_rows, options->max_seqs, &f->rows);
     if (st == ST_OK)
         st = loras_create(options->adapters, options->n_adapters, config, backend, team, options->max_rows, &f->loras);
     if (st == ST_OK)
@@ -756,9 +454,9 @@ status forward_create(const struct model_config *config, const struct weights *w
         (void)error_set(err, st, "out of memory for a step of %u rows with %u adapters", options->max_rows,
                         options->n_adapters);
     if (st == ST_OK)
-        st = take_scratch(f, options, err);
+        st = forward_scratch_take(f, options->max_rows, err);
     if (st == ST_OK)
-        st = open_stream(f, err);
+        st = forward_device_open(backend->device, config->n_layers, &f->on_device, err);
     if (st != ST_OK) {
         forward_destroy(&f);
         return st;
@@ -777,10 +475,8 @@ void forward_destroy(struct forward **forward)
     experts_destroy(&f->experts);
     rows_release(&f->rows);
     loras_destroy(&f->loras);
-    close_stream(f);
-    device_release(f->backend->device, &f->memory);
-    device_release(f->backend->device, &f->host_memory);
-    free(f->desks);
+    forward_device_close(&f->on_device);
+    forward_scratch_release(f);
     free(f);
     *forward = NULL;
 }

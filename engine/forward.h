@@ -1,6 +1,6 @@
 /* forward.h - one pass of the model over the rows of a step.
- * forward.c is the pass in reading order; weights.c brings the weights into the
- * backend's layout. Used by engine.c only. */
+ * forward.c is the pass in reading order, forward_scratch.c has its buffers and forward_device.c what it needs where a
+ * device computes; weights.c brings the weights into the backend's layout. Used by engine.c only. */
 #ifndef BATON_ENGINE_FORWARD_H
 #define BATON_ENGINE_FORWARD_H
 
