@@ -50,6 +50,20 @@ static inline uint32_t attention_first_seen(const struct attention *a, uint32_t 
     return a->window != 0 && pos >= a->window ? pos - a->window + 1 : 0;
 }
 
+/* Which of a split's positions, counted from its first, a row sees: from .. end - 1, or none, and both are 0. */
+struct attention_seen {
+    uint32_t from, end;
+};
+
+/* A row at pos, and a split of n positions from first on. */
+static inline struct attention_seen attention_seen(const struct attention *a, uint32_t pos, uint32_t first, uint32_t n)
+{
+    uint32_t begin = attention_first_seen(a, pos);
+    uint32_t from = begin > first ? begin - first : 0;
+    uint32_t end = pos < first ? 0 : pos + 1 - first < n ? pos + 1 - first : n;
+    return from < end ? (struct attention_seen){ from, end } : (struct attention_seen){ 0, 0 };
+}
+
 /* Where the host finds the slot of a row and head. */
 static inline uint8_t *kv_rows_slot(const struct kv_rows *r, enum kv_side side, uint32_t row, uint32_t kv_head)
 {

@@ -257,23 +257,18 @@ static void score(const struct work *w, uint32_t vector, float *scores)
 static void find_seen(const struct attention *a, const struct attention_item *item, const struct work *w,
                       uint32_t vector, const struct split *split)
 {
-    const uint32_t first = split->first;
-    const uint32_t n = split->end;
     struct lane_state *s = &w->states[vector];
     s->sees_any = false;
     s->sees_all = true;
     for (uint32_t l = 0; l < LANES; l++) {
         uint32_t query = vector * LANES + l;
-        uint32_t pos = item->first_pos + query / w->group;
-        uint32_t begin = attention_first_seen(a, pos);
-        uint32_t from = begin > first ? begin - first : 0;
-        uint32_t end = query >= w->n_queries || pos < first ? 0 : pos + 1 - first < n ? pos + 1 - first : n;
-        if (from >= end)
-            from = end = 0;
-        s->from[l] = (int32_t)from;
-        s->end[l] = (int32_t)end;
-        s->sees_any = s->sees_any || end > 0;
-        s->sees_all = s->sees_all && from == 0 && end == CONTRACT_SPLIT;
+        struct attention_seen seen = { 0, 0 };
+        if (query < w->n_queries)
+            seen = attention_seen(a, item->first_pos + query / w->group, split->first, split->end);
+        s->from[l] = (int32_t)seen.from;
+        s->end[l] = (int32_t)seen.end;
+        s->sees_any = s->sees_any || seen.end > 0;
+        s->sees_all = s->sees_all && seen.from == 0 && seen.end == CONTRACT_SPLIT;
     }
 }
 

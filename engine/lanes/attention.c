@@ -186,15 +186,12 @@ static void find_seen(const struct attention *a, const struct attention_item *it
     s->most = 0;
     for (uint32_t l = 0; l < LANES; l++) {
         uint32_t query = vector * LANES + l;
-        uint32_t pos = item->first_pos + query / w->group;
-        uint32_t begin = attention_first_seen(a, pos);
-        uint32_t from = begin > first ? begin - first : 0;
-        uint32_t end = query >= w->n_queries || pos < first ? 0 : pos + 1 - first < n ? pos + 1 - first : n;
-        if (from >= end)
-            from = end = 0;
-        s->from[l] = (int32_t)from;
-        s->end[l] = (int32_t)end;
-        s->most = end > s->most ? end : s->most;
+        struct attention_seen seen = { 0, 0 };
+        if (query < w->n_queries)
+            seen = attention_seen(a, item->first_pos + query / w->group, first, n);
+        s->from[l] = (int32_t)seen.from;
+        s->end[l] = (int32_t)seen.end;
+        s->most = seen.end > s->most ? seen.end : s->most;
     }
 }
 
