@@ -11,38 +11,17 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "engine/engine.h"
-#include "engine/philox.h"
+#include "tests/unit/engine/toy_model.h"
 
-#define N_LAYERS   2u
-#define N_TENSORS  (2 + 9 * N_LAYERS)
+#define N_LAYERS   3u
+#define N_VOCAB    301u
 #define N_TOKENS   40u
 #define N_SEQS     5u
 #define SEQ_BLOCKS ((N_TOKENS + 15) / 16)
 
-static const struct model_config shape = {
-    .arch = ARCH_LLAMA,
-    .n_layers = N_LAYERS,
-    .n_embd = 96,
-    .n_heads = 3,
-    .n_kv_heads = 1,
-    .head_dim = 32,
-    .n_ffn = 160,
-    .n_vocab = 131,
-    .max_positions = 64,
-    .rms_eps = 1e-5f,
-    .rope = { .theta = 10000 },
-    .tied_embeddings = true,
-};
-
-static uint32_t random_counter;
-
-static float random_f32(void)
-{
-    uint32_t word[4] = { random_counter++, 5, 0, 0 };
-    philox4x32(word, (uint32_t[]){ 8, 21 }, word);
-    return (float)(int32_t)word[0] * 0x1p-31f;
-}
+static const struct model_config *const shape = &llama_shape;
+static const enum dtype in_f32[3] = { DTYPE_F32, DTYPE_F32, DTYPE_F32 };
+static const enum dtype in_q8_0[3] = { DTYPE_Q8_0, DTYPE_Q8_0, DTYPE_Q8_0 };
 
 static void *take(size_t bytes)
 {
@@ -51,69 +30,11 @@ static void *take(size_t bytes)
     return p;
 }
 
-/* rows 0: a vector around one. Q8_0 where quantised: blocks of a scale and 32 signed bytes. */
-static struct tensor random_tensor(bool quantised, uint32_t rows, uint32_t cols, float spread)
-{
-    const size_t values = (size_t)(rows ? rows : 1) * cols;
-    const enum dtype type = quantised ? DTYPE_Q8_0 : DTYPE_F32;
-    struct tensor t = {
-        .name = "t", .type = type, .n_dims = rows ? 2 : 1, .shape = { rows ? rows : cols, rows ? cols : 0 }
-    };
-    t.bytes = dtype_row_bytes(type, values);
-    uint8_t *data = take(t.bytes);
-    for (size_t i = 0; i < values; i++) {
-        float x = rows ? random_f32() * spread : 1.0f + 0.1f * random_f32();
-        uint16_t d = f32_to_f16(spread / 127);
-        if (!quantised)
-            memcpy(data + i * sizeof x, &x, sizeof x);
-        else if (i % 32 == 0)
-            memcpy(data + i / 32 * 34, &d, sizeof d);
-        if (quantised)
-            data[i / 32 * 34 + 2 + i % 32] = (uint8_t)(int8_t)(x / spread * 127);
-    }
-    t.data = data;
-    return t;
-}
-
-struct toy {
-    struct tensor tensors[N_TENSORS];
-    struct model_weights weights;
-};
-
-static const struct tensor *keep(struct toy *toy, uint32_t *n, struct tensor t)
-{
-    toy->tensors[*n] = t;
-    return &toy->tensors[(*n)++];
-}
-
 /* The matrices of a layer, in the order of the modules. */
 static const struct tensor **matrix_at(struct model_layer *w, enum adapter_module module)
 {
     const struct tensor **all[] = { &w->wq, &w->wk, &w->wv, &w->wo, &w->gate, &w->up, &w->down };
     return all[module];
-}
-
-static void toy_create(struct toy *toy, bool quantised)
-{
-    uint32_t n = 0, n_out, n_in;
-    *toy = (struct toy){ 0 };
-    toy->weights.embed = toy->weights.head = keep(toy, &n, random_tensor(quantised, shape.n_vocab, shape.n_embd, 0.3f));
-    toy->weights.final_norm = keep(toy, &n, random_tensor(false, 0, shape.n_embd, 1));
-    for (uint32_t l = 0; l < N_LAYERS; l++) {
-        struct model_layer *w = &toy->weights.layers[l];
-        w->attn_norm = keep(toy, &n, random_tensor(false, 0, shape.n_embd, 1));
-        w->ffn_norm = keep(toy, &n, random_tensor(false, 0, shape.n_embd, 1));
-        for (uint32_t m = 0; m < ADAPTER_MODULE_COUNT; m++) {
-            adapter_module_shape(&shape, (enum adapter_module)m, &n_out, &n_in);
-            *matrix_at(w, (enum adapter_module)m) = keep(toy, &n, random_tensor(quantised, n_out, n_in, 0.2f));
-        }
-    }
-}
-
-static void toy_release(struct toy *toy)
-{
-    for (uint32_t i = 0; i < N_TENSORS; i++)
-        free((void *)(uintptr_t)toy->tensors[i].data);
 }
 
 /* Pairs for the modules of the set. */
@@ -126,9 +47,9 @@ static struct adapter *random_adapter(uint32_t rank, float scale, unsigned modul
         uint32_t n_out, n_in, module = i % ADAPTER_MODULE_COUNT;
         if (!(modules >> module & 1))
             continue;
-        adapter_module_shape(&shape, (enum adapter_module)module, &n_out, &n_in);
-        a->pairs[i].a = random_tensor(false, rank, n_in, 0.2f);
-        a->pairs[i].b = random_tensor(false, n_out, rank, 0.2f);
+        adapter_module_shape(shape, (enum adapter_module)module, &n_out, &n_in);
+        a->pairs[i].a = random_tensor(DTYPE_F32, rank, n_in, 0.2f);
+        a->pairs[i].b = random_tensor(DTYPE_F32, n_out, rank, 0.2f);
     }
     return a;
 }
@@ -168,7 +89,7 @@ struct world {
     struct engine *engine;
     uint32_t tokens[N_TOKENS];
     uint32_t blocks[N_SEQS][SEQ_BLOCKS];
-    float logits[N_SEQS][N_TOKENS][131];
+    float logits[N_SEQS][N_TOKENS][N_VOCAB];
 };
 
 struct sink {
@@ -189,15 +110,15 @@ static void world_create(struct world *w, const struct toy *toy, enum engine_isa
                                           .max_seqs = N_SEQS,
                                           .adapters = adapters,
                                           .n_adapters = n_adapters };
-    model_kv_layout(&shape, 16, DTYPE_F32, &w->options.kv);
+    model_kv_layout(shape, 16, DTYPE_F32, &w->options.kv);
     w->options.kv_pool.host = aligned_alloc(64, w->options.kv_blocks * kv_block_bytes(&w->options.kv));
     assert_non_null(w->options.kv_pool.host);
-    if (engine_create_from(&shape, &toy->weights, &w->options, &w->engine, &err) != ST_OK)
+    if (engine_create_from(shape, &toy->weights, &w->options, &w->engine, &err) != ST_OK)
         fail_msg("%s", err.text);
     for (uint32_t i = 0; i < N_SEQS * SEQ_BLOCKS; i++)
         w->blocks[i / SEQ_BLOCKS][i % SEQ_BLOCKS] = i;
     for (uint32_t i = 0; i < N_TOKENS; i++)
-        w->tokens[i] = i * 37 % shape.n_vocab;
+        w->tokens[i] = i * 37 % N_VOCAB;
 }
 
 static void world_destroy(struct world *w)
@@ -237,7 +158,7 @@ static float largest_difference(const struct world *a, const struct world *b)
 {
     float most = 0;
     for (uint32_t t = 0; t < N_TOKENS; t++)
-        for (uint32_t i = 0; i < shape.n_vocab; i++)
+        for (uint32_t i = 0; i < N_VOCAB; i++)
             most = fmaxf(most, fabsf(a->logits[0][t][i] - b->logits[0][t][i]));
     return most;
 }
@@ -250,7 +171,7 @@ static void test_equals_merged_weights(void **state)
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
         struct toy toy;
         random_counter = 0;
-        toy_create(&toy, false);
+        toy_create(&toy, shape, in_f32);
         struct adapter *a = random_adapter(4 + 3 * (uint32_t)i, 0.5f, sets[i]);
         world_create(&adapted, &toy, ENGINE_AUTO, true, (const struct adapter *const[]){ a }, 1);
         run(&adapted, (uint32_t[]){ 1 }, 0, 1, 7);
@@ -288,7 +209,7 @@ static void test_bits_are_the_rows_own(void **state)
     struct toy toy;
     struct error err;
     random_counter = 0;
-    toy_create(&toy, true);
+    toy_create(&toy, shape, in_q8_0);
     struct adapter *a[] = { random_adapter(5, 2.0f, 0x7f), random_adapter(17, 0.25f, 0x5b) };
     world_create(&plain, &toy, ENGINE_REFERENCE, false, NULL, 0);
     run(&plain, (uint32_t[N_SEQS]){ 0 }, 0, N_SEQS, N_TOKENS);
