@@ -18,8 +18,10 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join(ROOT, "build", "test-logs")
 VENV = os.path.join(ROOT, "build", "venv", "bin", "python3")
+EVERY = "^(unit|property|replay)"
 THREADED = (r"loop|metrics|team|cores|engine_thread|model_quantise|drafter|weights_client|weights_holder|control|transfer|failpoint"
             r"|tokenize_pool|unit_router_prefix_index")
+PROGRAMS = {"release": EVERY, "asan": EVERY, "tsan": THREADED, "cuda": "^unit_engine_device$"}  # of ctest, that are run
 
 passed = failed = skipped = 0
 skips, failures = [], []
@@ -102,53 +104,71 @@ def skip(name, reason):
     say(f"  {name:44s} skipped: {reason}")
 
 
-def build(preset, targets=("all",)):
+def build(preset, nice=0):
     """True when it built."""
     global failed
     folder = os.path.join(ROOT, "build", preset)
     begin = time.monotonic()
     say(f"building {preset}")
-    commands = []
-    if not os.path.exists(os.path.join(folder, "build.ninja")):
-        commands.append(["cmake", "--preset", preset])
-    commands.append(["cmake", "--build", folder, "--", *targets])
-    for command in commands:
-        code, output, _, path, _ = run("build-" + preset, command, 1800)
-        if code == 0 and command[-1] == targets[-1] and re.search(r"\bwarning:", output):
+
+    def step(*command):
+        code, output, _, path, _ = run("build-" + preset, ["nice", "-n", str(nice), *command], 1800)
+        if code == 0 and command[1] == "--build" and re.search(r"\bwarning:", output):
             code, output = 1, output + "\nthe build has warnings\n"
         if code:
             lines = [t for t in output.splitlines() if re.search(r"error|warning|FAILED|undefined", t)] or output.splitlines()
             say("\n".join("      | " + t for t in lines[-20:]) + f"\n      log: {path}")
+        return code == 0
+
+    built = os.path.exists(os.path.join(folder, "build.ninja")) or step("cmake", "--preset", preset)
+    if built:
+        # Of what only some programs are run, no others are built.
+        targets = ["all"] if PROGRAMS[preset] == EVERY else [entry["name"] for entry in entries(preset)]
+        built = step("cmake", "--build", folder, "--", *targets)
+    if built:
+        say(f"built {preset} in {time.monotonic() - begin:.0f} s")
+    else:
+        with lock:
             failed += 1
             failures.append("build " + preset)
-            return False
-    say(f"built {preset} in {time.monotonic() - begin:.0f} s")
-    return True
+    return built
 
 
-def programs(preset, pattern, exclude="$^"):
-    """Test programs that ctest knows in this build, as (name, command, timeout)."""
+def entries(preset):
+    """What ctest knows of the programs of this build that are run."""
     folder = os.path.join(ROOT, "build", preset)
     out = subprocess.run(["ctest", "--test-dir", folder, "--show-only=json-v1"], capture_output=True, text=True)
-    for entry in json.loads(out.stdout)["tests"]:
+    return [entry for entry in json.loads(out.stdout)["tests"] if re.search(PROGRAMS[preset], entry["name"])]
+
+
+def programs(preset):
+    """Those programs as (name, command, timeout)."""
+    for entry in entries(preset):
         timeout = next((p["value"] for p in entry.get("properties", []) if p["name"] == "TIMEOUT"), 120)
-        if re.search(pattern, entry["name"]) and not re.search(exclude, entry["name"]):
-            yield entry["name"], entry["command"], float(timeout)
+        yield entry["name"], entry["command"], float(timeout)
 
 
-def run_programs(preset, pattern, slow=1.0, env=None, only="", workers=2):
-    queue = [p for p in programs(preset, pattern) if re.search(only, p[0])]
-    say(f"{preset}: {len(queue)} test programs")
+def program_steps(preset, only, slow, env):
+    """As test() takes them."""
+    steps = [(f"{preset}/{name}", command, timeout * slow, env, os.path.join(ROOT, "build", preset))
+             for name, command, timeout in programs(preset) if re.search(only, name)]
+    say(f"{preset}: {len(steps)} test programs")
+    return steps
+
+
+def run_beside(steps):
+    """Two at a time: programs keep a core busy, most scripts wait for clusters."""
+    queue = list(steps)
 
     def work():
         while True:
             with lock:
                 if not queue:
                     return
-                name, command, timeout = queue.pop(0)
-            test(f"{preset}/{name}", command, timeout * slow, env, os.path.join(ROOT, "build", preset))
+                step = queue.pop(0)
+            test(*step)
 
-    threads = [threading.Thread(target=work) for _ in range(workers)]
+    threads = [threading.Thread(target=work) for _ in range(2)]
     for t in threads:
         t.start()
     for t in threads:
@@ -219,13 +239,13 @@ SCRIPTS = [
 
 
 def run_cuda(only):
-    """What needs CUDA's compiler, where there is one; its test skips what needs a device."""
+    """What needs CUDA's compiler, where there is one: a build of its own, so with --long. Its test skips what needs a device."""
     name = "cuda/unit_engine_device"
     if not re.search(only, name):
         return
     if not shutil.which("nvcc"):
         skip(name, "nvcc is not on PATH: what the preset cuda adds was not compiled")
-    elif build("cuda", ("unit_engine_device",)):
+    elif build("cuda"):
         test(name, [os.path.join(ROOT, "build/cuda/bin/tests/unit_engine_device"), "*cuda*"], 300)
 
 
@@ -241,7 +261,9 @@ def smollm2():
     return None
 
 
-def run_scripts(options, env, model):
+def script_steps(options, env, model):
+    """Short scripts, and those of --long, which may measure and have the machine for themselves."""
+    short, long = [], []
     for name, command, timeout, when in SCRIPTS:
         if not re.search(options.only, name) or ("long" in when and not options.long):
             continue
@@ -251,7 +273,65 @@ def run_scripts(options, env, model):
             skip(name, "SmolLM2 could not be fetched")
         else:
             python = [] if command[0].endswith(".sh") else [VENV if "venv" in when else "/usr/bin/python3"]
-            test(name, python + command, timeout, env)
+            (long if "long" in when else short).append((name, python + command, timeout, env))
+    return short, long
+
+
+def asan_script_steps(options, env):
+    short, long = [], []
+    for name, command, timeout, when in SCRIPTS:
+        every = options.long and name.startswith("flow/") and not when & {"smollm2", "release"}
+        if re.search(options.only, name) and ("asan" in when or every):
+            step = ("asan/" + name, ["/usr/bin/python3", *command], timeout * 4, env)
+            (long if "long" in when else short).append(step)
+    return short, long
+
+
+class Behind:
+    """Sanitizer builds made while tests of release run, at the lowest priority: those have deadlines."""
+
+    def __init__(self, presets):
+        self.built = {preset: None for preset in presets}
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self):
+        for preset in self.built:
+            self.built[preset] = build(preset, nice=19)
+
+    def wait(self, preset):
+        """True when it built."""
+        while self.thread.is_alive() and self.built[preset] is None:
+            self.thread.join(0.2)
+        return self.built[preset]
+
+
+def test_release(options, env):
+    model = smollm2()
+    if model:
+        env["BATON_TEST_SMOLLM2"] = model
+    short, long = script_steps(options, env, model)
+    run_beside(program_steps("release", options.only, 1.0, env) + short)
+    for step in long:
+        test(*step)
+    if options.long:
+        run_cuda(options.only)
+
+
+def test_asan(options, env):
+    asan = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    env = dict(env, **asan, BATON_TEST_BIN=os.path.join(ROOT, "build/asan/bin"), BATON_TEST_SLOW="8")
+    env.pop("BATON_TEST_SMOLLM2", None)
+    short, long = asan_script_steps(options, env)
+    run_beside(short + program_steps("asan", options.only, 4.0, asan))
+    for step in long:
+        test(*step)
+
+
+def test_tsan(options):
+    # UCX's hooks on memory calls take a lock in threads that ThreadSanitizer has already let go of.
+    hooks_off = {"UCX_MEM_MMAP_HOOK_MODE": "none", "UCX_MEM_EVENTS": "n"}
+    run_beside(program_steps("tsan", options.only, 6.0, dict(hooks_off, TSAN_OPTIONS="halt_on_error=1")))
 
 
 def main():
@@ -266,28 +346,17 @@ def main():
         parser.error(f"--builds takes release, asan and tsan, not {options.builds}")
     begin = time.monotonic()
 
-    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin"), "BATON_TEST_LONG": "1" if options.long else "0"}
-    if "release" in builds and build("release"):
-        model = smollm2()
-        if model:
-            env["BATON_TEST_SMOLLM2"] = model
-        run_programs("release", "^(unit|property|replay)", 1.0, env, options.only)
-        run_scripts(options, env, model)
-        if not options.fast:
-            run_cuda(options.only)
-    if "asan" in builds and build("asan"):
-        asan = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-        run_programs("asan", "^(unit|property|replay)", 4.0, asan, options.only)
-        env_asan = dict(env, **asan, BATON_TEST_BIN=os.path.join(ROOT, "build/asan/bin"), BATON_TEST_SLOW="4")
-        env_asan.pop("BATON_TEST_SMOLLM2", None)
-        for name, command, timeout, when in SCRIPTS:
-            if re.search(options.only, name) and (
-                    "asan" in when or (options.long and name.startswith("flow/") and not when & {"smollm2", "release"})):
-                test("asan/" + name, ["/usr/bin/python3", *command], timeout * 4, env_asan)
-    if "tsan" in builds and build("tsan"):
-        # UCX's hooks on memory calls take a lock in threads that ThreadSanitizer has already let go of.
-        hooks_off = {"UCX_MEM_MMAP_HOOK_MODE": "none", "UCX_MEM_EVENTS": "n"}
-        run_programs("tsan", THREADED, 6.0, dict(hooks_off, TSAN_OPTIONS="halt_on_error=1"), options.only)
+    # Twice the time: two tests run at once.
+    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin"), "BATON_TEST_LONG": "1" if options.long else "0",
+           "BATON_TEST_SLOW": "2"}
+    release = "release" in builds and build("release")
+    behind = Behind([preset for preset in ("asan", "tsan") if preset in builds])
+    if release:
+        test_release(options, env)
+    if "asan" in builds and behind.wait("asan"):
+        test_asan(options, env)
+    if "tsan" in builds and behind.wait("tsan"):
+        test_tsan(options)
 
     print()
     for line in skips:

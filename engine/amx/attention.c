@@ -246,9 +246,10 @@ ALWAYS_INLINE void score_tile(const uint32_t t, const struct work *w, uint32_t v
 
 static void score(const struct work *w, uint32_t vector, float *scores)
 {
-    UNROLL
-    for (uint32_t t = 0; t < SPLIT_TILES; t++)
-        score_tile(t, w, vector, scores);
+    score_tile(0, w, vector, scores);
+    score_tile(1, w, vector, scores);
+    score_tile(2, w, vector, scores);
+    score_tile(3, w, vector, scores);
 }
 
 /* --- scores to weights --- */
@@ -351,21 +352,25 @@ ALWAYS_INLINE vec weigh_tile(const bool all, const uint32_t t, const float *scor
     return sum;
 }
 
-/* The split's weights, and between them the scores of the following vector. */
+/* The same, and before them as many scores of the following vector. */
+ALWAYS_INLINE vec weigh_and_score(const bool all, const uint32_t t, const struct work *w, const float *scores, vec max,
+                                  vec sum, const struct lane_state *s, const struct following *next)
+{
+    if (next->vector < next->n_vectors) {
+        score_tile(t, w, next->vector, next->scores);
+        call_sums(w, next->vector, t);
+    }
+    return weigh_tile(all, t, scores, max, sum, vec_load_i32(s->from), vec_load_i32(s->end), w->p);
+}
+
+/* The split's weights; the sums go on from sum. */
 ALWAYS_INLINE vec weigh_seen(const bool all, const struct work *w, const float *scores, vec max, vec sum,
                              const struct lane_state *s, const struct following *next)
 {
-    const vec_i32 from = vec_load_i32(s->from);
-    const vec_i32 end = vec_load_i32(s->end);
-    UNROLL
-    for (uint32_t t = 0; t < SPLIT_TILES; t++) {
-        if (next->vector < next->n_vectors) {
-            score_tile(t, w, next->vector, next->scores);
-            call_sums(w, next->vector, t);
-        }
-        sum = weigh_tile(all, t, scores, max, sum, from, end, w->p);
-    }
-    return sum;
+    sum = weigh_and_score(all, 0, w, scores, max, sum, s, next);
+    sum = weigh_and_score(all, 1, w, scores, max, sum, s, next);
+    sum = weigh_and_score(all, 2, w, scores, max, sum, s, next);
+    return weigh_and_score(all, 3, w, scores, max, sum, s, next);
 }
 
 static void rescale(const struct work *w, uint32_t vector, vec factor)

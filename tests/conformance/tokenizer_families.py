@@ -15,7 +15,8 @@ scores as transformers makes them.
 usage: tokenizer_families.py TOOL [--all | --brief] [NAME...]
 TOOL is the program built from tokenize_main.c. The published families see the whole
 corpus, the rarer options every eighth text of it, all with --all; with --brief every
-32nd, and the published ones see it once, not once for each way of asking.
+32nd, and the published ones see it once, not once for each way of asking, and of their
+trained vocabulary only every eighth text.
 """
 import itertools
 import json
@@ -360,8 +361,10 @@ def main():
     brief, all_texts = "--brief" in sys.argv, "--all" in sys.argv
     everything, passed, failed = corpus(), 0, 0
     for name, tok, options, merges_as_strings in itertools.chain(byte_level_cases(only), spm_cases(only)):
-        published = name.split(",")[0] in PUBLISHED
-        texts = everything if published or all_texts else everything[::32 if brief else 8]
+        family, vocabulary = name.split(", ")
+        published = family in PUBLISHED
+        whole = all_texts or published and not (brief and vocabulary == "trained vocabulary")
+        texts = everything if whole else everything[::8 if published or not brief else 32]
         with tempfile.TemporaryDirectory() as folder:
             write_folder(tok, folder, merges_as_strings)
             ways = [SPECIAL, 0, SPECIAL | ADD_BOS] if "tokens" in options or "bos" in options else [SPECIAL]

@@ -776,7 +776,7 @@ def times_out(address, timeout):
             return f"status {status}"
         connection.socket.close()
     waited = time.monotonic() - started
-    return None if waited < timeout + 1 else f"answered after {waited:.1f} s"
+    return None if waited < timeout + 2 else f"answered after {waited:.1f} s"
 
 
 def connection_checks(address, model, timeout):

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "common/log.h"
+#include "tests/unit/effort.h"
 #include "virtual_cluster.h"
 
 #define MINUTE 60000000u
@@ -553,14 +554,11 @@ static void random_run(uint64_t seed, uint32_t n)
     vc_destroy(vc);
 }
 
-/* BATON_TEST_LONG=1 in the environment: many more of them. */
 static void test_random_runs(void **state)
 {
     (void)state;
-    const char *set = getenv("BATON_TEST_LONG");
-    bool is_long = set && !strcmp(set, "1");
-    for (uint64_t seed = 0; seed < (is_long ? 40 : 2); seed++)
-        random_run(seed, is_long ? 2000 : 200);
+    for (uint64_t seed = 0; seed < (is_long() ? 40 : 2); seed++)
+        random_run(seed, is_long() ? 2000 : 200);
 }
 
 int main(void)

@@ -71,7 +71,7 @@ static void bytes_may_come_one_by_one(void **state)
                                "3\r\nabc\r\n2;x\r\nde\r\n0\r\nT: 1\r\n\r\n";
     for (const char *at = text; *at; at++) {
         assert_int_equal(send(fd, at, 1, 0), 1);
-        usleep(200);
+        assert_true(has_read((uint64_t)(at - text) + 1));
     }
     assert_non_null(strstr(get(fd, "<end>", PATIENCE_MS), "\r\n\r\nabcde"));
     close(fd);

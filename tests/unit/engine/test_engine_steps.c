@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "engine/backend.h"
+#include "tests/unit/effort.h"
 #include "tests/unit/engine/toy_engine.h"
 
 /* The same token twice in a batch of equals, through STEP_SAMPLE and its hash. */

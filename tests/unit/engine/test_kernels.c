@@ -17,12 +17,9 @@
 #include "engine/backend.h"
 #include "engine/philox.h"
 #include "engine/quantised.h"
+#include "tests/unit/effort.h"
 
-#ifdef __SANITIZE_ADDRESS__
-static int rounds = 20; /* of kernels that are several times slower */
-#else
-static int rounds = 60;
-#endif
+static int rounds = SANITIZED ? 20 : 60;
 static uint32_t random_counter;
 
 static uint32_t random_u32(void)

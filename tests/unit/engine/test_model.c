@@ -4,7 +4,7 @@
 
 #include <cmocka.h>
 
-#include "engine/model.h"
+#include "engine/model_gguf.h"
 #include "tests/unit/engine/model_files.h"
 
 #define BUILTIN BATON_SOURCE_DIR "/models/baton-tiny"
@@ -558,6 +558,7 @@ static void test_folder_defaults(void **state)
 struct small_gguf {
     const char *arch, *template, *extra_key;
     uint32_t extra_value;
+    uint32_t n_layers; /* as its key says; 0: the one that it has */
     uint32_t n_experts;
     const char *extra_tensor;
     uint64_t extra_outer, extra_inner;
@@ -570,11 +571,15 @@ enum { G_WIDTH = 32, G_HEADS = 2, G_VOCAB = 258, F32 = 0, Q8_0 = 8, STRING = 8, 
 static void put_small_keys(struct bytes *b, const struct small_gguf *g)
 {
     char key[96];
-    static const struct {
+    const struct {
         const char *name;
         uint32_t value;
-    } counts[] = { { "block_count", 1 },          { "context_length", 128 },     { "embedding_length", G_WIDTH },
-                   { "feed_forward_length", 64 }, { "attention.head_count", 2 }, { "attention.head_count_kv", 1 } };
+    } counts[] = { { "block_count", g->n_layers ? g->n_layers : 1 },
+                   { "context_length", 128 },
+                   { "embedding_length", G_WIDTH },
+                   { "feed_forward_length", 64 },
+                   { "attention.head_count", 2 },
+                   { "attention.head_count_kv", 1 } };
     put_key_text(b, "general.architecture", g->arch);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         snprintf(key, sizeof key, "%s.%s", g->arch, counts[i].name);
@@ -690,6 +695,28 @@ static void test_small_gguf(void **state)
     assert_false(model_config(m)->tied_embeddings);
     assert_string_equal(model_weights(m)->head->name, "output.weight");
     model_close(&m);
+}
+
+static float attention_scale_of(const char *arch, uint32_t n_layers)
+{
+    struct gguf_files files = { 0 };
+    struct model_config c = { 0 };
+    struct error err;
+    const char *path = write_small_gguf(&(struct small_gguf){ .arch = arch, .n_layers = n_layers });
+    assert_int_equal(gguf_files_open(path, &files, &err), ST_OK);
+    assert_int_equal(model_gguf_config(&files, path, &c, &err), ST_OK);
+    gguf_files_close(&files);
+    return c.attention_scale;
+}
+
+/* Files do not say that queries of the 27B models are scaled by width and number of heads, not by the head's size. */
+static void test_gguf_scale_of_the_largest(void **state)
+{
+    (void)state;
+    assert_true(attention_scale_of("gemma2", 42) == 0);
+    assert_true(attention_scale_of("gemma2", 46) == 0.25f);
+    assert_true(attention_scale_of("gemma3", 46) == 0);
+    assert_true(attention_scale_of("gemma3", 62) == 0.25f);
 }
 
 static void test_bad_gguf(void **state)
@@ -809,6 +836,7 @@ int main(void)
         cmocka_unit_test(test_folder_templates),
         cmocka_unit_test(test_folder_defaults),
         cmocka_unit_test(test_small_gguf),
+        cmocka_unit_test(test_gguf_scale_of_the_largest),
         cmocka_unit_test(test_bad_gguf),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "engine/scheduler.h"
+#include "tests/unit/effort.h"
 
 #define MOST 48u
 
@@ -384,8 +385,7 @@ static void test_nobody_starves(void **state)
 {
     (void)state;
     uint32_t preempted = 0;
-    const char *set = getenv("BATON_TEST_LONG");
-    const uint32_t seeds = set != NULL && strcmp(set, "1") == 0 ? 400 : 40;
+    const uint32_t seeds = is_long() ? 400 : 40;
     for (uint32_t seed = 1; seed <= seeds; seed++)
         preempted += starve(seed);
     assert_true(preempted > 1000);

@@ -131,10 +131,4 @@ static inline void random_tokens(uint32_t *tokens, uint32_t n, uint32_t n_vocab)
         tokens[i] = random_u32() % n_vocab;
 }
 
-static inline bool is_long(void)
-{
-    const char *set = getenv("BATON_TEST_LONG");
-    return set != NULL && strcmp(set, "1") == 0;
-}
-
 #endif
