@@ -261,28 +261,37 @@ def smollm2():
     return None
 
 
+HAS_VENV = os.path.join(ROOT, "build/venv/.requirements")
+
+
+def interpreter(command, when):
+    return [] if command[0].endswith(".sh") else [VENV if "venv" in when else "/usr/bin/python3"]
+
+
 def script_steps(options, env, model):
     """Short scripts, and those of --long, which may measure and have the machine for themselves."""
     short, long = [], []
     for name, command, timeout, when in SCRIPTS:
         if not re.search(options.only, name) or ("long" in when and not options.long):
             continue
-        if "venv" in when and not os.path.exists(os.path.join(ROOT, "build/venv/.requirements")):
+        if "venv" in when and not os.path.exists(HAS_VENV):
             skip(name, "the Python packages of tests/requirements.txt could not be installed")
         elif "smollm2" in when and not model:
             skip(name, "SmolLM2 could not be fetched")
         else:
-            python = [] if command[0].endswith(".sh") else [VENV if "venv" in when else "/usr/bin/python3"]
-            (long if "long" in when else short).append((name, python + command, timeout, env))
+            (long if "long" in when else short).append((name, interpreter(command, when) + command, timeout, env))
     return short, long
 
 
 def asan_script_steps(options, env):
+    """The same of those that run against this build too; what they lack the others have said."""
     short, long = [], []
     for name, command, timeout, when in SCRIPTS:
         every = options.long and name.startswith("flow/") and not when & {"smollm2", "release"}
-        if re.search(options.only, name) and ("asan" in when or every):
-            step = ("asan/" + name, ["/usr/bin/python3", *command], timeout * 4, env)
+        if not re.search(options.only, name) or not ("asan" in when or every):
+            continue
+        if "venv" not in when or os.path.exists(HAS_VENV):
+            step = ("asan/" + name, interpreter(command, when) + command, timeout * 4, env)
             (long if "long" in when else short).append(step)
     return short, long
 
@@ -314,8 +323,6 @@ def test_release(options, env):
     run_beside(program_steps("release", options.only, 1.0, env) + short)
     for step in long:
         test(*step)
-    if options.long:
-        run_cuda(options.only)
 
 
 def test_asan(options, env):
@@ -353,6 +360,8 @@ def main():
     behind = Behind([preset for preset in ("asan", "tsan") if preset in builds])
     if release:
         test_release(options, env)
+        if options.long:
+            run_cuda(options.only)
     if "asan" in builds and behind.wait("asan"):
         test_asan(options, env)
     if "tsan" in builds and behind.wait("tsan"):
