@@ -218,8 +218,8 @@ def main():
             for name, compute in {**POLICIES, **OTHER_WAYS}.items():
                 rate = compute(trace, capacity // BLOCK_TOKENS) / sum(map(len, trace))
                 print(f"{os.path.basename(path):28} {capacity:>12} {name:42} {rate:.4f}")
-    if args.check and not wrong:
-        print("the hits of all policies are the reference's")
+    if args.check:
+        print(f"{len(args.trace) * len(args.capacity or [0]) * len(POLICIES) - wrong} passed, {wrong} failed")
     return 1 if wrong else 0
 
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "../unit/kvbm/disk_rig.h"
+#include "tests/unit/effort.h"
 
 #define BLOCKS    64u
 #define SALTS     3u
@@ -243,7 +244,7 @@ static void step(struct model *m, bool may_crash)
 
 static unsigned rounds(unsigned few)
 {
-    return getenv("BATON_TEST_LONG") ? 20 * few : few;
+    return is_long() ? 20 * few : few;
 }
 
 static void play(uint64_t seed, uint32_t segments, unsigned fail_one_in, int error)

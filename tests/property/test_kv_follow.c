@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "proto/kv_follow.h"
+#include "tests/unit/effort.h"
 
 #define N_BLOCKS     64u
 #define MAX_FLYING   512u
@@ -319,7 +320,7 @@ static void run(enum kind kind, unsigned seed)
 
 static void run_many(enum kind kind)
 {
-    unsigned n = getenv("BATON_TEST_LONG") ? 400 : 12;
+    unsigned n = is_long() ? 400 : 12;
     for (unsigned seed = 1; seed <= n; seed++)
         run(kind, seed);
 }

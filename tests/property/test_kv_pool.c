@@ -11,6 +11,7 @@
 
 #include "kvbm/block_registry.h"
 #include "kvbm/lease.h"
+#include "tests/unit/effort.h"
 
 enum { BLOCKS = 48, TOKENS = 2, DEPTH = 8, SEQUENCES = 8, LEASES = 6, SALTS = 3, WORDS = 3 };
 
@@ -337,8 +338,7 @@ static void test_pool_index_leases_and_eviction(void **state)
     (void)state;
     static const struct eviction_policy *const policies[] = { &eviction_s3fifo, &eviction_lru, &eviction_fifo,
                                                               &eviction_s3fifo_plain };
-    const char *is_long = getenv("BATON_TEST_LONG");
-    uint32_t operations = is_long && *is_long == '1' ? 1000000 : 10000;
+    uint32_t operations = is_long() ? 1000000 : 10000;
     for (int i = 0; i < 4; i++) {
         run(policies[i], UINT64_MAX, operations);
         run(policies[i], UINT64_C(0xf00000000), operations);

@@ -11,6 +11,7 @@
 
 #include "kvbm/block_registry.h"
 #include "kvbm/loans.h"
+#include "tests/unit/effort.h"
 
 enum { BLOCKS = 24, OF_LOAN = 3, REQUESTS = 12, BORROWERS = 3, IN_FLIGHT = 64, MAX_LOANS = 2048, LIFETIME = 300 };
 
@@ -412,8 +413,7 @@ static void run_round(uint64_t random, int steps)
 static void test_loans_under_bad_messages(void **state)
 {
     (void)state;
-    const char *is_long = getenv("BATON_TEST_LONG");
-    int rounds = is_long && *is_long == '1' ? 1000 : 20;
+    int rounds = is_long() ? 1000 : 20;
     for (int i = 0; i < rounds; i++)
         run_round((uint64_t)i + 1, 1000);
     assert_true(seen.accepted > 0 && seen.discarded > 0 && seen.stale > 0 && seen.repeated > 0);

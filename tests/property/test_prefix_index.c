@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "router/prefix_index.h"
+#include "tests/unit/effort.h"
 
 #define N_NODES   400u /* blocks, in a tree of chains */
 #define N_WORKERS 12u
@@ -172,7 +173,7 @@ static void check_empty(struct world *w)
 
 static unsigned rounds(void)
 {
-    return getenv("BATON_TEST_LONG") ? 60 : 3;
+    return is_long() ? 60 : 3;
 }
 
 static void test_equals_the_table(void **state)
