@@ -163,6 +163,32 @@ static struct prefix_bucket *other_bucket(struct prefix_index *x, uint64_t key, 
     return first == b ? prefix_second_bucket(x, key) : first;
 }
 
+static void drop(struct prefix_index *x, struct place p)
+{
+    uint32_t owners = owners_at(p.bucket, p.i);
+    set_slot(p.bucket, p.i, 0, OWNERS_NOBODY);
+    owner_sets_release(&x->sets, prefix_ref(owners));
+    x->stats.blocks--;
+}
+
+/* The block there without owners that are gone; it is dropped when it has no other. */
+static void forget_gone(struct prefix_index *x, struct place p)
+{
+    uint32_t owners = owners_at(p.bucket, p.i);
+    owners_ref before = prefix_ref(owners), after;
+    if (!owner_sets_strip(&x->sets, before, x->slot_gone, &after)) {
+        x->stats.not_kept++;
+        after = OWNERS_NOBODY;
+    }
+    if (!after) {
+        drop(x, p);
+    } else if (after != before) {
+        owner_sets_hold(&x->sets, after);
+        set_slot(p.bucket, p.i, key_at(p.bucket, p.i), after | (owners & ~((1u << OWNERS_BITS) - 1)));
+        owner_sets_release(&x->sets, before);
+    }
+}
+
 /* Frees slot i of b by moving its block to where it may lie as well: first there, then not here any more, so that
  * a reader who looks in both buckets, and again where the first has changed, finds it. */
 static bool move_away(struct prefix_index *x, struct prefix_bucket *b, unsigned i)
@@ -172,6 +198,10 @@ static bool move_away(struct prefix_index *x, struct prefix_bucket *b, unsigned 
     struct prefix_bucket *other = other_bucket(x, key, b);
     if (other == b || !find_in(other, 0, &free_place))
         return false;
+    if (x->n_gone) /* the sweep may have passed where it goes, and not where it is */
+        forget_gone(x, (struct place){ b, i });
+    if (!key_at(b, i))
+        return true;
     set_slot(other, free_place.i, key, owners_at(b, i));
     set_slot(b, i, 0, OWNERS_NOBODY);
     x->stats.moved++;
@@ -182,14 +212,6 @@ static uint32_t age_of(const struct prefix_index *x, uint32_t owners)
 {
     uint32_t age = (x->epoch - (owners >> OWNERS_BITS)) & (EPOCHS - 1);
     return owners & OWNERS_ARE_SET ? age : age + EPOCHS; /* what has one owner goes first */
-}
-
-static void drop(struct prefix_index *x, struct place p)
-{
-    uint32_t owners = owners_at(p.bucket, p.i);
-    set_slot(p.bucket, p.i, 0, OWNERS_NOBODY);
-    owner_sets_release(&x->sets, prefix_ref(owners));
-    x->stats.blocks--;
 }
 
 static struct place oldest(struct prefix_index *x, struct prefix_bucket *const both[2])
@@ -381,23 +403,9 @@ void prefix_index_remove(struct prefix_index *x, uint32_t worker, enum kv_tier t
 
 static void sweep_bucket(struct prefix_index *x, struct prefix_bucket *b)
 {
-    for (unsigned i = 0; i < PREFIX_BUCKET_BLOCKS; i++) {
-        uint32_t owners = owners_at(b, i);
-        owners_ref before = prefix_ref(owners), after;
-        if (!before)
-            continue;
-        if (!owner_sets_strip(&x->sets, before, x->slot_gone, &after)) {
-            x->stats.not_kept++;
-            after = OWNERS_NOBODY;
-        }
-        if (!after)
-            drop(x, (struct place){ b, i });
-        else if (after != before) {
-            owner_sets_hold(&x->sets, after);
-            set_slot(b, i, key_at(b, i), after | (owners & ~((1u << OWNERS_BITS) - 1)));
-            owner_sets_release(&x->sets, before);
-        }
-    }
+    for (unsigned i = 0; i < PREFIX_BUCKET_BLOCKS; i++)
+        if (key_at(b, i))
+            forget_gone(x, (struct place){ b, i });
 }
 
 /* A slot cleared during a turn waits for the next whole one. */
