@@ -244,12 +244,17 @@ static void scan(struct recovery *v, const struct found *f)
         add_torn(v, f, gap, at);
 }
 
+/* Of those that are newer than all finished ones and, without records, than all that have some: a record to come would
+ * otherwise seem older than it is. */
 static uint32_t newest_unfinished(const struct recovery *v, bool with_records)
 {
-    for (uint32_t i = v->n_found; i-- > 0;) {
+    for (uint32_t i = v->n_found; i-- > 0 && !v->found[i].finished;) {
         const struct found *f = &v->found[i];
-        if (!f->finished && !f->given_up && (v->tier->segments[f->segment].records.n > 0) == with_records)
+        const bool has_records = v->tier->segments[f->segment].records.n > 0;
+        if (!f->given_up && has_records == with_records)
             return f->segment;
+        if (has_records)
+            break;
     }
     return NO_SEGMENT;
 }

@@ -178,7 +178,7 @@ def run_beside(steps):
 CLUSTER = "tests/flow/with_cluster.py"
 
 # name, script and arguments, seconds, and when: "long" (only with --long), "venv" (needs the Python packages),
-# "smollm2" (needs the model), "asan" (also against that build; with --long all flows are, but for those with "release"). Scripts find the programs under $BATON_TEST_BIN.
+# "smollm2" (needs the model), "alone" (nothing runs beside it), "asan" (also against that build; with --long all flows are, but for those with "release"). Scripts find the programs under $BATON_TEST_BIN.
 SCRIPTS = [
     ("conformance/formatted", ["tests/conformance/formatted.py"], 60, set()),
     ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 180, set()),
@@ -195,7 +195,7 @@ SCRIPTS = [
     ("conformance/kv_events", ["tests/conformance/kv_events.py"], 120, {"venv", "asan"}),
     ("conformance/openai_client", [CLUSTER, "tests/conformance/openai_client.py", "{url}"], 200, {"venv"}),
     ("flow/smoke", ["tests/flow/smoke.py"], 120, {"asan"}),
-    ("flow/quickstart", ["tests/flow/quickstart.py"], 900, set()),
+    ("flow/quickstart", ["tests/flow/quickstart.py"], 900, {"alone"}),
     ("flow/model_fetch", ["tests/flow/model_fetch.py"], 120, set()),
     ("flow/hostile_http", [CLUSTER, "--set", "router.request_timeout=3s", "tests/flow/hostile_http.py",
                            "--request-timeout", "3", "{host}", "{port}"], 200, {"asan"}),
@@ -269,7 +269,7 @@ def interpreter(command, when):
 
 
 def script_steps(options, env, model):
-    """Short scripts, and those of --long, which may measure and have the machine for themselves."""
+    """Scripts that may run beside others, and those that may not: all of --long, as they may measure."""
     short, long = [], []
     for name, command, timeout, when in SCRIPTS:
         if not re.search(options.only, name) or ("long" in when and not options.long):
@@ -279,7 +279,7 @@ def script_steps(options, env, model):
         elif "smollm2" in when and not model:
             skip(name, "SmolLM2 could not be fetched")
         else:
-            (long if "long" in when else short).append((name, interpreter(command, when) + command, timeout, env))
+            (long if when & {"long", "alone"} else short).append((name, interpreter(command, when) + command, timeout, env))
     return short, long
 
 
