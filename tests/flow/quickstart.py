@@ -51,8 +51,10 @@ class Place:
 
     def start(self, *args):
         """As from a terminal: Ctrl-C reaches all of its processes."""
+        # A shell that put this test in the background told it, and what it starts, to ignore Ctrl-C: a terminal would not.
         return subprocess.Popen([QUICKSTART, *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                text=True, start_new_session=True)
+                                text=True, start_new_session=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def interrupt_when(self, there, doing, *args, kill=os.killpg):
         process = self.start(*args)
