@@ -25,6 +25,7 @@ PROGRAMS = {"release": EVERY, "asan": EVERY, "tsan": THREADED, "cuda": "^unit_en
 
 passed = failed = skipped = 0
 skips, failures = [], []
+details = {}  # of a failed test: the lines that say what failed, for the end of a long output
 lock = threading.Lock()
 
 
@@ -95,6 +96,8 @@ def test(name, command, timeout, env=None, cwd=ROOT):
     say(f"  {name:44s} {line} {seconds:6.1f} s")
     if bad:
         say("\n".join("      | " + text for text in output.splitlines()[-25:]) + f"\n      log: {path}")
+        with lock:
+            details[name] = [text for text in output.splitlines() if re.match(r"FAIL|\[  FAILED  \]|.*Error\b", text)][-8:]
 
 
 def skip(name, reason):
@@ -371,7 +374,7 @@ def main():
     for line in skips:
         print("skipped:", line)
     for name in failures:
-        print("failed:", name)
+        print("failed:", name, *details.get(name, []), sep="\n    | " if details.get(name) else " ")
     print(f"took {time.monotonic() - begin:.0f} s")
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     sys.exit(1 if failed or passed == 0 else 0)
