@@ -15,7 +15,7 @@ scores as transformers makes them.
 usage: tokenizer_families.py TOOL [--all | --brief] [NAME...]
 TOOL is the program built from tokenize_main.c. The published families see the whole
 corpus, the rarer options every eighth text of it, all with --all; with --brief every
-32nd, and the published ones see it once, not once for each way of asking, and of their
+128th, and the published ones see it once, not once for each way of asking, and of their
 trained vocabulary only every eighth text.
 """
 import itertools
@@ -309,7 +309,7 @@ def write_folder(tok, folder, merges_as_strings):
     if merges_as_strings:
         root["model"]["merges"] = [" ".join(m) if isinstance(m, list) else m for m in root["model"]["merges"]]
     with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
-        json.dump(root, f, ensure_ascii=merges_as_strings)
+        f.write(json.dumps(root, ensure_ascii=merges_as_strings))  # far quicker than dump
 
 
 def ours(tool, folder, texts, flags):
@@ -364,7 +364,7 @@ def main():
         family, vocabulary = name.split(", ")
         published = family in PUBLISHED
         whole = all_texts or published and not (brief and vocabulary == "trained vocabulary")
-        texts = everything if whole else everything[::8 if published or not brief else 32]
+        texts = everything if whole else everything[::8 if published or not brief else 128]
         with tempfile.TemporaryDirectory() as folder:
             write_folder(tok, folder, merges_as_strings)
             ways = [SPECIAL, 0, SPECIAL | ADD_BOS] if "tokens" in options or "bos" in options else [SPECIAL]
