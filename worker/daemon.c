@@ -349,8 +349,9 @@ static status protocol_start(struct daemon *d, struct error *err)
     struct worker_process *p = worker_process_of(d);
     const struct worker_config *c = p->config;
     bool decodes = p->role == WORKER_DECODE;
-    p->io = (struct worker_io){ p,      io_now,  io_send,        io_forget, peers_find_prefill,
-                                io_run, io_take, io_cancel_take, io_entered };
+    p->io =
+        (struct worker_io){ p,          io_now, io_send, io_forget, peers_find_prefill, io_run, io_take, io_cancel_take,
+                            io_entered, NULL,   NULL };
     struct worker_options options = {
         .io = &p->io,
         .timers = loop_timers(daemon_loop(d)),

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "kvbm/block_hash.h"
 #include "proto/link.h"
 #include "transfer/transfer.h"
 
@@ -21,6 +22,17 @@ struct worker_peer {
     struct transfer_peer *transfer; /* the way to take its blocks; NULL while there is none */
     const char *transport;          /* its name: shm, tcp */
     void *user;
+};
+
+/* A block of KV that others may use from now on. */
+struct block_stored {
+    struct block_hash hash;
+    bool has_parent;          /* false: it is the first of its chain */
+    struct block_hash parent; /* without one the chain's seed (block_seed) */
+    const uint32_t *tokens;   /* [n_tokens] of this block; borrowed during the call */
+    uint32_t n_tokens;        /* always the pool's block_tokens */
+    const char *adapter_id;   /* "NAME@FINGERPRINT"; "": none */
+    bool has_salt;            /* the chain has one */
 };
 
 struct worker_io {
@@ -41,6 +53,10 @@ struct worker_io {
     void (*cancel_take)(void *ctx, struct transfer_take *take);
     /* Told of every state that a request ("generation", "prefill") or a block enters: failpoints. */
     void (*entered)(void *ctx, const char *what, const char *state);
+    /* Told of blocks that can be found by their hash from now on, each after its parent, and of those that no longer
+     * can, each after its children and before its memory is written again. Both may be NULL. */
+    void (*blocks_stored)(void *ctx, const struct block_stored *what);
+    void (*blocks_removed)(void *ctx, const struct block_hash *hashes, uint32_t n);
 };
 
 #endif

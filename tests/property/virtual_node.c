@@ -142,7 +142,9 @@ void node_start_worker(struct node *n)
                                 virtual_run,
                                 virtual_take,
                                 virtual_cancel_take,
-                                entered };
+                                entered,
+                                NULL,
+                                NULL };
     struct worker_options o = {
         .io = &n->io,
         .timers = &n->timers,

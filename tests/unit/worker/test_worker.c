@@ -117,8 +117,9 @@ static void start_guessing(struct world *w, uint32_t guesses)
     w->seq = 1;
     w->now = 1000;
     timers_init(&w->timers);
-    w->io = (struct worker_io){ w,      io_now,  io_send,        io_forget, io_find_prefill,
-                                io_run, io_take, io_cancel_take, io_entered };
+    w->io =
+        (struct worker_io){ w,          io_now, io_send, io_forget, io_find_prefill, io_run, io_take, io_cancel_take,
+                            io_entered, NULL,   NULL };
     struct worker_options o = { .io = &w->io,
                                 .timers = &w->timers,
                                 .id = "me",
