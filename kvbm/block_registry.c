@@ -17,6 +17,8 @@ struct block_registry {
     block_id *cells;        /* [n_cells], hashed */
     uint32_t n_cells;
     struct registry_counters counters;
+    void (*evicting)(void *ctx, block_id block);
+    void *evicting_ctx;
 };
 
 /* ---- the table --------------------------------------------------------------------------------------- */
@@ -63,6 +65,8 @@ static void on_evicting(void *ctx, block_id block)
     struct block_registry *index = ctx;
     empty_cell(index, cell_of(index, index->records[block].hash));
     index->counters.evicted++;
+    if (index->evicting)
+        index->evicting(index->evicting_ctx, block);
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------- */
@@ -145,7 +149,7 @@ uint32_t block_registry_peek(struct block_registry *index, const struct registry
     return n;
 }
 
-uint32_t block_registry_match(struct block_registry *index, const struct registry_query *query, block_id out[])
+uint32_t block_registry_pin(struct block_registry *index, const struct registry_query *query, block_id out[])
 {
     uint32_t n = 0;
     for (; n < query->n_blocks; n++) {
@@ -153,11 +157,23 @@ uint32_t block_registry_match(struct block_registry *index, const struct registr
         if (block == BLOCK_NONE)
             break;
         block_pool_hold(index->options.pool, block, BLOCK_OF_SEQUENCE);
-        block_pool_used(index->options.pool, block);
         out[n] = block;
     }
+    return n;
+}
+
+void block_registry_used(struct block_registry *index, const block_id blocks[], uint32_t n, uint32_t asked)
+{
+    for (uint32_t i = 0; i < n; i++)
+        block_pool_used(index->options.pool, blocks[i]);
     index->counters.hits += n;
-    index->counters.misses += query->n_blocks - n;
+    index->counters.misses += asked - n;
+}
+
+uint32_t block_registry_match(struct block_registry *index, const struct registry_query *query, block_id out[])
+{
+    uint32_t n = block_registry_pin(index, query, out);
+    block_registry_used(index, out, n, query->n_blocks);
     return n;
 }
 
@@ -200,9 +216,16 @@ enum registry_outcome block_registry_register(struct block_registry *index, cons
     return REGISTRY_STORED;
 }
 
-struct block_hash block_registry_hash(const struct block_registry *index, block_id block)
+struct registry_block block_registry_at(const struct block_registry *index, block_id block)
 {
-    return index->records[block].hash;
+    const struct record *record = &index->records[block];
+    return (struct registry_block){ record->seed, record->hash, tokens_of(index, block), record->parent };
+}
+
+void block_registry_on_evicting(struct block_registry *index, void (*evicting)(void *ctx, block_id block), void *ctx)
+{
+    index->evicting = evicting;
+    index->evicting_ctx = ctx;
 }
 
 const struct registry_counters *block_registry_counters(const struct block_registry *index)

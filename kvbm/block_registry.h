@@ -33,7 +33,11 @@ struct registry_query {
 /* How many blocks of the leading run are here. Nothing is pinned, nothing counts as used. */
 uint32_t block_registry_peek(struct block_registry *index, const struct registry_query *query);
 /* The leading run; each block comes out held for a sequence, so that nothing evicts it until the sequence to which it
- * is attached, or the caller who changes his mind, releases it. */
+ * is attached, or the caller who changes his mind, releases it. It counts as used when the caller says so. */
+uint32_t block_registry_pin(struct block_registry *index, const struct registry_query *query, block_id out[]);
+/* n blocks that pin gave are used, of `asked`. */
+void block_registry_used(struct block_registry *index, const block_id blocks[], uint32_t n, uint32_t asked);
+/* Both. */
 uint32_t block_registry_match(struct block_registry *index, const struct registry_query *query, block_id out[]);
 
 struct registry_block {
@@ -53,8 +57,10 @@ enum registry_outcome {
 enum registry_outcome block_registry_register(struct block_registry *index, const struct registry_block *what,
                                               block_id *block);
 
-/* Of a registered block, also while it enters EVICTING. */
-struct block_hash block_registry_hash(const struct block_registry *index, block_id block);
+/* Of a registered block, also while it is EVICTING. Its tokens are borrowed until then. */
+struct registry_block block_registry_at(const struct block_registry *index, block_id block);
+/* Told of each block that is EVICTING. */
+void block_registry_on_evicting(struct block_registry *index, void (*evicting)(void *ctx, block_id block), void *ctx);
 
 #define REGISTRY_COUNTERS(X)                                                                                           \
     X(hits, "blocks found by match")                                                                                   \

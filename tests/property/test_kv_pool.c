@@ -203,7 +203,7 @@ static void start(struct world *w, struct sequence *s)
 static bool hash_is_used(const struct world *w, struct block_hash hash)
 {
     for (block_id b = 0; b < BLOCKS; b++)
-        if (w->registered[b] && block_hash_equal(block_registry_hash(w->index, b), hash))
+        if (w->registered[b] && block_hash_equal(block_registry_at(w->index, b).hash, hash))
             return true;
     return false;
 }
