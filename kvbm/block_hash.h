@@ -39,7 +39,7 @@ MUST_CHECK status block_salt(const void *key, size_t key_len, const void *secret
 
 struct block_seed_parts {
     uint64_t weights;   /* model_fingerprint */
-    uint64_t tokenizer; /* tokenizer_fingerprint */
+    uint64_t tokenizer; /* model_text_fingerprint, which workers have without the tokenizer itself */
     uint64_t adapter;   /* struct adapter's fingerprint; 0: none */
     struct block_hash salt;
 };

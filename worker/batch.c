@@ -222,7 +222,7 @@ static void finish_rows(struct worker *worker, struct sequence *seq, const struc
     uint32_t first = seq->computed;
     uint32_t n = guessed ? 1 + drafts_accepted(worker, seq, ran) : ran->n_rows;
     seq->computed += n;
-    sequence_filled(seq, worker->pool, worker->options.layout.block_tokens, first, n);
+    prefix_cache_filled(worker->cache, seq, first, n);
     if (guessed)
         seq->ops->on_rows(seq, first, n, ran->sampled_each, n);
     else

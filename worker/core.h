@@ -5,6 +5,7 @@
 #define BATON_WORKER_CORE_H
 
 #include "worker/drafter.h"
+#include "worker/prefix_cache.h"
 #include "worker/request_table.h"
 #include "worker/router_marks.h"
 #include "worker/sequence.h"
@@ -36,6 +37,7 @@ struct worker {
     const struct worker_io *io;
     struct timers *timers;
     struct block_pool *pool;
+    struct prefix_cache *cache;
     struct worker_counters counters;
     bool draining;
     bool is_pumping, pump_again;
@@ -65,8 +67,21 @@ struct worker {
 /* Does all that can be done now: answers claims, asks grants, sends tokens,
  * starts a step. Safe to call from anywhere in the core; nested calls coalesce. */
 void worker_pump(struct worker *worker);
-/* Gives a sequence the adapter that a request names. False when it is not here; seq may be NULL. */
-bool worker_find_adapter(const struct worker *worker, const Baton__Sampling *sampling, struct sequence *seq);
+/* Whether the adapter that a request names is here. */
+bool worker_has_adapter(const struct worker *worker, const Baton__Sampling *sampling);
+
+/* What Generate and Prefill alike say of a sequence. */
+struct sequence_request {
+    const uint32_t *tokens;
+    size_t n_tokens;
+    const Baton__Sampling *sampling; /* its adapter is here */
+    ProtobufCBinaryData salt;
+    int32_t priority;
+    bool no_cache;
+};
+/* ST_INVALID, ST_LIMIT with a sentence, ST_NO_MEMORY; on failure nothing is held. */
+MUST_CHECK status worker_begin_sequence(const struct worker *worker, const struct sequence_request *request,
+                                        const struct sequence_ops *ops, struct sequence *seq, struct error *err);
 
 /* batch.c */
 status batch_init(struct worker *worker);

@@ -344,6 +344,9 @@ static void io_entered(void *ctx, const char *what, const char *state)
     (void)FAILPOINT(name);
 }
 
+/* The choices of the row. */
+static const struct eviction_policy *const eviction_policies[] = { &eviction_s3fifo, &eviction_lru, &eviction_fifo };
+
 static status protocol_start(struct daemon *d, struct error *err)
 {
     struct worker_process *p = worker_process_of(d);
@@ -360,6 +363,9 @@ static status protocol_start(struct daemon *d, struct error *err)
         .layout = p->layout,
         .n_blocks = p->n_blocks,
         .generations = transfer_generations(p->transfer),
+        .eviction = c->prefix_cache ? eviction_policies[c->eviction] : NULL,
+        .weights = model_fingerprint(p->model),
+        .tokenizer = model_text_fingerprint(p->model),
         .n_vocab = model_config(p->model)->n_vocab,
         .max_model_len = p->max_model_len,
         .max_requests = (uint32_t)c->max_requests,

@@ -188,6 +188,7 @@ bool generations_preempt(struct worker *worker)
 static bool send_prefill(struct generation *g, struct worker_peer *to)
 {
     struct worker *worker = g->worker;
+    uint8_t salt[BLOCK_HASH_BYTES];
     struct wire_sampling *sampling = malloc(sizeof *sampling);
     if (!sampling)
         return false;
@@ -199,8 +200,9 @@ static bool send_prefill(struct generation *g, struct worker_peer *to)
     body.tokens = g->seq.tokens;
     body.n_tokens = g->seq.n_tokens;
     body.sampling = &sampling->msg;
-    body.held = g->committed;
+    body.held = g->seq.n_blocks ? g->committed : prefix_cache_peek(worker->cache, &g->seq);
     body.no_cache = g->no_cache;
+    body.salt = sequence_pack_salt(&g->seq, salt);
     body.priority = g->seq.priority;
     status st = worker->io->send(worker->io->ctx, to, &head, &body.base, true);
     free(sampling);
@@ -258,12 +260,18 @@ static bool is_in_leg(const struct generation *g)
 
 /* ---- messages ------------------------------------------------------------------------ */
 
+/* Prefill is worth its handoff where more than a few tokens are to be computed. */
+static bool is_remote(struct generation *g, Baton__Route route)
+{
+    uint32_t local = g->worker->options.local_tokens, n = g->seq.n_tokens;
+    if (route != BATON__ROUTE__ROUTE_AUTO)
+        return route == BATON__ROUTE__ROUTE_REMOTE;
+    return n > local && n - prefix_cache_peek(g->worker->cache, &g->seq) > local;
+}
+
 static void read_route(struct generation *g, const Baton__Generate *msg)
 {
-    const struct worker_options *options = &g->worker->options;
-    bool remote = msg->route == BATON__ROUTE__ROUTE_REMOTE ||
-                  (msg->route == BATON__ROUTE__ROUTE_AUTO && g->seq.n_tokens > options->local_tokens);
-    if (!remote)
+    if (!is_remote(g, msg->route))
         return;
     for (size_t i = 0; i < msg->n_prefills && g->n_prefills < MAX_PREFILLS; i++)
         snprintf(g->prefills[g->n_prefills++], sizeof g->prefills[0], "%s", msg->prefills[i]->id);
@@ -291,7 +299,7 @@ static struct refusal check_generate(struct worker *worker, const Baton__Generat
         (void)error_set(err, ST_INVALID, "the worker serves model %s", o->model);
         return (struct refusal){ BATON__FAILURE_CODE__FAILURE_INVALID, true };
     }
-    if (!worker_find_adapter(worker, msg->sampling, NULL)) {
+    if (!worker_has_adapter(worker, msg->sampling)) {
         (void)error_set(err, ST_INVALID, "the worker has no adapter %.60s", msg->sampling->adapter);
         return (struct refusal){ BATON__FAILURE_CODE__FAILURE_INVALID, true };
     }
@@ -324,8 +332,6 @@ static void accept_generate(struct worker *worker, struct generation *g, struct 
     g->trace = frame->trace;
     g->router = router;
     g->no_cache = msg->no_cache;
-    (void)worker_find_adapter(worker, msg->sampling, &g->seq);
-    g->seq.priority = msg->priority;
     g->seq.may_draft = true;
     g->seq.id = g->arrival = ++worker->arrivals;
     g->born_us = now_of(g);
@@ -370,9 +376,9 @@ void generation_on_generate(struct worker *worker, struct worker_peer *router, c
     struct error err = { "" };
     struct refusal no = check_generate(worker, msg, &err);
     struct generation *g = no.code ? NULL : calloc(1, sizeof *g);
-    status st = g ? sequence_init(&g->seq, &generation_ops, msg->tokens, msg->n_tokens, msg->sampling,
-                                  worker->options.n_vocab, worker->options.max_model_len, &err)
-                  : ST_NO_MEMORY;
+    const struct sequence_request request = { msg->tokens, msg->n_tokens, msg->sampling,
+                                              msg->salt,   msg->priority, msg->no_cache };
+    status st = g ? worker_begin_sequence(worker, &request, &generation_ops, &g->seq, &err) : ST_NO_MEMORY;
     if (!no.code && st != ST_OK) {
         no = refusal_of(st);
         free(g);

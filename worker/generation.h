@@ -10,6 +10,7 @@
 #ifndef BATON_WORKER_GENERATION_H
 #define BATON_WORKER_GENERATION_H
 
+#include "proto/kv_events.h"
 #include "worker/core.h"
 
 #define GENERATION_STATES(X) /* any state may go to ENDED */                                                           \
@@ -62,7 +63,9 @@ struct incoming_chunk {
     bool failed;             /* of a leg that was given up: freed by its last take */
     struct kept_token token; /* with the last chunk */
     bool token_stops;
-    uint64_t prefill_us; /* of the whole prompt, as prefill measured it; with the last chunk */
+    /* Of the whole prompt, as prefill counted it; with the last chunk. */
+    uint64_t prefill_us;
+    uint32_t computed, cached[KV_TIER_COUNT];
 };
 TAILQ_HEAD(incoming_list, incoming_chunk);
 
@@ -104,6 +107,7 @@ struct generation {
     const char *transport;
     char prefill_worker[64];
     uint32_t computed_tokens, n_preempted;
+    uint32_t cached[KV_TIER_COUNT]; /* tokens whose KV was found, by where */
     bool was_remote;
 };
 

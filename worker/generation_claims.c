@@ -79,6 +79,15 @@ static void answer(struct generation *g)
     batch_add(g->worker, &g->seq);
 }
 
+/* What a preempted sequence finds of its own it computed before, and what was evicted of what it had found it computes
+ * now. */
+static void note_found(struct generation *g)
+{
+    uint32_t *cached = &g->cached[KV_TIER_DEVICE];
+    if (g->n_preempted == 0 || *cached > g->committed)
+        *cached = g->committed;
+}
+
 /* How many sequences hold blocks, and how many of them will ask for more. */
 static uint32_t count_active(const struct worker *worker, uint32_t *growing)
 {
@@ -96,6 +105,18 @@ static uint32_t count_active(const struct worker *worker, uint32_t *growing)
     return n;
 }
 
+/* For prompt and first token, all or none; what was committed, or is found in the cache, lies in the first ones. */
+static bool take_blocks(struct generation *g, uint32_t spare)
+{
+    bool first_time = g->seq.n_blocks == 0;
+    enum block_state state = g->state == GENERATION_CLAIMING ? BLOCK_RESERVED : BLOCK_FILLING;
+    if (prefix_cache_take(g->worker->cache, &g->seq, g->seq.n_tokens + 1, spare, state, &g->committed) != ST_OK)
+        return false;
+    if (first_time)
+        note_found(g);
+    return true;
+}
+
 void generations_answer_claims(struct worker *worker)
 {
     const struct worker_options *o = &worker->options;
@@ -106,12 +127,7 @@ void generations_answer_claims(struct worker *worker)
         next = TAILQ_NEXT(g, claim);
         if (g->takes_out)
             continue; /* copies of an older leg still write into its blocks */
-        uint32_t need = blocks_for(g->seq.n_tokens + 1, o->layout.block_tokens);
-        uint32_t kept = growing < o->reserve_blocks ? growing : o->reserve_blocks;
-        need -= need < g->seq.n_blocks ? need : g->seq.n_blocks;
-        enum block_state state = g->state == GENERATION_CLAIMING ? BLOCK_RESERVED : BLOCK_FILLING;
-        if (block_pool_free(worker->pool) >= need + kept &&
-            sequence_reserve(&g->seq, worker->pool, o->layout.block_tokens, g->seq.n_tokens + 1, state) == ST_OK) {
+        if (take_blocks(g, growing < o->reserve_blocks ? growing : o->reserve_blocks)) {
             growing += g->state != GENERATION_CLAIMING;
             active++;
             answer(g);

@@ -140,6 +140,8 @@ static void pack_timing(const struct generation *g, Baton__Timing *out)
     out->legs = g->leg;
     out->computed_tokens = g->computed_tokens;
     out->preempted = g->n_preempted;
+    out->cached_tokens = (uint32_t *)g->cached;
+    out->n_cached_tokens = KV_TIER_COUNT;
 }
 
 static bool pack_sequence(struct generation *g, struct packed_sequence *out)

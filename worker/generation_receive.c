@@ -220,6 +220,9 @@ static void begin_decoding(struct generation *g, struct incoming_chunk *chunk)
     uint64_t since_grant = now_of(g) - g->granted_us;
     g->handoff_us = since_grant > chunk->prefill_us ? since_grant - chunk->prefill_us : 0;
     g->seq.computed = g->committed;
+    g->computed_tokens += chunk->computed;
+    for (int tier = 0; tier < KV_TIER_COUNT; tier++)
+        g->cached[tier] += chunk->cached[tier];
     generation_enter(g, GENERATION_DECODING);
     batch_add(g->worker, &g->seq);
     generation_append(g, &token, chunk->token_stops);
@@ -248,7 +251,7 @@ static void try_commit(struct generation *g)
             return;
         }
         TAILQ_REMOVE(&g->chunks, chunk, link);
-        sequence_filled(&g->seq, g->worker->pool, g->worker->options.layout.block_tokens, chunk->first, chunk->n);
+        prefix_cache_filled(g->worker->cache, &g->seq, chunk->first, chunk->n);
         g->committed = chunk->first + chunk->n;
         g->next_chunk++;
         send_taken(g, chunk->index);
@@ -289,6 +292,17 @@ static bool read_token(struct incoming_chunk *chunk, const Baton__ChunkDone *msg
     return true;
 }
 
+/* How the prompt's tokens came to be. A prefill worker always computes one; one of an older version says nothing. */
+static void read_counts(struct incoming_chunk *chunk, const Baton__ChunkDone *msg, uint32_t n_tokens)
+{
+    uint32_t left = n_tokens;
+    chunk->computed = msg->computed_tokens && msg->computed_tokens < n_tokens ? msg->computed_tokens : n_tokens;
+    for (size_t tier = 0; tier < KV_TIER_COUNT && tier < msg->n_cached_tokens; tier++) {
+        chunk->cached[tier] = msg->cached_tokens[tier] < left ? msg->cached_tokens[tier] : left;
+        left -= chunk->cached[tier];
+    }
+}
+
 void incoming_done(struct generation *g, const Baton__ChunkDone *msg)
 {
     struct incoming_chunk *chunk = chunk_of(g, msg->chunk);
@@ -308,7 +322,7 @@ void incoming_done(struct generation *g, const Baton__ChunkDone *msg)
         chunk->prefill_us = msg->prefill_us;
         g->prefill_us += msg->prefill_us;
         g->prefill_queue_us += msg->queue_us;
-        g->computed_tokens += g->seq.n_tokens;
+        read_counts(chunk, msg, g->seq.n_tokens);
     }
     take_layers(g, chunk, g->worker->options.layout.n_layers);
     if (g->state == GENERATION_RECEIVING)

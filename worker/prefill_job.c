@@ -40,8 +40,11 @@ static struct prefill_job *job_find(struct worker *worker, struct request_key ke
 
 /* ---- ending ------------------------------------------------------------------- */
 
+/* The loan ends with the job, once no step and no checksum reads the blocks. */
 static void job_free(struct prefill_job *job)
 {
+    lease_end(&job->lease);
+    free(job->lent);
     sequence_release_blocks(&job->seq, job->worker->pool);
     sequence_free(&job->seq);
     free(job);
@@ -73,7 +76,6 @@ void prefill_end(struct prefill_job *job)
     batch_remove(worker, &job->seq);
     atomic_store(&job->seq.cancelled, true);
     timer_cancel(worker->timers, &job->timer);
-    lease_end(&job->lease);
     request_table_remove(&worker->jobs, &job->node);
     TAILQ_REMOVE(&worker->job_order, job, order);
     TAILQ_INSERT_TAIL(&worker->jobs_dying, job, dying);
@@ -164,7 +166,7 @@ static Baton__FailureCode check_prefill(struct worker *worker, const Baton__Pref
         (void)error_set(err, ST_INVALID, "the worker serves %s with KV format %s", o->model, o->kv_format);
         return BATON__FAILURE_CODE__FAILURE_INVALID;
     }
-    if (!worker_find_adapter(worker, msg->sampling, NULL)) {
+    if (!worker_has_adapter(worker, msg->sampling)) {
         (void)error_set(err, ST_INVALID, "the worker has no adapter %.60s", msg->sampling->adapter);
         return BATON__FAILURE_CODE__FAILURE_INVALID;
     }
@@ -177,7 +179,7 @@ static Baton__FailureCode check_prefill(struct worker *worker, const Baton__Pref
 }
 
 static void accept_job(struct worker *worker, struct prefill_job *job, struct worker_peer *decode,
-                       const struct frame *frame, uint64_t deadline_us, const Baton__Prefill *msg)
+                       const struct frame *frame, uint64_t deadline_us)
 {
     job->worker = worker;
     job->node.key = frame->key;
@@ -186,10 +188,7 @@ static void accept_job(struct worker *worker, struct prefill_job *job, struct wo
     job->deadline_us = deadline_us;
     job->trace = frame->trace;
     job->decode = decode;
-    job->no_cache = msg->no_cache;
-    job->seq.priority = msg->priority;
     job->arrival = ++worker->arrivals;
-    (void)worker_find_adapter(worker, msg->sampling, &job->seq);
     job->born_us = now_of(worker);
     TAILQ_INIT(&job->chunks);
     request_table_add(&worker->jobs, &job->node);
@@ -229,9 +228,9 @@ void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const
     struct prefill_job *job = no ? NULL : calloc(1, sizeof *job);
     if (!no && !job)
         no = BATON__FAILURE_CODE__FAILURE_BUSY;
-    status st = job ? sequence_init(&job->seq, &job_ops, msg->tokens, msg->n_tokens, msg->sampling,
-                                    worker->options.n_vocab, worker->options.max_model_len, &err)
-                    : ST_OK;
+    const struct sequence_request request = { msg->tokens, msg->n_tokens, msg->sampling,
+                                              msg->salt,   msg->priority, msg->no_cache };
+    status st = job ? worker_begin_sequence(worker, &request, &job_ops, &job->seq, &err) : ST_OK;
     if (st != ST_OK) {
         no = st == ST_NO_MEMORY ? BATON__FAILURE_CODE__FAILURE_BUSY : BATON__FAILURE_CODE__FAILURE_INVALID;
         free(job);
@@ -242,7 +241,7 @@ void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const
         worker->counters.refused++;
         send_failed(worker, decode, &head, no, true, err.text);
     } else {
-        accept_job(worker, job, decode, frame, deadline_us, msg);
+        accept_job(worker, job, decode, frame, deadline_us);
     }
 }
 
@@ -275,9 +274,11 @@ void prefill_on_grant(struct worker *worker, struct worker_peer *from, const str
     if (job->state != PREFILL_ASKING)
         return; /* a repeat */
     job->from_token = from_token < job->seq.n_tokens ? from_token : job->seq.n_tokens;
+    job->next_found = job->from_token;
     job->started_us = now_of(worker);
     prefill_enter(job, PREFILL_COMPUTING);
     batch_add(worker, &job->seq);
+    outgoing_found(job);
 }
 
 void prefill_on_chunk_taken(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t index)
@@ -287,6 +288,8 @@ void prefill_on_chunk_taken(struct worker *worker, struct worker_peer *from, con
         return;
     if (job->state == PREFILL_HANDING && TAILQ_EMPTY(&job->chunks))
         prefill_end(job);
+    else
+        outgoing_found(job);
 }
 
 void prefill_on_stale(struct worker *worker, struct worker_peer *from, const struct frame *frame)
@@ -337,17 +340,30 @@ size_t prefills_live(struct worker *worker, struct worker_peer *peer, Baton__Liv
 
 /* ---- blocks and Grants ---------------------------------------------------------------------- */
 
+/* Blocks for the whole prompt, which are lent from now on; those of its beginning that are here come first. */
+static bool take_blocks(struct prefill_job *job)
+{
+    struct worker *worker = job->worker;
+    uint32_t n = job->seq.n_tokens, n_blocks = blocks_for(n, worker->options.layout.block_tokens);
+    if (!job->lent)
+        job->lent = calloc(n_blocks, sizeof *job->lent);
+    if (!job->lent || prefix_cache_take(worker->cache, &job->seq, n, 0, BLOCK_FILLING, &job->found) != ST_OK)
+        return false;
+    job->seq.computed = job->found;
+    memcpy(job->lent, job->seq.blocks, n_blocks * sizeof *job->lent);
+    lease_open(&job->lease, worker->pool, job->lent, n_blocks);
+    return true;
+}
+
 static bool ask_grant(struct prefill_job *job)
 {
     struct worker *worker = job->worker;
-    if (sequence_reserve(&job->seq, worker->pool, worker->options.layout.block_tokens, job->seq.n_tokens,
-                         BLOCK_FILLING) != ST_OK)
+    if (!take_blocks(job))
         return false;
     TAILQ_REMOVE(&worker->job_queue, job, queue);
     job->in_queue = false;
     job->in_window = true;
     worker->jobs_in_window++;
-    lease_open(&job->lease, worker->pool, job->seq.blocks, job->seq.n_blocks);
     prefill_enter(job, PREFILL_ASKING);
     struct message_head head = {
         FRAME_GRANT_ASK, job->node.key, job->attempt, job->leg, job->deadline_us, &job->trace
@@ -392,7 +408,7 @@ uint64_t prefills_queued_tokens(const struct worker *worker)
     const struct prefill_job *job;
     TAILQ_FOREACH(job, &worker->job_order, order)
     if (job->state == PREFILL_QUEUED || job->state == PREFILL_ASKING)
-        n += job->seq.n_tokens;
+        n += job->seq.n_tokens - job->seq.computed;
     return n;
 }
 

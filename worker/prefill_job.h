@@ -30,6 +30,7 @@ struct outgoing_chunk {
     struct prefill_job *job;
     uint32_t index, first, n;
     uint32_t n_blocks, first_block; /* in seq.blocks */
+    block_id *blocks;               /* [n_blocks], as they were when the chunk began */
     uint64_t *generations;          /* [n_blocks] */
     struct transfer_span *spans;    /* [n_blocks]: our own slots, to checksum */
     uint64_t *sums;                 /* [n_layers][n_blocks] */
@@ -51,8 +52,11 @@ struct prefill_job {
     struct worker_peer *decode;
     struct timer timer;
     struct lease lease;
-    bool in_queue, in_window, no_cache;
+    block_id *lent; /* owned: which blocks the lease holds; the sequence may go on with others of the same content */
+    bool in_queue, in_window;
+    uint32_t found;      /* tokens whose KV was here */
     uint32_t from_token; /* decode needs KV from here on */
+    uint32_t next_found; /* what was found is handed over from here on */
     uint32_t next_index; /* of chunks */
     uint32_t not_taken;  /* chunks begun and not yet taken */
     uint32_t sums_out;
@@ -70,6 +74,9 @@ void prefill_settle(struct prefill_job *job);
 void prefill_enter(struct prefill_job *job, enum prefill_state state);
 
 /* prefill_send.c */
+/* Hands over what was found and decode lacks, as far as the window lets it; rows that are computed come behind. The
+ * job may fail, and be gone. */
+void outgoing_found(struct prefill_job *job);
 /* Layers [0, layers) of rows [first, first + n) are in the blocks. */
 void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32_t layers);
 /* All of them are. */

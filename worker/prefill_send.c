@@ -14,6 +14,7 @@ struct layer_sums {
 
 static void chunk_free(struct outgoing_chunk *chunk)
 {
+    free(chunk->blocks);
     free(chunk->generations);
     free(chunk->spans);
     free(chunk->sums);
@@ -40,6 +41,7 @@ static void fill_spans(struct prefill_job *job, struct outgoing_chunk *chunk)
     for (uint32_t i = 0; i < chunk->n_blocks; i++) {
         uint32_t upto = (pos / bt + 1) * bt < end ? (pos / bt + 1) * bt : end;
         block_id block = job->seq.blocks[chunk->first_block + i];
+        chunk->blocks[i] = block;
         chunk->generations[i] = block_pool_generation(job->worker->pool, block);
         chunk->spans[i] =
             (struct transfer_span){ .local_block = block, .first = (uint16_t)(pos % bt), .n = (uint16_t)(upto - pos) };
@@ -47,39 +49,49 @@ static void fill_spans(struct prefill_job *job, struct outgoing_chunk *chunk)
     }
 }
 
-/* Begins the chunk of the running step: what decode does not hold of rows [first,
- * first + n). Nothing where it holds all of them. False: the job has failed, and may be gone. */
-static bool begin_chunk(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
+/* The next chunk, of positions [first, end). NULL: the job has failed, and may be gone. */
+static struct outgoing_chunk *new_chunk(struct prefill_job *job, uint32_t first, uint32_t end)
 {
-    uint32_t bt = job->worker->options.layout.block_tokens, end = first + n;
-    if (job->current || (end <= job->from_token && !last))
-        return true;
+    uint32_t bt = job->worker->options.layout.block_tokens;
     struct outgoing_chunk *chunk = calloc(1, sizeof *chunk);
     if (!chunk)
         goto fail;
     chunk->job = job;
     chunk->index = job->next_index;
-    chunk->first = first > job->from_token ? first : job->from_token;
-    chunk->n = end > chunk->first ? end - chunk->first : 0;
+    chunk->first = first;
+    chunk->n = end > first ? end - first : 0;
     chunk->first_block = chunk->first / bt;
     chunk->n_blocks = chunk->n ? (end - 1) / bt - chunk->first_block + 1 : 0;
     size_t blocks = chunk->n_blocks ? chunk->n_blocks : 1;
+    chunk->blocks = calloc(blocks, sizeof *chunk->blocks);
     chunk->generations = calloc(blocks, sizeof *chunk->generations);
     chunk->spans = calloc(blocks, sizeof *chunk->spans);
     chunk->sums = calloc(blocks * job->worker->options.layout.n_layers, sizeof *chunk->sums);
-    if (!chunk->generations || !chunk->spans || !chunk->sums) {
+    if (!chunk->blocks || !chunk->generations || !chunk->spans || !chunk->sums) {
         chunk_free(chunk);
         goto fail;
     }
     fill_spans(job, chunk);
     job->next_index++;
     job->not_taken++;
-    job->current = chunk;
     TAILQ_INSERT_TAIL(&job->chunks, chunk, link);
-    return true;
+    return chunk;
 fail:
     prefill_fail(job, BATON__FAILURE_CODE__FAILURE_INTERNAL, true, "no memory for a chunk");
-    return false;
+    return NULL;
+}
+
+/* Begins the chunk of the running step: what decode does not hold of rows [first,
+ * first + n). Nothing where it holds all of them. False: the job has failed, and may be gone. */
+static bool begin_chunk(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
+{
+    uint32_t end = first + n;
+    if (job->current || (end <= job->from_token && !last))
+        return true;
+    struct outgoing_chunk *chunk = new_chunk(job, first > job->from_token ? first : job->from_token, end);
+    if (chunk)
+        job->current = chunk;
+    return chunk != NULL;
 }
 
 static void describe(const struct outgoing_chunk *chunk, Baton__Chunk *out)
@@ -88,7 +100,7 @@ static void describe(const struct outgoing_chunk *chunk, Baton__Chunk *out)
     out->index = chunk->index;
     out->first = chunk->first;
     out->n = chunk->n;
-    out->blocks = chunk->job->seq.blocks + chunk->first_block;
+    out->blocks = chunk->blocks;
     out->n_blocks = chunk->n_blocks;
     out->generations = chunk->generations;
     out->n_generations = chunk->n_blocks;
@@ -124,6 +136,7 @@ static void send_done(struct outgoing_chunk *chunk)
     uint32_t layers = worker->options.layout.n_layers, top_ids[SAMPLING_MAX_TOP_LOGPROBS];
     float top_logprobs[SAMPLING_MAX_TOP_LOGPROBS];
     uint8_t hash[16];
+    uint32_t cached = job->found > job->from_token ? job->found - job->from_token : 0; /* in the first tier */
     uint64_t column[MODEL_MAX_LAYERS], *sums = chunk->sums;
     for (uint32_t i = 0; i < chunk->n_blocks; i++) {
         for (uint32_t l = 0; l < layers; l++)
@@ -145,6 +158,9 @@ static void send_done(struct outgoing_chunk *chunk)
         body.token_stops = job->sampled.is_stop;
         body.prefill_us = job->done_us - job->started_us;
         body.queue_us = job->started_us - job->born_us;
+        body.cached_tokens = &cached;
+        body.n_cached_tokens = 1;
+        body.computed_tokens = job->seq.n_tokens - job->found;
     }
     struct message_head head = {
         FRAME_CHUNK_DONE, job->node.key, job->attempt, job->leg, job->deadline_us, &job->trace
@@ -215,12 +231,9 @@ fail:
     return false;
 }
 
-void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32_t layers)
+static void announce(struct outgoing_chunk *chunk, uint32_t layers)
 {
-    bool last = first + n == job->seq.n_tokens;
-    if (!begin_chunk(job, first, n, last) || !job->current || job->current->n == 0)
-        return;
-    struct outgoing_chunk *chunk = job->current;
+    struct prefill_job *job = chunk->job;
     Baton__Chunk where;
     Baton__LayersReady body = BATON__LAYERS_READY__INIT;
     struct message_head head = { FRAME_LAYERS_READY, job->node.key,    job->attempt,
@@ -229,7 +242,39 @@ void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32
     body.chunk = &where;
     body.layers = layers;
     (void)job->worker->io->send(job->worker->io->ctx, job->decode, &head, &body.base, false);
-    (void)sum_layers(chunk, layers);
+}
+
+/* Wants no rows while too much is not taken, or while what lies before them is not on its way. */
+static void pause_or_go(struct prefill_job *job)
+{
+    job->seq.paused = job->not_taken >= job->worker->options.chunks_in_flight || job->next_found < job->found;
+}
+
+void outgoing_found(struct prefill_job *job)
+{
+    const struct worker_options *o = &job->worker->options;
+    uint32_t bt = o->layout.block_tokens, size = o->limits.chunk_tokens > bt ? o->limits.chunk_tokens : bt;
+    while (job->next_found < job->found && job->not_taken < o->chunks_in_flight) {
+        uint32_t end = job->found - job->next_found > size ? job->next_found + size : job->found;
+        struct outgoing_chunk *chunk = new_chunk(job, job->next_found, end);
+        if (!chunk)
+            return;
+        job->next_found = end;
+        chunk->computed = true;
+        announce(chunk, o->layout.n_layers);
+        if (!sum_layers(chunk, o->layout.n_layers))
+            return;
+    }
+    pause_or_go(job);
+}
+
+void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32_t layers)
+{
+    bool last = first + n == job->seq.n_tokens;
+    if (!begin_chunk(job, first, n, last) || !job->current || job->current->n == 0)
+        return;
+    announce(job->current, layers);
+    (void)sum_layers(job->current, layers);
 }
 
 void outgoing_computed(struct prefill_job *job, uint32_t first, uint32_t n, bool last)
@@ -239,7 +284,7 @@ void outgoing_computed(struct prefill_job *job, uint32_t first, uint32_t n, bool
         return;
     struct outgoing_chunk *chunk = job->current;
     job->current = NULL;
-    job->seq.paused = job->not_taken >= worker->options.chunks_in_flight;
+    pause_or_go(job);
     if (!chunk)
         return;
     chunk->computed = true;
@@ -258,7 +303,6 @@ bool outgoing_taken(struct prefill_job *job, uint32_t index)
         TAILQ_REMOVE(&job->chunks, chunk, link);
         chunk_free(chunk);
         job->not_taken--;
-        job->seq.paused = job->not_taken >= job->worker->options.chunks_in_flight;
         return true;
     }
     return false;

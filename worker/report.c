@@ -1,5 +1,6 @@
 /* What a worker says of itself: load figures for routers, metrics for operators. */
 #include "common/clock.h"
+#include "worker/prefix_cache.h"
 #include "worker/process.h"
 
 static void publish_load(void *arg)
@@ -56,6 +57,15 @@ static void report_schedule(struct worker_process *p)
     set(p, WORKER_STEP_COST, "position", cost->drift * cost->position_us / 1e6);
 }
 
+static void report_prefix_cache(struct worker_process *p)
+{
+    struct prefix_cache_counters c = prefix_cache_counters(worker_prefix_cache(p->worker));
+#define X(name, help) set(p, WORKER_PREFIX_CACHE, #name, (double)c.name);
+    PREFIX_CACHE_COUNTERS(X)
+#undef X
+    set(p, WORKER_PREFIX_HIT_TOKENS, "device", (double)c.hit_tokens);
+}
+
 static void report(void *arg)
 {
     struct worker_process *p = arg;
@@ -75,6 +85,7 @@ static void report(void *arg)
     set(p, WORKER_QUEUED_TOKENS, NULL, (double)load.queued_tokens);
     set(p, WORKER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_schedule(p);
+    report_prefix_cache(p);
     report_transfer(p);
     report_links(p);
 }

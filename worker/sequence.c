@@ -109,6 +109,7 @@ void sequence_free(struct sequence *seq)
     ASSERT(seq->n_blocks == 0 && !seq->is_running && !seq->in_step);
     free(seq->tokens);
     free(seq->blocks);
+    free(seq->chain.hashes);
     free(seq->bias);
     free(seq->stop_ids);
     memset(seq, 0, sizeof *seq);
@@ -120,22 +121,29 @@ void sequence_append(struct sequence *seq, uint32_t token)
     seq->tokens[seq->n_tokens++] = token;
 }
 
+status sequence_make_room(struct sequence *seq, uint32_t block_tokens, uint32_t n)
+{
+    if (n <= seq->blocks_capacity)
+        return ST_OK;
+    uint32_t capacity = blocks_for(seq->tokens_capacity, block_tokens) + 1;
+    ASSERT(capacity >= n);
+    block_id *grown = realloc(seq->blocks, capacity * sizeof *grown);
+    if (!grown)
+        return ST_NO_MEMORY;
+    seq->blocks = grown;
+    seq->blocks_capacity = capacity;
+    return ST_OK;
+}
+
 status sequence_reserve(struct sequence *seq, struct block_pool *pool, uint32_t block_tokens, uint32_t n,
                         enum block_state state)
 {
     uint32_t need = blocks_for(n, block_tokens);
     if (need <= seq->n_blocks)
         return ST_OK;
-    if (need > seq->blocks_capacity) {
-        uint32_t capacity = blocks_for(seq->tokens_capacity, block_tokens) + 1;
-        ASSERT(capacity >= need);
-        block_id *grown = realloc(seq->blocks, capacity * sizeof *grown);
-        if (!grown)
-            return ST_NO_MEMORY;
-        seq->blocks = grown;
-        seq->blocks_capacity = capacity;
-    }
-    status st = block_pool_take(pool, need - seq->n_blocks, state, seq->blocks + seq->n_blocks);
+    status st = sequence_make_room(seq, block_tokens, need);
+    if (st == ST_OK)
+        st = block_pool_take(pool, need - seq->n_blocks, state, seq->blocks + seq->n_blocks);
     if (st == ST_OK)
         seq->n_blocks = need;
     return st;
@@ -147,6 +155,8 @@ void sequence_release_blocks(struct sequence *seq, struct block_pool *pool)
         block_pool_release(pool, seq->blocks[i], BLOCK_OF_SEQUENCE);
     seq->n_blocks = 0;
     seq->computed = 0;
+    seq->chain.n_registered = 0;
+    seq->chain.ends = false;
 }
 
 void sequence_filled(struct sequence *seq, struct block_pool *pool, uint32_t block_tokens, uint32_t first, uint32_t n)
@@ -161,6 +171,38 @@ void sequence_filled(struct sequence *seq, struct block_pool *pool, uint32_t blo
             block_pool_filled(pool, block, valid);
         pos = end;
     }
+}
+
+static uint64_t read_half(const uint8_t bytes[8])
+{
+    uint64_t half = 0;
+    for (int i = 0; i < 8; i++)
+        half = half << 8 | bytes[i];
+    return half;
+}
+
+static void write_half(uint64_t half, uint8_t bytes[8])
+{
+    for (int i = 0; i < 8; i++)
+        bytes[i] = (uint8_t)(half >> (56 - 8 * i));
+}
+
+status sequence_read_salt(struct sequence *seq, ProtobufCBinaryData salt, struct error *err)
+{
+    if (salt.len != 0 && salt.len != BLOCK_HASH_BYTES)
+        return error_set(err, ST_INVALID, "the salt has %zu bytes, not 0 or %u", salt.len, BLOCK_HASH_BYTES);
+    seq->salt = (struct block_hash){ 0, 0 };
+    if (salt.len > 0)
+        seq->salt = (struct block_hash){ .high = read_half(salt.data), .low = read_half(salt.data + 8) };
+    return ST_OK;
+}
+
+ProtobufCBinaryData sequence_pack_salt(const struct sequence *seq, uint8_t bytes[BLOCK_HASH_BYTES])
+{
+    const struct block_hash none = { 0, 0 };
+    write_half(seq->salt.high, bytes);
+    write_half(seq->salt.low, bytes + 8);
+    return (ProtobufCBinaryData){ block_hash_equal(seq->salt, none) ? 0 : BLOCK_HASH_BYTES, bytes };
 }
 
 void sequence_pack_sampling(const struct sequence *seq, struct wire_sampling *out)

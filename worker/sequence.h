@@ -12,6 +12,7 @@
 #include "common/status.h"
 #include "engine/sampling.h"
 #include "engine/speculation.h"
+#include "kvbm/block_hash.h"
 #include "kvbm/block_pool.h"
 #include "proto/baton.pb-c.h"
 #include "proto/frame.h"
@@ -30,6 +31,16 @@ struct sequence_ops {
     void (*on_stopped)(struct sequence *seq);
 };
 
+/* What the prefix cache (prefix_cache.h) needs to find the sequence's blocks and to let others find them. */
+struct sequence_chain {
+    bool takes_part;
+    bool ends; /* its next block could not be registered, so none behind it can */
+    struct block_hash seed;
+    struct block_hasher hasher;
+    struct block_hash *hashes; /* owned; of the full blocks so far */
+    uint32_t n_registered;     /* leading blocks of the sequence that can be found */
+};
+
 struct sequence {
     TAILQ_ENTRY(sequence) running; /* while queued in the batch */
     bool is_running;
@@ -44,6 +55,8 @@ struct sequence {
 
     uint32_t adapter;       /* as the engine knows it; 0: none */
     const char *adapter_id; /* borrowed; as others do, "": none */
+    struct block_hash salt; /* {0, 0}: none */
+    struct sequence_chain chain;
 
     struct sampling sampling;
     struct logit_bias *bias; /* owned; sampling borrows */
@@ -80,12 +93,19 @@ static inline uint32_t blocks_for(uint32_t tokens, uint32_t block_tokens)
     return (tokens + block_tokens - 1) / block_tokens;
 }
 
+/* So that `blocks` has place for n. */
+MUST_CHECK status sequence_make_room(struct sequence *seq, uint32_t block_tokens, uint32_t n);
 /* Takes blocks in `state` until n tokens fit: all or none. */
 MUST_CHECK status sequence_reserve(struct sequence *seq, struct block_pool *pool, uint32_t block_tokens, uint32_t n,
                                    enum block_state state);
 void sequence_release_blocks(struct sequence *seq, struct block_pool *pool);
 /* Tells the pool that slots [first, first + n) were written. */
 void sequence_filled(struct sequence *seq, struct block_pool *pool, uint32_t block_tokens, uint32_t first, uint32_t n);
+
+/* The salt of a message: 16 bytes, as hashes are written in KV events, or none. ST_INVALID with a sentence. */
+MUST_CHECK status sequence_read_salt(struct sequence *seq, ProtobufCBinaryData salt, struct error *err);
+/* Into bytes that the message borrows. */
+ProtobufCBinaryData sequence_pack_salt(const struct sequence *seq, uint8_t bytes[BLOCK_HASH_BYTES]);
 
 /* Fills msg, which borrows from seq and from bias. */
 struct wire_sampling {

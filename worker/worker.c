@@ -18,6 +18,19 @@ static void block_entered(void *ctx, block_id block, enum block_state state)
     worker->io->entered(worker->io->ctx, "block", block_state_name(state));
 }
 
+static status create_cache(struct worker *worker)
+{
+    const struct prefix_cache_options options = {
+        .pool = worker->pool,
+        .block_tokens = worker->options.layout.block_tokens,
+        .enabled = worker->options.eviction,
+        .weights = worker->options.weights,
+        .tokenizer = worker->options.tokenizer,
+        .io = worker->io,
+    };
+    return prefix_cache_create(&options, &worker->cache);
+}
+
 status worker_create(const struct worker_options *options, struct worker **out)
 {
     struct worker *worker = calloc(1, sizeof *worker);
@@ -42,10 +55,13 @@ status worker_create(const struct worker_options *options, struct worker **out)
         .n_blocks = options->n_blocks,
         .block_tokens = options->layout.block_tokens,
         .generations = options->generations,
+        .policy = options->eviction,
         .entered = block_entered,
         .ctx = worker,
     };
     status st = block_pool_create(&pool, &worker->pool);
+    if (st == ST_OK)
+        st = create_cache(worker);
     if (st == ST_OK)
         st = batch_init(worker);
     if (st != ST_OK) {
@@ -65,23 +81,48 @@ void worker_destroy(struct worker **worker)
     generations_destroy(w);
     prefills_destroy(w);
     batch_free(w);
+    prefix_cache_destroy(&w->cache);
     block_pool_destroy(&w->pool);
     free(w);
     *worker = NULL;
 }
 
-bool worker_find_adapter(const struct worker *worker, const Baton__Sampling *sampling, struct sequence *seq)
+/* place: as the engine knows it. */
+static bool find_adapter(const struct worker *worker, const Baton__Sampling *sampling, uint32_t *place)
 {
     const struct adapters *adapters = worker->options.adapters;
     const char *id = sampling ? sampling->adapter : "";
-    uint32_t place = 0;
-    if (adapters ? !adapters_find(adapters, id, &place) : id[0] != '\0')
-        return false;
-    if (seq && place != 0) {
-        seq->adapter = place;
-        seq->adapter_id = adapters->ids[place - 1];
+    *place = 0;
+    return adapters ? adapters_find(adapters, id, place) : id[0] == '\0';
+}
+
+bool worker_has_adapter(const struct worker *worker, const Baton__Sampling *sampling)
+{
+    uint32_t place;
+    return find_adapter(worker, sampling, &place);
+}
+
+status worker_begin_sequence(const struct worker *worker, const struct sequence_request *request,
+                             const struct sequence_ops *ops, struct sequence *seq, struct error *err)
+{
+    const struct worker_options *o = &worker->options;
+    status st = sequence_init(seq, ops, request->tokens, request->n_tokens, request->sampling, o->n_vocab,
+                              o->max_model_len, err);
+    if (st != ST_OK)
+        return st;
+    st = sequence_read_salt(seq, request->salt, err);
+    if (st != ST_OK) {
+        sequence_free(seq);
+        return st;
     }
-    return true;
+    seq->priority = request->priority;
+    bool is_here = find_adapter(worker, request->sampling, &seq->adapter);
+    ASSERT(is_here);
+    if (seq->adapter != 0)
+        seq->adapter_id = o->adapters->ids[seq->adapter - 1];
+    if (!request->no_cache)
+        prefix_cache_join(worker->cache, seq);
+    return ST_OK;
 }
 
 void worker_pump(struct worker *worker)
@@ -280,6 +321,11 @@ uint32_t worker_paused_drafts(const struct worker *worker)
 const struct step_cost *worker_step_cost(const struct worker *worker)
 {
     return &worker->cost;
+}
+
+const struct prefix_cache *worker_prefix_cache(const struct worker *worker)
+{
+    return worker->cache;
 }
 
 struct block_pool *worker_pool(struct worker *worker)

@@ -17,6 +17,7 @@
 #include "worker/io.h"
 
 struct worker;
+struct prefix_cache;
 
 enum worker_role { WORKER_PREFILL, WORKER_DECODE };
 enum worker_speculation { SPECULATION_OFF, SPECULATION_LOOKUP, SPECULATION_MODEL };
@@ -32,7 +33,9 @@ struct worker_options {
     const struct adapters *adapters; /* borrowed; NULL: none */
     struct kv_layout layout;
     uint32_t n_blocks;
-    _Atomic uint64_t *generations; /* [n_blocks], lent memory */
+    _Atomic uint64_t *generations;          /* [n_blocks], lent memory */
+    const struct eviction_policy *eviction; /* of the prefix cache; NULL: nothing is kept for others */
+    uint64_t weights, tokenizer;            /* fingerprints, for the hashes of blocks: block_seed_parts */
     uint32_t n_vocab;
     uint32_t max_model_len;         /* prompt and answer */
     uint32_t max_requests;          /* held at one time: beyond, FAILURE_BUSY */
@@ -104,5 +107,6 @@ const struct worker_counters *worker_counters(const struct worker *worker);
 uint32_t worker_paused_drafts(const struct worker *worker);
 const struct step_cost *worker_step_cost(const struct worker *worker);
 struct block_pool *worker_pool(struct worker *worker);
+const struct prefix_cache *worker_prefix_cache(const struct worker *worker);
 
 #endif

@@ -427,6 +427,7 @@ static void start(struct world *w, const struct worker_io *io)
         .kv_format = "f",
         .layout = { LAYERS, 1, 8, BLOCK_TOKENS, DTYPE_BF16 },
         .n_blocks = BLOCKS,
+        .eviction = &eviction_s3fifo,
         .n_vocab = VOCAB,
         .max_model_len = 64,
         .max_requests = 4,

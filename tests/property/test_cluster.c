@@ -50,7 +50,7 @@ static void check_all(struct vc *vc, uint32_t n, const char *name)
 static struct vc_options calm(uint64_t seed)
 {
     return (struct vc_options){
-        .seed = seed, .n_decodes = 2, .n_prefills = 2, .n_blocks = 96, .chunk_tokens = 16, .fault_at = ""
+        .seed = seed, .n_decodes = 2, .n_prefills = 2, .n_blocks = 96, .chunk_tokens = 16, .texts = 3, .fault_at = ""
     };
 }
 
@@ -195,7 +195,7 @@ static const char *const states[] = {
     "generation.WAITING",  "generation.ASKED",    "generation.CLAIMING", "generation.RECEIVING", "generation.COMPUTING",
     "generation.DECODING", "generation.FINISHED", "generation.ENDED",    "prefill.QUEUED",       "prefill.ASKING",
     "prefill.COMPUTING",   "prefill.HANDING",     "prefill.ENDED",       "block.RESERVED",       "block.FILLING",
-    "block.COMPLETE",      "block.FREE",
+    "block.COMPLETE",      "block.FREE",          "block.REGISTERED",    "block.EVICTING",
 };
 
 static void fault_at(const char *name, uint32_t nth, enum fault fault, bool restart, uint64_t seed)

@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <string.h>
 
 #include "virtual_internal.h"
 
@@ -14,7 +15,13 @@ static void check_token(const struct vc *vc, struct vc_request *r, uint32_t posi
 
 static void on_timing(void *arg, const Baton__Timing *timing)
 {
-    ((struct client *)arg)->request->timed = timing->decode_worker[0];
+    struct vc_request *r = ((struct client *)arg)->request;
+    r->timed = timing->decode_worker[0];
+    r->cached = r->computed = 0;
+    for (size_t tier = 0; tier < timing->n_cached_tokens; tier++)
+        r->cached += timing->cached_tokens[tier];
+    r->computed = timing->computed_tokens;
+    r->remote = !strcmp(timing->route, "remote");
 }
 
 static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
@@ -71,6 +78,7 @@ void client_submit(struct vc *vc, struct vc_request *r)
                       .want_hash = true },
         .route = r->route,
         .priority = r->priority,
+        .no_cache = r->no_cache,
         .deadline_us = vc->now + (r->deadline_us ? r->deadline_us : 600000000),
         .callbacks = &client_callbacks,
         .arg = &vc->clients[r - vc->requests],

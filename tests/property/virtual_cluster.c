@@ -71,8 +71,12 @@ uint32_t vc_submit(struct vc *vc, const struct vc_request *request)
     *r = *request;
     vc->clients[i] = (struct client){ vc, r };
     r->tokens = calloc(r->n_prompt + r->max_tokens, sizeof *r->tokens);
+    if (vc->options.texts && !r->text) {
+        r->text = 1 + (uint32_t)(vc_draw(vc) % vc->options.texts);
+        r->n_text = (uint32_t)(vc_draw(vc) % (r->n_prompt + 1));
+    }
     for (uint32_t k = 0; k < r->n_prompt; k++)
-        r->tokens[k] = (uint32_t)(vc_draw(vc) % VC_VOCAB);
+        r->tokens[k] = (uint32_t)(k < r->n_text ? vc_mix(vc_mix(r->text) + k) : vc_draw(vc)) % VC_VOCAB;
     r->n_tokens = r->n_prompt;
     event_push(vc, (struct event){ .at_us = vc->now + r->at_us, .kind = EV_SUBMIT, .life = vc->nodes[0].life, .a = i });
     if (r->cancel_at_us)
@@ -261,6 +265,7 @@ uint32_t vc_leaks(struct vc *vc, char *what, size_t size)
         if (!vc->nodes[i].alive)
             continue;
         uint32_t held = vc_held(vc, i);
+        virtual_blocks_check(&vc->nodes[i]);
         leaks += held;
         at += snprintf(what + at, size - (size_t)at, " %s=%u", vc->nodes[i].id, held);
     }
@@ -270,6 +275,11 @@ uint32_t vc_leaks(struct vc *vc, char *what, size_t size)
 const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker)
 {
     return worker_counters(vc->nodes[worker].worker);
+}
+
+struct prefix_cache_counters vc_prefix_cache(struct vc *vc, uint32_t worker)
+{
+    return prefix_cache_counters(worker_prefix_cache(vc->nodes[worker].worker));
 }
 
 const struct flow_counters *vc_flow_counters(struct vc *vc)

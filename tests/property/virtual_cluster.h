@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "router/flow.h"
+#include "worker/prefix_cache.h"
 #include "worker/worker.h"
 
 #define VC_VOCAB     1000
@@ -26,6 +27,8 @@ struct vc_options {
     uint32_t chunk_tokens;
     uint32_t vocab;       /* the model answers with ids below; 0: VC_VOCAB */
     uint32_t guesses;     /* that decode workers make for a sequence in one step; 0: none */
+    uint32_t texts;       /* prompts begin, for a random length, as one of so many texts; 0: each is its own */
+    bool no_cache;        /* workers keep nothing */
     uint64_t target_us;   /* of a step that decodes; 0: none */
     double drop, repeat;  /* probability for each message */
     double flip;          /* probability that a copied layer has one wrong bit */
@@ -42,6 +45,8 @@ struct vc_options {
 
 struct vc_request {
     uint32_t n_prompt, max_tokens;
+    uint32_t text, n_text; /* not 0: its first n_text tokens are those of that text */
+    bool no_cache;
     int32_t priority;
     Baton__Route route;
     uint64_t at_us;        /* submitted */
@@ -53,7 +58,9 @@ struct vc_request {
     uint32_t *tokens; /* prompt, then what came */
     uint32_t n_tokens;
     bool ended, failed, cancelled;
-    bool timed;           /* the worker told how it went */
+    bool timed;                /* the worker told how it went */
+    uint32_t cached, computed; /* tokens of the prompt, as the worker told at last */
+    bool remote;
     uint32_t wrong;       /* tokens that differ from the naive model, came at a wrong position, or without a timing */
     enum flow_error code; /* when failed; of a router that died FLOW_INTERNAL */
     char error[256];
@@ -82,6 +89,7 @@ uint32_t vc_leaks(struct vc *vc, char *what, size_t size);
 /* Blocks that this worker holds, and one more unless it is idle. */
 uint32_t vc_held(struct vc *vc, uint32_t worker);
 const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker);
+struct prefix_cache_counters vc_prefix_cache(struct vc *vc, uint32_t worker);
 const struct flow_counters *vc_flow_counters(struct vc *vc);
 /* The naive model: the token after these. */
 uint32_t vc_next_token(const struct vc *vc, const uint32_t *tokens, uint32_t n);

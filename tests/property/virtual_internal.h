@@ -6,6 +6,7 @@
  *   virtual_link.c      who is up, who hears what; deliveries and published figures
  *   virtual_engine.c    steps, on KV that is a hash chain over the tokens
  *   virtual_transfer.c  copies of blocks
+ *   virtual_blocks.c    what workers say of their blocks
  *   virtual_client.c    the router's clients, who compare with the naive model */
 #ifndef BATON_TESTS_VIRTUAL_INTERNAL_H
 #define BATON_TESTS_VIRTUAL_INTERNAL_H
@@ -40,6 +41,11 @@ enum event_kind {
 };
 
 struct node;
+
+struct known_block {
+    struct block_hash hash, parent;
+    bool has_parent;
+};
 
 struct message {
     struct message *next; /* pending list of the sender */
@@ -80,6 +86,8 @@ struct node {
     bool link_up[VC_MAX_NODES];
     uint64_t next_free_us[VC_MAX_NODES]; /* keeps messages of a pair in order */
     struct step *step;
+    struct known_block *known; /* [n_blocks], what it said of its blocks */
+    uint32_t n_known;
     struct message *pending;
     struct fleet *fleet; /* router */
     struct flows *flows;
@@ -179,6 +187,12 @@ void virtual_step_done(struct node *n);
 status virtual_take(void *node, struct transfer_take *take);
 void virtual_cancel_take(void *node, struct transfer_take *take);
 void virtual_take_done(struct node *n, struct transfer_take *take);
+
+/* virtual_blocks.c */
+void virtual_blocks_stored(void *node, const struct block_stored *what);
+void virtual_blocks_removed(void *node, const struct block_hash *hashes, uint32_t n);
+/* That all it said is what its worker has. */
+void virtual_blocks_check(struct node *n);
 
 /* virtual_client.c */
 void client_submit(struct vc *vc, struct vc_request *r);

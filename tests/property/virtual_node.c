@@ -39,6 +39,7 @@ void node_free_worker(struct node *n)
         }
     }
     worker_destroy(&n->worker);
+    free(n->known);
     timers_free(&n->timers);
     timers_init(&n->timers);
 }
@@ -134,6 +135,8 @@ void node_start_worker(struct node *n)
     n->life = ++vc->next_life;
     n->memory = calloc(vc->options.n_blocks, kv_block_bytes(&vc->layout));
     n->generations = calloc(vc->options.n_blocks, sizeof *n->generations);
+    n->known = calloc(vc->options.n_blocks, sizeof *n->known);
+    n->n_known = 0;
     n->io = (struct worker_io){ n,
                                 node_now,
                                 network_worker_send,
@@ -143,8 +146,8 @@ void node_start_worker(struct node *n)
                                 virtual_take,
                                 virtual_cancel_take,
                                 entered,
-                                NULL,
-                                NULL };
+                                virtual_blocks_stored,
+                                virtual_blocks_removed };
     struct worker_options o = {
         .io = &n->io,
         .timers = &n->timers,
@@ -154,6 +157,7 @@ void node_start_worker(struct node *n)
         .layout = vc->layout,
         .n_blocks = vc->options.n_blocks,
         .generations = n->generations,
+        .eviction = vc->options.no_cache ? NULL : &eviction_s3fifo,
         .n_vocab = VC_VOCAB,
         .max_model_len = 200,
         .max_requests = 64,
@@ -175,7 +179,7 @@ void node_start_worker(struct node *n)
         .incarnation = n->life,
     };
     snprintf(o.id, sizeof o.id, "%s", n->id);
-    ASSERT(n->memory && n->generations && worker_create(&o, &n->worker) == ST_OK);
+    ASSERT(n->memory && n->generations && n->known && worker_create(&o, &n->worker) == ST_OK);
     event_push(vc, (struct event){ .at_us = vc->now + LOAD_US, .kind = EV_LOAD, .node = n->index, .life = n->life });
 }
 
