@@ -31,7 +31,7 @@ def token_ids(model, text):
 
 class Baton:
     """A cluster. `agg:N`: one decode worker that computes prompts itself, N prompt rows a step; `agg:whole`: prompts as wholes;
-    `1+1`: a prefill and a decode worker with a thread each."""
+    `1+1`: a prefill and a decode worker with a thread each. Nothing is kept from one prompt to the next."""
 
     fields = {}
 
@@ -45,7 +45,7 @@ class Baton:
         else:
             own = [f"worker.threads={threads // 2}"]
         self.split = not budget
-        own.append(f"worker.max_seqs={MAX_SEQS}")
+        own += [f"worker.max_seqs={MAX_SEQS}", "worker.prefix_cache=false"]
         self.cluster = Cluster(model=model, prefill=int(self.split), decode=1, sets=[*own, *sets])
         self.port, self.model = self.cluster.port, self.cluster.model
         self.before = 0

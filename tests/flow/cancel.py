@@ -64,7 +64,7 @@ def gone_in_prefill(c, route, leave):
     role = "prefill" if route == "remote" else "decode"
     worker, everyone = c.workers(role)[0], c.workers("prefill") + c.workers("decode")
     before, cancelled = c.count(worker, "tokens_computed"), c.count(worker, "cancelled")
-    client = Client(c, LONG, max_tokens=4, baton={"route": route})
+    client = Client(c, LONG, max_tokens=4, baton={"route": route, "no_cache": True})
     wait_for("the prompt to be begun", lambda: c.count(worker, "tokens_computed") > before + 4 * CHUNK, 20)
     leave(client)
     wait_for("the Cancel to arrive", lambda: c.count(worker, "cancelled") > cancelled, 5)
@@ -88,7 +88,7 @@ def gone_in_stream(c, route, leave):
 def gone_while_queued(c):
     """Behind others that hold the prefill worker's whole window."""
     worker = c.workers("prefill")[0]
-    clients = [Client(c, LONG + str(i), max_tokens=1, baton={"route": "remote"}) for i in range(8)]
+    clients = [Client(c, LONG + str(i), max_tokens=1, baton={"route": "remote", "no_cache": True}) for i in range(8)]
     wait_for("all to be there", lambda: c.metrics(worker).get("baton_worker_requests", 0) >= 4, 20)
     for client in clients:
         client.leave()

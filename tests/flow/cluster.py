@@ -204,8 +204,8 @@ class Cluster:
         return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
                 for line in text.splitlines() if line and not line.startswith("#")}
 
-    def ask(self, text, stream=True, route=None, hashes=True, on_token=None, **fields):
-        """Streams (or not) one chat answer; never raises: errors are in the Answer."""
+    def ask(self, text, stream=True, route=None, hashes=True, no_cache=False, on_token=None, **fields):
+        """Streams (or not) one chat answer; never raises: errors are in the Answer. With no_cache all of it is computed."""
         answer = Answer()
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "temperature": 0, "stream": stream,
                 "baton": {"timing": True, "logits_hash": hashes}}
@@ -213,6 +213,8 @@ class Cluster:
             body["stream_options"] = {"include_usage": True}
         if route:
             body["baton"]["route"] = route
+        if no_cache:
+            body["baton"]["no_cache"] = True
         body.update(fields)
         path = "/v1/completions" if "prompt" in fields else "/v1/chat/completions"
         if "prompt" in fields:
@@ -261,7 +263,7 @@ class Cluster:
                 if requests or choices:
                     held[w["id"]] = (requests, choices)
                 continue
-            used = sum(v for k, v in m.items() if k.startswith("baton_worker_kv_blocks") and "FREE" not in k)
+            used = m.get("baton_worker_kv_used_ratio", 0)  # what is only kept for later requests counts as free
             if used or m.get("baton_worker_requests", 0):
                 held[w["id"]] = (used, m.get("baton_worker_requests"))
         return held

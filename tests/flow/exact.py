@@ -67,10 +67,12 @@ def int8_moves(transport):
     """Blocks of int8 carry their scales along: computed elsewhere is computed here."""
     with Cluster(sets=BASE + INT8, transfer=transport) as c:
         for text in PROMPTS:
-            here, there = (c.ask(text, max_tokens=16, route=route) for route in ("local", "remote"))
+            here, there, left, found = (c.ask(text, max_tokens=16, route=route, no_cache=no_cache) for no_cache in (True, False)
+                                        for route in ("local", "remote"))
             assert not here.error and not there.error, here.error or there.error
             assert there.extra["route"] == "remote", there.extra
             assert (here.text, here.hashes) == (there.text, there.hashes), text
+            assert here.hashes == left.hashes == found.hashes, text
         c.wait_nothing_left()
 
 

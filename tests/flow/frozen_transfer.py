@@ -1,5 +1,5 @@
 """KV on its way when its reader or writer freezes, or when it arrives damaged: the blocks are used by others meanwhile,
-and no answer changes by one bit.
+and no answer changes by one bit. Nothing is kept for later requests, so that all of it moves and blocks are soon used again.
 
     frozen_transfer.py          each once
     frozen_transfer.py --long   five times
@@ -9,7 +9,7 @@ import sys
 
 from cluster import SIGCONT, STORY, Cluster, Streams, Suite, process_state, send_signal, wait_for
 
-SETS = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=32", "router.policy=round-robin",
+SETS = ["worker.prefix_cache=false", "prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=32", "router.policy=round-robin",
         "all.ping_interval=100ms", "all.ping_timeout=1s"]
 SMALL = 4 << 20  # bytes of KV: 2048 tokens of the built-in model
 

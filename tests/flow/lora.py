@@ -85,7 +85,7 @@ def each_has_its_own_answer(c):
     for text in (STORY, STORY * 4, STORY * 12):
         seen = []
         for model in names(c):
-            here, there = ask(c, text, model, route="local"), ask(c, text, model, route="remote")
+            here, there = (ask(c, text, model, route=route, no_cache=True) for route in ("local", "remote"))
             assert there.extra["route"] == "remote", there.extra
             assert here.hashes == there.hashes, model
             seen.append(here.hashes[0])

@@ -112,9 +112,9 @@ def no_decode_worker(c):
 
 def no_prefill_worker(c):
     """Decode workers compute prompts themselves then."""
-    want = c.ask(STORY * 4, route="remote", max_tokens=8)
+    want = c.ask(STORY * 4, route="remote", max_tokens=8, no_cache=True)
     assert c.baton("scale", "prefill=0").returncode == 0
-    got = c.ask(STORY * 4, route="remote", max_tokens=8)
+    got = c.ask(STORY * 4, route="remote", max_tokens=8, no_cache=True)
     assert not got.error and got.hashes == want.hashes, got.error
     assert c.baton("scale", "prefill=1").returncode == 0
     c.wait_workers(1, 1)

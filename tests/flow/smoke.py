@@ -19,8 +19,8 @@ def answers_golden(c):
 
 def local_equals_remote(c):
     for text in QUESTIONS:
-        local = c.ask(text, route="local", max_tokens=24)
-        remote = c.ask(text, route="remote", max_tokens=24)
+        local = c.ask(text, route="local", max_tokens=24, no_cache=True)
+        remote = c.ask(text, route="remote", max_tokens=24, no_cache=True)
         assert not local.error and not remote.error, (local.error, remote.error)
         assert local.hashes and local.hashes == remote.hashes and local.text == remote.text, text[:40]
         assert local.extra["route"] == "local" and remote.extra["route"] == "remote", (local.extra, remote.extra)

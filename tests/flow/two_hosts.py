@@ -85,7 +85,7 @@ class Hosts(Cluster):
 
 
 def answers(c, route):
-    got = [c.ask(q, route=route, max_tokens=16) for q in QUESTIONS]
+    got = [c.ask(q, route=route, max_tokens=16, no_cache=True) for q in QUESTIONS]
     for a in got:
         assert not a.error, a.error
         assert a.extra["route"] == route, a.extra
@@ -107,7 +107,7 @@ def in_mid_prefill(c, strike):
     def strike_there():
         wait_for("the prefill worker to be in the middle", lambda: process_state(worker.pid) == "T", 30)
         strike(worker)
-    answer, _ = in_parallel([lambda: c.ask(STORY * 40, route="remote", max_tokens=16), strike_there])
+    answer, _ = in_parallel([lambda: c.ask(STORY * 40, route="remote", max_tokens=16, no_cache=True), strike_there])
     return answer
 
 
