@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/kv_events.h"
+
 static status unpack_bias(struct sequence *seq, const Baton__LogitBias *bias, struct error *err)
 {
     if (!bias || bias->n_ids == 0)
@@ -173,35 +175,21 @@ void sequence_filled(struct sequence *seq, struct block_pool *pool, uint32_t blo
     }
 }
 
-static uint64_t read_half(const uint8_t bytes[8])
-{
-    uint64_t half = 0;
-    for (int i = 0; i < 8; i++)
-        half = half << 8 | bytes[i];
-    return half;
-}
-
-static void write_half(uint64_t half, uint8_t bytes[8])
-{
-    for (int i = 0; i < 8; i++)
-        bytes[i] = (uint8_t)(half >> (56 - 8 * i));
-}
-
 status sequence_read_salt(struct sequence *seq, ProtobufCBinaryData salt, struct error *err)
 {
     if (salt.len != 0 && salt.len != BLOCK_HASH_BYTES)
         return error_set(err, ST_INVALID, "the salt has %zu bytes, not 0 or %u", salt.len, BLOCK_HASH_BYTES);
     seq->salt = (struct block_hash){ 0, 0 };
     if (salt.len > 0)
-        seq->salt = (struct block_hash){ .high = read_half(salt.data), .low = read_half(salt.data + 8) };
+        seq->salt = (struct block_hash){ .high = kv_sequence_read(salt.data), .low = kv_sequence_read(salt.data + 8) };
     return ST_OK;
 }
 
 ProtobufCBinaryData sequence_pack_salt(const struct sequence *seq, uint8_t bytes[BLOCK_HASH_BYTES])
 {
     const struct block_hash none = { 0, 0 };
-    write_half(seq->salt.high, bytes);
-    write_half(seq->salt.low, bytes + 8);
+    kv_sequence_write(seq->salt.high, bytes);
+    kv_sequence_write(seq->salt.low, bytes + 8);
     return (ProtobufCBinaryData){ block_hash_equal(seq->salt, none) ? 0 : BLOCK_HASH_BYTES, bytes };
 }
 

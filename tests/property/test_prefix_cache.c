@@ -164,8 +164,8 @@ static void test_little_room(void **state)
     uint64_t preemptions = 0;
     for (uint64_t seed = 0; seed < (is_long() ? 100 : 10); seed++) {
         struct vc_options o = { .seed = seed,
-                                .n_decodes = 1 + seed % 2,
-                                .n_prefills = 1 + seed % 3 / 2,
+                                .n_decodes = 1 + (uint32_t)(seed % 2),
+                                .n_prefills = 1 + (uint32_t)(seed % 3 / 2),
                                 .n_blocks = 52,
                                 .chunk_tokens = 1 + (uint32_t)(seed * 7 % 20),
                                 .texts = 1 + (uint32_t)seed % 4,
