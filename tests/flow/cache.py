@@ -5,7 +5,7 @@
 import itertools
 import random
 
-from cluster import SIGKILL, Cluster, Suite, send_signal
+from cluster import SIGKILL, Cluster, Suite, send_signal, wait_for
 
 BLOCK, CHUNK, VOCABULARY = 16, 32, 1000
 LENGTHS = [1, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97]
@@ -110,6 +110,7 @@ def killed(c):
         for role in roles:
             send_signal(c.pid(role), SIGKILL)
         c.wait_healed(1, 1)
+        wait_for("the prefill worker to be used", lambda: c.ask("Hello!", route="remote", no_cache=True).extra["route"] == "remote", 20)
         check(ask(c, prompt, salt, "remote"), want, cached, computed, f"after the death of {roles}")
         check(ask(c, prompt, salt, "local"), want, 80, 10, f"after the death of {roles}, here")
         check(ask(c, prompt, salt, "remote"), want, 80, 10, f"after the death of {roles}, again")
