@@ -244,10 +244,10 @@ static void announce(struct outgoing_chunk *chunk, uint32_t layers)
     (void)job->worker->io->send(job->worker->io->ctx, job->decode, &head, &body.base, false);
 }
 
-/* Wants no rows while too much is not taken, or while what lies before them is not on its way. */
+/* Wants no rows while too much is not taken; which includes that what was found is not all on its way. */
 static void pause_or_go(struct prefill_job *job)
 {
-    job->seq.paused = job->not_taken >= job->worker->options.chunks_in_flight || job->next_found < job->found;
+    job->seq.paused = job->not_taken >= job->worker->options.chunks_in_flight;
 }
 
 void outgoing_found(struct prefill_job *job)

@@ -323,7 +323,7 @@ const struct step_cost *worker_step_cost(const struct worker *worker)
     return &worker->cost;
 }
 
-const struct prefix_cache *worker_prefix_cache(const struct worker *worker)
+struct prefix_cache *worker_prefix_cache(struct worker *worker)
 {
     return worker->cache;
 }

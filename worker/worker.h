@@ -107,6 +107,6 @@ const struct worker_counters *worker_counters(const struct worker *worker);
 uint32_t worker_paused_drafts(const struct worker *worker);
 const struct step_cost *worker_step_cost(const struct worker *worker);
 struct block_pool *worker_pool(struct worker *worker);
-const struct prefix_cache *worker_prefix_cache(const struct worker *worker);
+struct prefix_cache *worker_prefix_cache(struct worker *worker);
 
 #endif

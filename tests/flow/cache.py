@@ -1,11 +1,13 @@
 """Prompts whose beginning was computed before, in a real cluster: the same logits, and exactly the theory's tokens found.
 
-    cache.py    on the built-in model; salts keep one trial from the next
+    cache.py            on the built-in model; salts keep one trial from the next
+    cache.py --smollm2  on SmolLM2, fewer lengths
 """
 import itertools
 import random
+import sys
 
-from cluster import SIGKILL, Cluster, Suite, send_signal, wait_for
+from cluster import SIGKILL, SMOLLM2, TINY, Cluster, Suite, send_signal, wait_for
 
 BLOCK, CHUNK, VOCABULARY = 16, 32, 1000
 LENGTHS = [1, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97]
@@ -47,8 +49,8 @@ def check(answer, want, cached, computed, what):
     assert answer.hashes == want.hashes, f"{what}: other logits"
 
 
-def same_logits(c):
-    for n in LENGTHS:
+def same_logits(c, lengths):
+    for n in lengths:
         prompt, want = ids(n, n), ask(c, ids(n, n), route="local")
         check(ask(c, prompt, route="remote"), want, 0, n, f"{n} tokens, no_cache")
         for before, route in itertools.product(("local", "remote"), repeat=2):
@@ -118,10 +120,13 @@ def killed(c):
 
 
 def main():
-    suite = Suite()
+    suite, smollm2 = Suite(), "--smollm2" in sys.argv
+    if smollm2 and not SMOLLM2:
+        suite.skip("smollm2", "the model is not there")
+        suite.finish()
     for transport in ("shm", "tcp"):
-        with Cluster(sets=SETS, transfer=transport) as c:
-            suite.test(f"logits, by {transport}", same_logits, c)
+        with Cluster(model=SMOLLM2 if smollm2 else TINY, sets=SETS, transfer=transport) as c:
+            suite.test(f"logits, by {transport}", same_logits, c, LENGTHS[3::4] if smollm2 else LENGTHS)
             suite.test(f"twelve turns, by {transport}", turns, c)
             if transport == "shm":
                 suite.test("salts share nothing", salts_share_nothing, c)

@@ -172,6 +172,64 @@ static void test_kept_is_free(void **state)
     stop(&w);
 }
 
+/* What was found lately stays longer than what was only computed lately. */
+static void test_a_hit_counts(void **state)
+{
+    (void)state;
+    struct world w;
+    start_caching(&w);
+    stop(&w);
+    eviction = &eviction_lru;
+    start(&w);
+    assert_int_equal(begins_at(&w, 13), 0);
+    prompt[0] = 1;
+    assert_int_equal(begins_at(&w, 13), 0);
+    prompt[0] = 0;
+    assert_int_equal(begins_at(&w, 13), 12);
+    prompt[0] = 2;
+    assert_int_equal(begins_at(&w, 50), 0); /* 13 blocks, where 10 are free */
+    assert_int_equal(counters(&w).evicted, 3);
+    prompt[0] = 0;
+    assert_int_equal(begins_at(&w, 13), 12);
+    prompt[0] = 1;
+    assert_int_equal(begins_at(&w, 13), 0);
+    stop(&w);
+}
+
+/* All or none, found blocks included; what must stay free stays free. */
+static void test_all_or_none(void **state)
+{
+    (void)state;
+    struct world w;
+    struct sequence seq;
+    Baton__Sampling s;
+    struct error err;
+    uint32_t held = 77;
+    start_caching(&w);
+    assert_int_equal(begins_at(&w, 9), 0);
+    struct block_pool *pool = worker_pool(w.worker);
+    struct prefix_cache *cache = worker_prefix_cache(w.worker);
+    const struct sequence_ops none = { NULL, NULL, NULL };
+    fill_sampling(&s, 40, 1);
+    assert_int_equal(sequence_init(&seq, &none, prompt, 40, &s, 50, 1000, &err), ST_OK);
+    prefix_cache_join(cache, &seq);
+    assert_int_equal(prefix_cache_peek(cache, &seq), 8);
+    assert_int_equal(prefix_cache_take(cache, &seq, 40, 7, BLOCK_RESERVED, &held), ST_AGAIN);
+    assert_int_equal(seq.n_blocks, 0);
+    assert_int_equal(block_pool_free(pool), BLOCKS);
+    assert_int_equal(held, 77);
+    assert_int_equal(counters(&w).hit, 0);
+    assert_int_equal(prefix_cache_take(cache, &seq, 40, 6, BLOCK_RESERVED, &held), ST_OK);
+    assert_int_equal(held, 8);
+    assert_int_equal(seq.n_blocks, 10);
+    assert_int_equal(block_pool_state(pool, seq.blocks[1]), BLOCK_REGISTERED);
+    assert_int_equal(block_pool_state(pool, seq.blocks[2]), BLOCK_RESERVED);
+    assert_int_equal(block_pool_free(pool), 6);
+    sequence_release_blocks(&seq, pool);
+    sequence_free(&seq);
+    stop(&w);
+}
+
 /* A sequence whose blocks were taken back goes on from what is left of them. */
 static void test_preempted_finds_its_own(void **state)
 {
@@ -376,6 +434,8 @@ int main(void)
         cmocka_unit_test(test_adapters_are_apart),
         cmocka_unit_test(test_no_cache),
         cmocka_unit_test(test_kept_is_free),
+        cmocka_unit_test(test_a_hit_counts),
+        cmocka_unit_test(test_all_or_none),
         cmocka_unit_test(test_preempted_finds_its_own),
         cmocka_unit_test(test_prefill_lends_what_it_found),
         cmocka_unit_test(test_found_goes_through_the_window),
