@@ -461,9 +461,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     w->zero_sum = transfer_block_checksum(zeros, LAYERS);
     timers_init(&w->timers);
     timers_set_now(&w->timers, w->now);
-    struct worker_io io = {
-        w, io_now, io_send, io_forget, io_find_prefill, io_run, io_take, io_cancel_take, io_entered, NULL, NULL
-    };
+    struct worker_io io = { w,          io_now, io_send, io_forget, io_find_prefill, io_run, io_take, io_cancel_take,
+                            io_entered, NULL,   NULL };
     start(w, &io);
     while (w->left)
         act(w);
