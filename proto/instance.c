@@ -12,7 +12,8 @@
 #define INSTANCE_TEXTS(X)                                                              \
     X(id, true) X(role, true) X(model, false) X(kv_format, false) X(adapters, false)    \
     X(class, false) X(control, false)                                                  \
-    X(events, false) X(admin, false) X(api, false) X(host, false) X(rack, false)       \
+    X(events, false) X(kv_events, false) X(kv_replay, false)                           \
+    X(admin, false) X(api, false) X(host, false) X(rack, false)                        \
     X(zone, false) X(version, false) X(process, false)
 /* clang-format on */
 
@@ -63,10 +64,16 @@ bool instance_has_adapter(const struct instance *instance, const char *adapter)
     return false;
 }
 
+static void write_hex(struct json_writer *w, const char *name, uint64_t value)
+{
+    char digits[17];
+    snprintf(digits, sizeof digits, "%016" PRIx64, value);
+    json_field_string(w, name, digits);
+}
+
 void instance_write(const struct instance *instance, struct text_buffer *out)
 {
     struct json_writer w;
-    char incarnation[17];
     json_writer_init(&w, out);
     json_write_object(&w);
 #define X(name, required)                                                                                              \
@@ -74,8 +81,13 @@ void instance_write(const struct instance *instance, struct text_buffer *out)
         json_field_string(&w, #name, instance->name);
     INSTANCE_TEXTS(X)
 #undef X
-    snprintf(incarnation, sizeof incarnation, "%016" PRIx64, instance->incarnation);
-    json_field_string(&w, "incarnation", incarnation);
+    write_hex(&w, "incarnation", instance->incarnation);
+    if (instance->weights)
+        write_hex(&w, "weights", instance->weights);
+    if (instance->tokenizer)
+        write_hex(&w, "tokenizer", instance->tokenizer);
+    if (instance->block_tokens)
+        json_field_uint(&w, "block_tokens", instance->block_tokens);
     json_field_uint(&w, "max_model_len", instance->max_model_len);
     json_field_uint(&w, "kv_tokens", instance->kv_tokens);
     json_field_uint(&w, "pid", instance->pid);
@@ -104,10 +116,16 @@ static uint64_t read_count(const json_t *root, const char *name, uint64_t most)
 }
 
 /* 1 to 16 hexadecimal digits and nothing else, not all zero: zero stands for unknown. */
-static bool read_incarnation(const char *text, uint64_t *out)
+static status read_hex(const json_t *root, const char *name, bool required, uint64_t *out, struct error *err)
 {
+    const json_t *value = json_object_get(root, name);
+    if (!value && !required)
+        return ST_OK;
+    const char *text = json_string_value(value);
     size_t n = text ? strspn(text, "0123456789abcdefABCDEF") : 0;
-    return n >= 1 && n <= 16 && !text[n] && sscanf(text, "%" SCNx64, out) == 1 && *out != 0;
+    if (n >= 1 && n <= 16 && !text[n] && sscanf(text, "%" SCNx64, out) == 1 && *out != 0)
+        return ST_OK;
+    return error_set(err, ST_INVALID, "instance record: \"%s\" is missing or malformed", name);
 }
 
 status instance_read(const char *json, size_t len, struct instance *out, struct error *err)
@@ -125,11 +143,15 @@ status instance_read(const char *json, size_t len, struct instance *out, struct 
         st = read_text(root, #name, required, in.name, sizeof in.name, err);
     INSTANCE_TEXTS(X)
 #undef X
-    const char *incarnation = json_string_value(json_object_get(root, "incarnation"));
-    if (st == ST_OK && !read_incarnation(incarnation, &in.incarnation))
-        st = error_set(err, ST_INVALID, "instance record: \"incarnation\" is missing or malformed");
+    if (st == ST_OK)
+        st = read_hex(root, "incarnation", true, &in.incarnation, err);
+    if (st == ST_OK)
+        st = read_hex(root, "weights", false, &in.weights, err);
+    if (st == ST_OK)
+        st = read_hex(root, "tokenizer", false, &in.tokenizer, err);
     in.max_model_len = (uint32_t)read_count(root, "max_model_len", UINT32_MAX);
     in.kv_tokens = read_count(root, "kv_tokens", UINT64_MAX);
+    in.block_tokens = (uint32_t)read_count(root, "block_tokens", UINT32_MAX);
     in.pid = (uint32_t)read_count(root, "pid", UINT32_MAX);
     json_decref(root);
     if (st == ST_OK)

@@ -25,13 +25,16 @@ struct instance {
     char adapters[INSTANCE_MAX_ADAPTERS * INSTANCE_ADAPTER_BYTES]; /* of the model, "A@0123456789abcdef,B@..." */
     char control[128];                                             /* "tcp://127.0.0.1:4000" */
     char events[128];
-    char admin[128]; /* "http://127.0.0.1:5000" */
-    char api[128];   /* router: "http://127.0.0.1:8000" */
+    char kv_events[128], kv_replay[128]; /* PUB and ROUTER of KV events (kv_publisher.h); both empty: it has none */
+    char admin[128];                     /* "http://127.0.0.1:5000" */
+    char api[128];                       /* router: "http://127.0.0.1:8000" */
     char host[64], rack[64], zone[64];
     char version[32];
     char process[PROCESS_NAME_BYTES]; /* process.h: tells on its own host whether it still lives */
     uint32_t max_model_len;           /* workers */
     uint64_t kv_tokens;               /* slots of the pool */
+    uint64_t weights, tokenizer;      /* fingerprints that block hashes are made with; 0: not said */
+    uint32_t block_tokens;            /* 0: not said */
     uint32_t pid;
 };
 

@@ -13,8 +13,9 @@
 #include "proto/kv_events.h"
 #include "router/prefix_index.h"
 
-#define KV_VIEW_NOBODY UINT32_MAX
-#define KV_VIEW_KINDS  64u /* of models, at one time: holders of further ones are refused */
+#define KV_VIEW_NOBODY      UINT32_MAX
+#define KV_VIEW_MAX_MATCHES 128u /* of one question */
+#define KV_VIEW_KINDS       64u  /* of models, at one time: holders of further ones are refused */
 
 struct kv_view;
 
@@ -23,7 +24,6 @@ struct kv_view_options {
     uint32_t max_holders; /* at most PREFIX_MAX_WORKERS */
 };
 
-/* What is not said is checked when the first holder comes: see kv_view_add. */
 MUST_CHECK status kv_view_create(const struct kv_view_options *options, struct kv_view **out);
 void kv_view_destroy(struct kv_view **view);
 
@@ -46,9 +46,9 @@ struct kv_match {
     uint32_t tokens[KV_TIER_COUNT];
 };
 
-/* Holders with the longest beginnings of the prompt, longest first among those of one fingerprint, at most max; returns
- * how many. The prompt is hashed once for each kind of (weights, tokenizer, block_tokens) that the model's holders
- * have. view may be NULL. */
+/* Holders with the longest beginnings of the prompt, longest first among those of one fingerprint, at most max and
+ * KV_VIEW_MAX_MATCHES; returns how many. The prompt is hashed once for each kind of (weights, tokenizer, block_tokens)
+ * that the model's holders have. view may be NULL. */
 uint32_t kv_view_find(struct kv_view *view, const struct kv_prompt *prompt, struct kv_match out[], uint32_t max);
 /* The number of the holder with this id of an instance record; KV_VIEW_NOBODY: it is none, or not any more. A number is
  * used again later. view may be NULL. */
@@ -63,8 +63,8 @@ struct kv_holder {
     uint32_t block_tokens;        /* 1 to BLOCK_TOKENS_MAX; without a model not looked at */
 };
 
-/* ST_INVALID: block_tokens, an id that is there already, or no index fits max_bytes; ST_LIMIT: max_holders or
- * KV_VIEW_KINDS; ST_NO_MEMORY. */
+/* ST_INVALID: block_tokens, an id that is there already, or no index fits in max_bytes; ST_LIMIT: max_holders or
+ * KV_VIEW_KINDS are there; ST_NO_MEMORY. */
 MUST_CHECK status kv_view_add(struct kv_view *view, const struct kv_holder *holder, uint32_t *number,
                               struct error *err);
 /* It is gone, with all that it held. */

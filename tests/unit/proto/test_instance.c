@@ -25,6 +25,9 @@ static void test_round_trip(void **state)
     struct instance in = { .incarnation = 0xfedcba9876543210,
                            .max_model_len = 8192,
                            .kv_tokens = 1ull << 40,
+                           .weights = 0x0123456789abcdef,
+                           .tokenizer = 5,
+                           .block_tokens = 16,
                            .pid = 4321 },
                     out;
     strcpy(in.id, "decode-1");
@@ -32,6 +35,8 @@ static void test_round_trip(void **state)
     strcpy(in.model, "a \"quoted\" model");
     strcpy(in.kv_format, "f");
     strcpy(in.control, "tcp://[::1]:4000");
+    strcpy(in.kv_events, "tcp://[::1]:4001");
+    strcpy(in.kv_replay, "tcp://[::1]:4002");
     strcpy(in.rack, "r1");
     strcpy(in.adapters, "a@0123456789abcdef,b@0123456789abcdef");
     struct text_buffer text;
@@ -42,12 +47,17 @@ static void test_round_trip(void **state)
     assert_string_equal(out.id, in.id);
     assert_string_equal(out.model, in.model);
     assert_string_equal(out.control, in.control);
+    assert_string_equal(out.kv_events, in.kv_events);
+    assert_string_equal(out.kv_replay, in.kv_replay);
     assert_string_equal(out.rack, "r1");
     assert_string_equal(out.adapters, in.adapters);
     assert_string_equal(out.zone, "");
     assert_true(out.incarnation == in.incarnation);
     assert_true(out.kv_tokens == in.kv_tokens);
     assert_int_equal(out.max_model_len, 8192);
+    assert_true(out.weights == in.weights);
+    assert_true(out.tokenizer == in.tokenizer);
+    assert_int_equal(out.block_tokens, 16);
     assert_int_equal(out.pid, 4321);
     text_buffer_free(&text);
 }
@@ -97,6 +107,8 @@ static void test_what_is_refused(void **state)
         "{\"id\":\"a\"," REST ",\"incarnation\":\"1 \"}",
         "{\"id\":\"a\"," REST ",\"incarnation\":\"00000000000000001\"}",
         "{\"id\":\"a\"," REST ",\"incarnation\":\"1\",\"model\":3}",
+        "{\"id\":\"a\"," REST ",\"incarnation\":\"1\",\"weights\":3}",
+        "{\"id\":\"a\"," REST ",\"incarnation\":\"1\",\"tokenizer\":\"x\"}",
     };
     struct instance out, before;
     memset(&out, 0x5a, sizeof out);
