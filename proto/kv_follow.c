@@ -198,6 +198,7 @@ static void live_while_nothing_is_known(struct kv_follow *f, uint64_t sequence, 
 
 static void live_after_gap(struct kv_follow *f, uint64_t sequence, const uint8_t *data, size_t len)
 {
+    f->stats.gaps += !has_gap(f);
     if (f->rules.can_ask) {
         hold(f, sequence, data, len);
         return;

@@ -40,11 +40,21 @@ struct kv_held {
     struct kv_batch *batch;
 };
 
+#define KV_FOLLOW_COUNTERS(X)                                                                                          \
+    X(applied, "batches applied")                                                                                      \
+    X(repeated, "batches that had been applied before")                                                                \
+    X(gaps, "times that batches were missing before one that came")                                                    \
+    X(asked, "requests for what may be missing, also after quiet")                                                     \
+    X(unanswered, "requests that nobody answered in time")                                                             \
+    X(dumps, "answers that tell all that exists")                                                                      \
+    X(restarts, "publishers that began anew")                                                                          \
+    X(forgotten, "times that everything was forgotten, for whatever reason")                                           \
+    X(corrupt, "batches that could not be read")
+
 struct kv_follow_stats {
-    uint64_t applied, repeated, asked, unanswered, dumps;
-    uint64_t restarts;  /* the publisher began anew */
-    uint64_t forgotten; /* times that everything was forgotten, for whatever reason */
-    uint64_t corrupt;
+#define X(name, help) uint64_t name;
+    KV_FOLLOW_COUNTERS(X)
+#undef X
 };
 
 struct kv_follow {

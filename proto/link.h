@@ -60,6 +60,8 @@ void links_destroy(struct links **links);
 /* As bound, with the port: "tcp://127.0.0.1:41234". */
 const char *links_endpoint(const struct links *links);
 const char *links_events_endpoint(const struct links *links);
+/* The ZeroMQ context of the links; whoever opens sockets of his own in it closes them before links_destroy. */
+void *links_context(const struct links *links);
 
 /* A link to the daemon at endpoint; reconnects until link_close. id is what etcd says is there: another daemon
  * that answers is refused. ST_INVALID: a bad endpoint, or an open outgoing link to this id. */

@@ -256,6 +256,11 @@ const char *links_events_endpoint(const struct links *links)
     return links->events_endpoint;
 }
 
+void *links_context(const struct links *links)
+{
+    return links->zmq;
+}
+
 void links_stats(const struct links *links, struct links_stats *out)
 {
     *out = links->stats;

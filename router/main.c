@@ -19,14 +19,16 @@ static status check_config(const void *config, struct error *err)
     const struct router_config *c = config;
     if (!c->models[strspn(c->models, ",")])
         return error_set(err, ST_INVALID, "--models is missing: name at least one model, as [NAME=]PATH,...");
-    return ST_OK;
+    return kv_feeds_check(c, err);
 }
 
 int main(int argc, char **argv)
 {
     static const struct part *const parts[] = {                 /* started down, stopped up */
                                                 &part_models,   /* names, tokenizers, templates                  */
+                                                &part_prefixes, /* which worker holds which KV prefix            */
                                                 &part_fleet,    /* links to workers; the choices that run there  */
+                                                &part_kv_feeds, /* KV events, from which that is known           */
                                                 &part_tokenize, /* threads for large bodies                      */
                                                 &part_http,     /* the API: request -> choices -> text           */
                                                 &part_members,  /* etcd: publishes the API, finds the workers    */

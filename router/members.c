@@ -21,14 +21,26 @@ static status describe_self(const struct router_process *p, struct instance *sel
     return ST_OK;
 }
 
+/* What holds KV of a model that is not served here is of no use; what holds KV of any is. */
+static bool holds_ours(const struct router_process *p, const struct instance *instance)
+{
+    return !instance->model[0] || models_find(p->models, instance->model, strlen(instance->model));
+}
+
 static void on_member(void *arg, const struct instance *instance)
 {
-    fleet_member(((struct router_process *)arg)->fleet, instance);
+    struct router_process *p = arg;
+    fleet_member(p->fleet, instance);
+    if (p->kv_feeds && holds_ours(p, instance))
+        kv_feeds_member(p->kv_feeds, instance);
 }
 
 static void on_gone(void *arg, const char *id)
 {
-    fleet_member_gone(((struct router_process *)arg)->fleet, id);
+    struct router_process *p = arg;
+    fleet_member_gone(p->fleet, id);
+    if (p->kv_feeds)
+        kv_feeds_member_gone(p->kv_feeds, id);
 }
 
 static void on_refused(void *arg)

@@ -36,6 +36,36 @@ static void report_http(struct router_process *p)
     set(p, ROUTER_HTTP, LABELS("bytes_out"), (double)s.bytes_out);
 }
 
+static void report_index(struct router_process *p)
+{
+    struct prefix_index_stats s;
+    kv_view_stats(p->kv_view, &s);
+    set(p, ROUTER_KV_INDEX_BLOCKS, NULL, (double)s.blocks);
+    set(p, ROUTER_KV_INDEX_BYTES, NULL, (double)s.bytes);
+    set(p, ROUTER_KV_INDEX, LABELS("stored"), (double)s.stored);
+    set(p, ROUTER_KV_INDEX, LABELS("removed"), (double)s.removed);
+    set(p, ROUTER_KV_INDEX, LABELS("moved"), (double)s.moved);
+    set(p, ROUTER_KV_INDEX, LABELS("evicted"), (double)s.evicted);
+    set(p, ROUTER_KV_INDEX, LABELS("not_kept"), (double)s.not_kept);
+}
+
+static void report_kv_feeds(struct router_process *p)
+{
+    struct kv_feeds_stats s = { 0 };
+    if (p->kv_feeds)
+        kv_feeds_stats(p->kv_feeds, &s);
+    set(p, ROUTER_KV_PUBLISHERS, LABELS("followed"), s.followed);
+    set(p, ROUTER_KV_PUBLISHERS, LABELS("complete"), s.complete);
+    set(p, ROUTER_KV_PUBLISHERS, LABELS("silent"), s.silent);
+#define X(name, help) set(p, ROUTER_KV_EVENTS, LABELS(#name), (double)s.follow.name);
+    KV_FOLLOW_COUNTERS(X)
+#undef X
+    set(p, ROUTER_KV_EVENTS, LABELS("events"), (double)s.events);
+    set(p, ROUTER_KV_EVENTS, LABELS("unknown"), (double)s.unknown);
+    set(p, ROUTER_KV_EVENTS, LABELS("hostile"), (double)s.hostile);
+    set(p, ROUTER_KV_EVENTS, LABELS("left_out"), (double)s.left_out);
+}
+
 static bool is_usable(const struct fleet_worker *w)
 {
     return w->is_member && !w->draining && (w->up || !w->is_decode);
@@ -73,6 +103,8 @@ static void report(void *arg)
     report_workers(p);
     report_links(p);
     report_http(p);
+    report_index(p);
+    report_kv_feeds(p);
 }
 
 static status report_start(struct daemon *d, struct error *err)
