@@ -352,9 +352,8 @@ static status protocol_start(struct daemon *d, struct error *err)
     struct worker_process *p = worker_process_of(d);
     const struct worker_config *c = p->config;
     bool decodes = p->role == WORKER_DECODE;
-    p->io =
-        (struct worker_io){ p,          io_now, io_send, io_forget, peers_find_prefill, io_run, io_take, io_cancel_take,
-                            io_entered, NULL,   NULL };
+    p->io = (struct worker_io){ p,       io_now,         io_send,    io_forget,        peers_find_prefill, io_run,
+                                io_take, io_cancel_take, io_entered, kv_events_stored, kv_events_removed };
     struct worker_options options = {
         .io = &p->io,
         .timers = loop_timers(daemon_loop(d)),
@@ -443,14 +442,15 @@ static bool is_ready(struct daemon *d, struct text_buffer *why)
 
 int worker_daemon_run(int argc, char **argv, enum worker_role role)
 {
-    static const struct part *const parts[] = {                 /* started down, stopped up */
-                                                &part_model,    /* the model, mapped                       */
-                                                &part_pool,     /* KV blocks, in memory others can map     */
-                                                &part_engine,   /* the engine and its thread               */
-                                                &part_protocol, /* requests, steps, blocks: worker.h       */
-                                                &part_peers,    /* links to routers and other workers      */
-                                                &part_members,  /* etcd: who we are and who is there       */
-                                                &part_report,   /* load figures for routers, metrics       */
+    static const struct part *const parts[] = {                  /* started down, stopped up */
+                                                &part_model,     /* the model, mapped                       */
+                                                &part_pool,      /* KV blocks, in memory others can map     */
+                                                &part_engine,    /* the engine and its thread               */
+                                                &part_protocol,  /* requests, steps, blocks: worker.h       */
+                                                &part_peers,     /* links to routers and other workers      */
+                                                &part_kv_events, /* which blocks are here, for routers      */
+                                                &part_members,   /* etcd: who we are and who is there       */
+                                                &part_report,    /* load figures for routers, metrics       */
                                                 NULL
     };
     process_role = role;

@@ -24,6 +24,14 @@ static void describe_self(const struct worker_process *p, struct instance *self)
     snprintf(self->class, sizeof self->class, "%s", p->class);
     advertised(links_endpoint(p->links), host, self->control, sizeof self->control);
     advertised(links_events_endpoint(p->links), host, self->events, sizeof self->events);
+    if (p->kv_publish) {
+        const struct kv_publisher *publisher = kv_publish_publisher(p->kv_publish);
+        advertised(kv_publisher_endpoint(publisher), host, self->kv_events, sizeof self->kv_events);
+        advertised(kv_publisher_replay_endpoint(publisher), host, self->kv_replay, sizeof self->kv_replay);
+    }
+    self->weights = model_fingerprint(p->model);
+    self->tokenizer = model_text_fingerprint(p->model);
+    self->block_tokens = p->layout.block_tokens;
     self->max_model_len = p->max_model_len;
     self->kv_tokens = (uint64_t)p->n_blocks * p->layout.block_tokens;
 }

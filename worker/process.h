@@ -9,6 +9,7 @@
 #include "worker/adapters.h"
 #include "worker/drafter.h"
 #include "worker/engine_thread.h"
+#include "worker/kv_publish.h"
 #include "worker/worker.h"
 
 struct worker_config {
@@ -49,6 +50,7 @@ struct worker_process {
     struct worker_io io;
     struct worker *worker;
     struct links *links;
+    struct kv_publish *kv_publish; /* NULL: nothing is published */
     struct membership *membership;
     struct process_peer_list peers;
     struct timer load_timer;
@@ -60,13 +62,18 @@ struct worker_process {
 struct worker_process *worker_process_of(struct daemon *d);
 
 /* Parts, in the order in which they start. */
-extern const struct part part_model;    /* the model, mapped                  */
-extern const struct part part_pool;     /* KV blocks, in memory others can map */
-extern const struct part part_engine;   /* the engine and its thread          */
-extern const struct part part_protocol; /* requests: worker.h                 */
-extern const struct part part_peers;    /* links to routers and other workers */
-extern const struct part part_members;  /* etcd: who we are, who is there     */
-extern const struct part part_report;   /* load figures and metrics           */
+extern const struct part part_model;     /* the model, mapped                  */
+extern const struct part part_pool;      /* KV blocks, in memory others can map */
+extern const struct part part_engine;    /* the engine and its thread          */
+extern const struct part part_protocol;  /* requests: worker.h                 */
+extern const struct part part_peers;     /* links to routers and other workers */
+extern const struct part part_kv_events; /* which blocks are here, for routers */
+extern const struct part part_members;   /* etcd: who we are, who is there     */
+extern const struct part part_report;    /* load figures and metrics           */
+
+/* kv_events.c, for worker_io; ctx is the process. */
+void kv_events_stored(void *ctx, const struct block_stored *what);
+void kv_events_removed(void *ctx, const struct block_hash *hashes, uint32_t n);
 
 /* peers.c. A prefill worker that is up and whose blocks can be taken, for worker_io; ctx is the process. */
 struct worker_peer *peers_find_prefill(void *ctx, const char *id);

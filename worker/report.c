@@ -66,6 +66,23 @@ static void report_prefix_cache(struct worker_process *p)
     set(p, WORKER_PREFIX_HIT_TOKENS, "device", (double)c.hit_tokens);
 }
 
+static void report_kv_events(struct worker_process *p)
+{
+    struct kv_publisher_stats s = { 0 };
+    if (p->kv_publish)
+        kv_publisher_stats(kv_publish_publisher(p->kv_publish), &s);
+    set(p, WORKER_KV_EVENTS, "events", (double)s.events);
+    set(p, WORKER_KV_EVENTS, "batches", (double)s.batches);
+    set(p, WORKER_KV_EVENTS, "bytes", (double)s.bytes);
+    set(p, WORKER_KV_EVENTS, "lost", (double)s.lost);
+    set(p, WORKER_KV_EVENTS, "requests", (double)s.requests);
+    set(p, WORKER_KV_EVENTS, "replayed", (double)s.replayed);
+    set(p, WORKER_KV_EVENTS, "dumps", (double)s.dumps);
+    set(p, WORKER_KV_EVENTS, "left_out", (double)s.dump_events_left_out);
+    set(p, WORKER_KV_EVENTS, "unsent", (double)s.unsent);
+    set(p, WORKER_KV_EVENTS, "hostile", (double)s.hostile);
+}
+
 static void report(void *arg)
 {
     struct worker_process *p = arg;
@@ -88,6 +105,7 @@ static void report(void *arg)
     report_prefix_cache(p);
     report_transfer(p);
     report_links(p);
+    report_kv_events(p);
 }
 
 static status report_start(struct daemon *d, struct error *err)
