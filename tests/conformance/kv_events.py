@@ -7,7 +7,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
 import time
 
 import msgspec
@@ -17,27 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests/flow"))
 
 from cluster import BIN, Suite
+from vllm_events import END, Publisher, structs
 
 PROGRAM = os.path.join(BIN, "tests", "kv_events_main")
-END = (2**64 - 1).to_bytes(8, "big")
 DEADLINE_S = 60
-Hash = bytes | int
-
-
-def structs(array_like, **trailing):
-    """The classes of one version of vLLM; trailing: fields that later versions add to BlockStored."""
-    common = {"array_like": array_like, "omit_defaults": True}
-    event = {**common, "tag": True}
-    stored = msgspec.defstruct("BlockStored", [
-        ("block_hashes", list[Hash]), ("parent_block_hash", Hash | None), ("token_ids", list[int]), ("block_size", int),
-        ("lora_id", int | None), ("medium", str | None), ("lora_name", str | None), ("extra_keys", list | None, None),
-        ("group_idx", int | None, None), *((name, object, None) for name in trailing)], **event)
-    removed = msgspec.defstruct("BlockRemoved", [("block_hashes", list[Hash]), ("medium", str | None),
-                                                 ("group_idx", int | None, None), ("later", object, None)], **event)
-    cleared = msgspec.defstruct("AllBlocksCleared", [], **event)
-    batch = msgspec.defstruct("KVEventBatch", [("ts", float), ("events", list[stored | removed | cleared]),
-                                               ("data_parallel_rank", int | None, None)], **common)
-    return batch, stored, removed, cleared
 
 
 class Program:
@@ -74,47 +56,6 @@ class Program:
         self.process.stdin.close()
         assert self.process.wait(DEADLINE_S) == 0
         self.process.stdout.close()
-
-
-class Publisher:
-    """As vLLM's: numbers from 0, a ring, and a ROUTER that repeats it."""
-
-    def __init__(self, ring=1000):
-        self.context = zmq.Context()
-        self.pub, self.router = self.context.socket(zmq.PUB), self.context.socket(zmq.ROUTER)
-        self.endpoint = f"tcp://127.0.0.1:{self.pub.bind_to_random_port('tcp://127.0.0.1')}"
-        self.replay = f"tcp://127.0.0.1:{self.router.bind_to_random_port('tcp://127.0.0.1')}"
-        self.ring, self.size, self.number = [], ring, 0
-        self.lock, self.done = threading.Lock(), False
-        self.thread = threading.Thread(target=self.serve)
-        self.thread.start()
-
-    def publish(self, batch, lose=False):
-        payload = msgspec.msgpack.encode(batch)
-        with self.lock:
-            if not lose:
-                self.pub.send_multipart((b"kv-events", self.number.to_bytes(8, "big"), payload))
-            self.ring = (self.ring + [(self.number, payload)])[-self.size:]
-            self.number += 1
-
-    def serve(self):
-        while not self.done:
-            if not self.router.poll(20):
-                continue
-            client, empty, start = self.router.recv_multipart()
-            with self.lock:
-                for number, payload in self.ring:
-                    if number >= int.from_bytes(start, "big"):
-                        self.router.send_multipart((client, empty, number.to_bytes(8, "big"), payload))
-            self.router.send_multipart((client, empty, END, b""))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.done = True
-        self.thread.join()
-        self.context.destroy(0)
 
 
 def expected(hash_):
