@@ -145,7 +145,8 @@ static status create(struct bench *b, struct error *err)
     if (st != ST_OK)
         return st;
     struct prefix_index_options o = { .max_bytes = b->trace.most_blocks * PREFIX_BYTES_A_BLOCK,
-                                      .max_workers = b->options->trace.n_workers };
+                                      .max_workers = b->options->trace.n_workers,
+                                      .huge_pages = true };
     st = prefix_index_create(&o, &b->index, err);
     if (st != ST_OK)
         return st;

@@ -10,6 +10,7 @@
 
 #define SWEEP_BLOCKS 1024u /* some 30 us */
 #define NAME_BYTES   64u
+#define HUGE_FROM    (256u << 20) /* bytes of an index that is worth huge pages */
 
 /* What hashes of a model's prompts depend on, apart from adapter and salt. */
 struct kind {
@@ -32,7 +33,7 @@ struct kv_view {
     struct prefix_reader *reader;
     struct holder *holders;    /* [max_holders] */
     uint32_t *buckets;         /* [max_holders], by id */
-    uint32_t free_list;        /* of holders */
+    uint32_t free_list, fresh; /* of holders: given back; the first one never used */
     struct block_hash *hashes; /* [capacity] of the prompt at hand */
     uint32_t capacity;
     struct kind kinds[KV_VIEW_KINDS];
@@ -72,19 +73,11 @@ void kv_view_destroy(struct kv_view **view)
     free(v);
 }
 
-static void list_free(struct kv_view *v)
-{
-    uint32_t n = v->options.max_holders;
-    for (uint32_t i = 0; i < n; i++) {
-        v->buckets[i] = KV_VIEW_NOBODY;
-        v->holders[i].next = i + 1 < n ? i + 1 : KV_VIEW_NOBODY;
-    }
-    v->free_list = 0;
-}
-
 static status open_index(struct kv_view *v, struct error *err)
 {
-    const struct prefix_index_options o = { .max_bytes = v->options.max_bytes, .max_workers = v->options.max_holders };
+    const struct prefix_index_options o = { .max_bytes = v->options.max_bytes,
+                                            .max_workers = v->options.max_holders,
+                                            .huge_pages = v->options.max_bytes >= HUGE_FROM };
     status st = prefix_index_create(&o, &v->index, err);
     if (st != ST_OK)
         return st;
@@ -94,7 +87,9 @@ static status open_index(struct kv_view *v, struct error *err)
         close_index(v);
         return error_set(err, ST_NO_MEMORY, "no memory for %u holders of KV", v->options.max_holders);
     }
-    list_free(v);
+    memset(v->buckets, 0xff, v->options.max_holders * sizeof *v->buckets);
+    v->free_list = KV_VIEW_NOBODY;
+    v->fresh = 0;
     return ST_OK;
 }
 
@@ -155,10 +150,19 @@ static void name(char out[NAME_BYTES], const char *text)
     snprintf(out, NAME_BYTES, "%.63s", text);
 }
 
+static uint32_t free_number(struct kv_view *v)
+{
+    uint32_t number = v->free_list;
+    if (number != KV_VIEW_NOBODY)
+        v->free_list = v->holders[number].next;
+    else
+        number = v->fresh++;
+    return number;
+}
+
 static void enter(struct kv_view *v, uint32_t number, const struct kv_holder *h, uint32_t kind)
 {
     struct holder *new = &v->holders[number];
-    v->free_list = new->next;
     *new = (struct holder){ .in_use = true, .kind = kind };
     name(new->id, h->id);
     name(new->role, h->role);
@@ -178,14 +182,13 @@ status kv_view_add(struct kv_view *v, const struct kv_holder *h, uint32_t *numbe
     name(id, h->id);
     if (*find_link(v, id) != KV_VIEW_NOBODY)
         return error_set(err, ST_INVALID, "a holder of KV with the id %s is there already", id);
-    uint32_t free_number = v->free_list;
-    if (free_number == KV_VIEW_NOBODY)
+    if (v->free_list == KV_VIEW_NOBODY && v->fresh == v->options.max_holders)
         return error_set(err, ST_LIMIT, "%u holders of KV are there already", v->options.max_holders);
     st = use_kind(v, h, &kind, err);
     if (st != ST_OK)
         return st;
-    enter(v, free_number, h, kind);
-    *number = free_number;
+    *number = free_number(v);
+    enter(v, *number, h, kind);
     return ST_OK;
 }
 

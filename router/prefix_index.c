@@ -60,14 +60,14 @@ static status divide_memory(struct prefix_index *x, const struct prefix_index_op
     return owner_sets_init(&x->sets, o->max_bytes - x->bytes, x->n_slots);
 }
 
-/* Zeroed, and in huge pages where there are any: a lookup then misses only the caches. */
-static struct prefix_bucket *map_buckets(uint32_t n)
+/* Zeroed. In huge pages a lookup misses only the caches. */
+static struct prefix_bucket *map_buckets(uint32_t n, bool huge_pages)
 {
     size_t bytes = n * sizeof(struct prefix_bucket);
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return NULL;
-    madvise(memory, bytes, MADV_HUGEPAGE);
+    madvise(memory, bytes, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     return memory;
 }
 
@@ -77,7 +77,7 @@ static status create_parts(struct prefix_index *x, const struct prefix_index_opt
     if (st == ST_LIMIT)
         return error_set(err, ST_INVALID, "a prefix index of %zu bytes is too small for %u workers", o->max_bytes,
                          o->max_workers);
-    x->buckets = map_buckets(x->n_buckets);
+    x->buckets = map_buckets(x->n_buckets, o->huge_pages);
     x->slot_worker = calloc(x->n_slots, sizeof *x->slot_worker);
     x->slot_gone = calloc(x->n_slots, sizeof *x->slot_gone);
     x->slot_state = calloc(x->n_slots, sizeof *x->slot_state);

@@ -35,6 +35,7 @@ struct prefix_index;
 struct prefix_index_options {
     size_t max_bytes;     /* of everything, also what readers share */
     uint32_t max_workers; /* workers are numbered from 0 by the caller */
+    bool huge_pages;      /* where there are any: faster when it is full, but a few blocks make all of it resident */
 };
 
 /* ST_INVALID: no workers, too many, or not even PREFIX_BYTES_A_BLOCK for each of them. */

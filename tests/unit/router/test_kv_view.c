@@ -3,10 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "router/kv_view.h"
+#include "tests/unit/effort.h"
 
 #define BLOCK    16u
 #define N_TOKENS 200u
@@ -77,6 +79,31 @@ static void test_nothing_is_taken_before_the_first_holder(void **state)
     assert_int_equal(kv_view_number(NULL, "a"), KV_VIEW_NOBODY);
     assert_int_equal(find(NULL, "", no_salt, N_TOKENS, m), 0);
     kv_view_destroy(&v);
+    kv_view_destroy(&v);
+}
+
+static size_t resident_bytes(void)
+{
+    size_t size, resident;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%zu %zu", &size, &resident), 2);
+    (void)fclose(f);
+    return resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* A large index in a small cluster costs next to nothing. */
+static void test_a_few_blocks_take_little_memory(void **state)
+{
+    (void)state;
+    if (SANITIZED)
+        skip();
+    size_t before = resident_bytes();
+    struct kv_view *v = created(128u << 20, 8192);
+    struct kv_match m[MAX];
+    hold(v, add(v, worker("a", 9, BLOCK)), KV_TIER_DEVICE, plain, BLOCK, N_TOKENS / BLOCK);
+    assert_int_equal(find(v, "", no_salt, N_TOKENS, m), 1);
+    assert_true(resident_bytes() < before + (4u << 20));
     kv_view_destroy(&v);
 }
 
@@ -234,6 +261,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nothing_is_taken_before_the_first_holder),
+        cmocka_unit_test(test_a_few_blocks_take_little_memory),
         cmocka_unit_test(test_tiers_and_order),
         cmocka_unit_test(test_who_may_share),
         cmocka_unit_test(test_kinds),

@@ -39,9 +39,9 @@ static struct prefix_index *created(size_t max_bytes, uint32_t max_workers)
 static void test_bad_options(void **state)
 {
     (void)state;
-    static const struct prefix_index_options bad[] = { { 1u << 20, 0 },
-                                                       { 1u << 20, PREFIX_MAX_WORKERS + 1 },
-                                                       { 1000, 100 } };
+    static const struct prefix_index_options bad[] = { { 1u << 20, 0, false },
+                                                       { 1u << 20, PREFIX_MAX_WORKERS + 1, false },
+                                                       { 1000, 100, false } };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct prefix_index *x = NULL;
         struct error err = { "" };
