@@ -220,6 +220,7 @@ SCRIPTS = [
                                  "generation.RECEIVING", "generation.DECODING"], 1800, {"smollm2", "long"}),
     ("flow/frozen_transfer", ["tests/flow/frozen_transfer.py"], 240, set()),
     ("flow/frozen_transfer_long", ["tests/flow/frozen_transfer.py", "--long"], 1200, {"long", "release"}),
+    ("flow/kv_index", ["tests/flow/kv_index.py"], 120, {"venv"}),
     ("flow/cancel", ["tests/flow/cancel.py"], 120, set()),
     ("flow/overload", ["tests/flow/overload.py"], 240, set()),
     ("flow/shared_etcd", ["tests/flow/shared_etcd.py"], 240, set()),
