@@ -42,7 +42,7 @@ static void test_addresses(void **state)
     }
     char longer[400] = "tcp://";
     memset(longer + 6, 'h', sizeof longer - 9);
-    strcpy(longer + sizeof longer - 3, ":1");
+    memcpy(longer + sizeof longer - 3, ":1", 3);
     at = longer;
     assert_int_equal(foreign_address_next(&at, &a, &err), ST_INVALID);
 }

@@ -115,8 +115,8 @@ static void join(struct world *w, struct source *s)
     s->record.weights = 9;
     s->record.tokenizer = 5;
     s->record.block_tokens = BLOCK;
-    strcpy(s->record.kv_events, s->pub);
-    strcpy(s->record.kv_replay, s->replay);
+    snprintf(s->record.kv_events, sizeof s->record.kv_events, "%s", s->pub);
+    snprintf(s->record.kv_replay, sizeof s->record.kv_replay, "%s", s->replay);
     kv_feeds_member(w->feeds, &s->record);
 }
 
@@ -332,7 +332,7 @@ static void test_who_is_not_followed(void **state)
     s->pub[0] = '\0';
     start_source(&w, s, true);
     s->record.block_tokens = 0;
-    strcpy(s->record.kv_events, s->pub);
+    snprintf(s->record.kv_events, sizeof s->record.kv_events, "%s", s->pub);
     kv_feeds_member(w.feeds, &s->record);
     assert_int_equal(stats(&w).followed, 0);
     join(&w, s);
@@ -364,8 +364,8 @@ static void test_a_foreign_publisher(void **state)
     set_up(&w);
     start_source(&w, s, false);
     struct foreign_address address = { .model = "m" };
-    strcpy(address.pub, s->pub);
-    strcpy(address.replay, s->replay);
+    snprintf(address.pub, sizeof address.pub, "%s", s->pub);
+    snprintf(address.replay, sizeof address.replay, "%s", s->replay);
     const struct kv_holder holder = { address.pub, "foreign", "", "m", 9, 5, BLOCK };
     const struct foreign_feed_options o = { w.view, &holder, 1u << 20, adapter, NULL };
     hold(s, 3);
