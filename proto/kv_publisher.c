@@ -320,7 +320,7 @@ status kv_publisher_create(const struct kv_publisher_options *options, struct kv
         return error_set(err, ST_NO_MEMORY, "no memory for a publisher of KV events");
     p->options = *options;
     kv_batch_writer_init(&p->writer, options->form, KV_PUBLISHER_MAX_BATCH);
-    kv_batch_writer_init(&p->dump.writer, options->form, KV_PUBLISHER_MAX_BATCH);
+    kv_batch_writer_init(&p->dump.writer, options->form, KV_PUBLISHER_DUMP_BATCH);
     p->dump.publisher = p;
     status st = kv_ring_init(&p->ring, options->max_batches, options->max_bytes, first_number());
     if (st != ST_OK)

@@ -13,8 +13,10 @@
 #include "common/status.h"
 #include "proto/kv_events.h"
 
-#define KV_PUBLISHER_MAX_BATCH (1u << 20) /* bytes of a batch before it is sent; also of one event */
-#define KV_PUBLISHER_MAX_DUMP  (256u << 20)
+#define KV_PUBLISHER_MAX_BATCH  (1u << 20) /* bytes of a batch before it is sent; also of one event */
+#define KV_PUBLISHER_MAX_DUMP   (256u << 20)
+/* Of one batch of a dump, which its follower applies in one go; also of one event in it. */
+#define KV_PUBLISHER_DUMP_BATCH (128u << 10)
 
 struct kv_publisher;
 struct kv_dump;

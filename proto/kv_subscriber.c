@@ -12,6 +12,8 @@
 #define RECONNECT_MIN_MS 50
 #define RECONNECT_MAX_MS 1000
 #define ENDPOINT_BYTES   256
+#define LIVE_BATCH       32 /* batches taken in one turn of the loop */
+#define ANSWER_BATCH     4  /* of a dump, perhaps, with thousands of blocks each */
 
 struct kv_subscriber {
     struct kv_subscriber_options options;
@@ -115,6 +117,7 @@ static status open_dealer(struct kv_subscriber *s, struct error *err)
     status st = link_socket_open_alone(&s->dealer, s->options.zmq, s->options.loop, ZMQ_DEALER, receive_answer, s, err);
     if (st != ST_OK)
         return st;
+    s->dealer.batch = ANSWER_BATCH;
     bound_socket(&s->dealer, s->replay);
     if (!zmq_connect(s->dealer.zmq, s->replay))
         return ST_OK;
@@ -153,6 +156,7 @@ static status open_sub(struct kv_subscriber *s, struct error *err)
     status st = link_socket_open_alone(&s->sub, s->options.zmq, s->options.loop, ZMQ_SUB, receive_live, s, err);
     if (st != ST_OK)
         return st;
+    s->sub.batch = LIVE_BATCH;
     bound_socket(&s->sub, s->endpoint);
     const char *topic = s->options.topic;
     if (zmq_setsockopt(s->sub.zmq, ZMQ_SUBSCRIBE, topic, strlen(topic)) || zmq_connect(s->sub.zmq, s->endpoint))

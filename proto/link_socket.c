@@ -13,10 +13,10 @@ static void drain(struct link_socket *s)
         links_enter(links);
     s->draining = true;
     int n = 0;
-    while (n < LINK_SOCKET_BATCH && s->receive(s->arg))
+    while (n < s->batch && s->receive(s->arg))
         n++;
     s->draining = false;
-    if (n == LINK_SOCKET_BATCH && event_initialized(&s->again))
+    if (n == s->batch && event_initialized(&s->again))
         event_add(&s->again, &(struct timeval){ 0, 0 });
     if (links)
         links_leave(links);
@@ -46,7 +46,7 @@ static status watch(struct link_socket *s)
 status link_socket_open_alone(struct link_socket *s, void *zmq, struct loop *loop, int type, bool (*receive)(void *arg),
                               void *arg, struct error *err)
 {
-    *s = (struct link_socket){ .loop = loop, .receive = receive, .arg = arg };
+    *s = (struct link_socket){ .loop = loop, .receive = receive, .arg = arg, .batch = LINK_SOCKET_BATCH };
     s->zmq = zmq_socket(zmq, type);
     if (!s->zmq)
         return error_set(err, ST_LIMIT, "cannot create a ZeroMQ socket: %s", zmq_strerror(zmq_errno()));

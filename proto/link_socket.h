@@ -1,7 +1,7 @@
 /* link_socket.h - one ZeroMQ socket on the loop.
  * ZMQ_FD is edge-triggered, and sending can swallow the edge of an arrival. So
  * whoever sends calls link_socket_sent, and a wakeup takes messages until none
- * is left, or LINK_SOCKET_BATCH, and then lets the loop turn before it goes on. */
+ * is left, or `batch` of them, and then lets the loop turn before it goes on. */
 #ifndef BATON_PROTO_LINK_SOCKET_H
 #define BATON_PROTO_LINK_SOCKET_H
 
@@ -25,6 +25,7 @@ struct link_socket {
     void *arg;
     struct event readable, again;
     bool draining;
+    int batch; /* LINK_SOCKET_BATCH unless changed after opening */
 };
 
 /* Creates the socket without connecting it; receive is NULL for one that only sends. */

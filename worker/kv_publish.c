@@ -7,6 +7,7 @@
 #include "proto/instance.h"
 
 #define RUN_BLOCKS    128u
+#define RUN_TOKENS    4096u /* sent in one event: some 20 KB */
 #define RING_BATCHES  8192u
 #define RING_BYTES    (4u << 20)
 #define DUMP_FRESH_US 200000u /* routers that start together share one */
@@ -16,11 +17,13 @@ struct run {
     enum kv_event_kind kind; /* of what is in it */
     struct kv_event_hash hashes[RUN_BLOCKS];
     uint32_t n, n_tokens;
-    uint32_t *tokens; /* [RUN_BLOCKS * block_tokens]; NULL: none are sent */
+    uint32_t *tokens; /* [RUN_TOKENS]; NULL: none are sent */
     bool has_parent, salted;
     struct kv_event_hash parent;
     char adapter[INSTANCE_ADAPTER_BYTES];
 };
+
+_Static_assert(RUN_TOKENS >= BLOCK_TOKENS_MAX, "a block fits");
 
 struct kv_publish {
     struct kv_publish_options options;
@@ -57,7 +60,8 @@ static bool end_run(struct run *run, uint32_t block_tokens, struct kv_event *out
 
 static bool continues(const struct run *run, const struct block_stored *what)
 {
-    if (!run->n || run->n == RUN_BLOCKS || run->kind != KV_BLOCK_STORED || !what->has_parent)
+    if (!run->n || run->n == RUN_BLOCKS || run->n_tokens + what->n_tokens > RUN_TOKENS ||
+        run->kind != KV_BLOCK_STORED || !what->has_parent)
         return false;
     const struct kv_event_hash *last = &run->hashes[run->n - 1];
     return last->low == what->parent.low && last->high == what->parent.high && run->salted == what->has_salt &&
@@ -164,7 +168,7 @@ static void dump_all(void *ctx, struct kv_dump *dump)
 
 static status take_memory(struct kv_publish *k)
 {
-    size_t bytes = (size_t)RUN_BLOCKS * k->options.block_tokens * sizeof *k->live.tokens;
+    size_t bytes = RUN_TOKENS * sizeof *k->live.tokens;
     if (!k->options.tokens)
         return ST_OK;
     k->live.tokens = malloc(bytes);
