@@ -126,6 +126,17 @@ static void test_their_blocks_are_found_as_ours(void **state)
     assert_int_equal(store(&w, 500, 2, BLOCK + 1, NULL), ST_LIMIT);
     assert_int_equal(foreign_feed_apply(w.feed, &(struct kv_event){ .kind = KV_ALL_CLEARED }), ST_OK);
     assert_int_equal(held(&w, ""), 0);
+    const struct kv_event_hash child = { 600, 0 };
+    const struct kv_event orphan = { .kind = KV_BLOCK_STORED,
+                                     .hashes = &child,
+                                     .n_hashes = 1,
+                                     .has_parent = true,
+                                     .parent = { 100, 0 },
+                                     .tokens = tokens,
+                                     .n_tokens = BLOCK,
+                                     .block_size = BLOCK };
+    assert_int_equal(foreign_feed_apply(w.feed, &orphan), ST_OK);
+    assert_int_equal(foreign_feed_left_out(w.feed), 5);
     assert_int_equal(store(&w, 100, 1, BLOCK, NULL), ST_OK);
     assert_int_equal(held(&w, ""), BLOCK);
     tear_down(&w);

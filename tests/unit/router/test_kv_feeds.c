@@ -314,6 +314,9 @@ static void test_silence(void **state)
     assert_true(run(&w, PATIENCE_US, is_right));
     kv_feeds_member(w.feeds, &w.sources[1].record); /* told again: nothing begins anew */
     assert_true(is_right(&w));
+    join(&w, &w.sources[0]); /* the record of the new process */
+    assert_int_equal(known(&w, "w-0"), 0);
+    assert_true(run(&w, PATIENCE_US, is_right));
     tear_down(&w);
 }
 
