@@ -116,17 +116,21 @@ def silence(c, truth):
 
 def foreign(c, truth, publisher):
     """Its blocks are put under our hashes: those of a prompt that a worker has computed, too, are no others."""
-    def publish(*events):
-        publisher.publish(BATCH(ts=time.time(), events=list(events), data_parallel_rank=0))
+    def publish(*events, lose=False):
+        publisher.publish(BATCH(ts=time.time(), events=list(events), data_parallel_rank=0), lose)
     ids = [7 * i % 900 + 5 for i in range(10 * BLOCK)]
-    publish(STORED([b"n%031d" % i for i in range(10)], None, ids, BLOCK, None, "GPU", None))
+    names = [b"n%031d" % i for i in range(10)]
+    publish(STORED(names[:3], None, ids[:3 * BLOCK], BLOCK, None, "GPU", None))
+    publish(STORED(names[3:6], names[2], ids[3 * BLOCK:6 * BLOCK], BLOCK, None, "GPU", None), lose=True)
+    publish(STORED(names[6:], names[5], ids[6 * BLOCK:], BLOCK, None, "GPU", None))
     truth.foreign = 10
     wait_right(c, truth)
     answer = c.ask("", prompt=ids, max_tokens=1)
     assert not answer.error, answer.error
     truth.foreign = 0
     wait_right(c, truth)
-    publish(STORED([b"m%031d" % i for i in range(5)], b"n%031d" % 3, ids[:5 * BLOCK], BLOCK, None, "CPU", None),
+    assert router(c)['baton_router_kv_events_total{kind="gaps"}'] >= 1
+    publish(STORED([b"m%031d" % i for i in range(5)], names[3], ids[:5 * BLOCK], BLOCK, None, "CPU", None),
             REMOVED([b"m%031d" % 4], "CPU"))
     truth.foreign = 4
     wait_right(c, truth)
