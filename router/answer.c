@@ -212,6 +212,19 @@ static void finish_stream(struct answer *a)
     call_end(call, 200);
 }
 
+/* Only with --debug-extensions. A stream's head goes out before it is known. */
+static void add_cache_header(const struct answer *a)
+{
+    char text[128];
+    size_t n = 0;
+    if (!api_of(a)->options.config->debug_extensions)
+        return;
+    for (int i = 0; i < KV_TIER_COUNT; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s=%llu", i ? " " : "", cached_tokens_tier((enum kv_tier)i),
+                              (unsigned long long)a->usage.cached.by_tier[i]);
+    http_header_add(a->call->x, "x-baton-cache", text);
+}
+
 static void finish_body(struct answer *a)
 {
     struct call *call = a->call;
@@ -227,6 +240,7 @@ static void finish_body(struct answer *a)
     answer_write_body(&a->head, a->choices, a->n_choices, call->started_us, &a->usage, out);
     count_tokens(a);
     call_headers(call, a->request);
+    add_cache_header(a);
     answer_free(a);
     call_respond(call, out);
 }
@@ -306,9 +320,24 @@ static void note_first_token(struct answer *a, struct choice *c)
     metric_observe_us(a->first_token, c->timing.first_token_us - a->call->started_us);
 }
 
+/* A prompt counts once, however many choices it has: as its first choice found it. */
+static void count_cached(struct answer *a, const struct cached_tokens *cached)
+{
+    cached_tokens_add(&a->usage.cached, cached);
+    for (int i = 0; i < KV_TIER_COUNT; i++)
+        if (cached->by_tier[i])
+            metric_add(metrics_series(api_of(a)->options.metrics, &router_metric_table, ROUTER_CACHED_TOKENS,
+                                      (const char *[]){ a->request->model->name, cached_tokens_tier((enum kv_tier)i) }),
+                       (int64_t)cached->by_tier[i]);
+}
+
 static void on_timing(void *arg, const Baton__Timing *timing)
 {
-    choice_keep_worker_timing(arg, timing);
+    struct choice *c = arg;
+    bool first = !c->timing.from_worker && !c->timing.first_token_us;
+    choice_keep_worker_timing(c, timing);
+    if (first && c->index % c->request->n == 0)
+        count_cached(c->answer, &c->timing.cached);
 }
 
 static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
@@ -388,6 +417,7 @@ static status submit_choice(struct answer *a, struct choice *c, uint64_t seed, u
         .route = r->route,
         .no_cache = r->no_cache,
         .priority = r->priority,
+        .salt = r->salt,
         .deadline_us = call->started_us + api_of(a)->options.config->deadline,
         .trace = call->trace,
         .callbacks = &flow_callbacks,

@@ -29,6 +29,19 @@ static void write_name(struct json_writer *w, const char *key, const char *text)
         json_write_null(w);
 }
 
+static void write_cached(struct json_writer *w, bool known, const struct cached_tokens *cached)
+{
+    json_write_key(w, "cached_tokens");
+    if (!known) {
+        json_write_null(w);
+        return;
+    }
+    json_write_object(w);
+    for (int i = 0; i < KV_TIER_COUNT; i++)
+        write_count(w, cached_tokens_tier((enum kv_tier)i), true, cached->by_tier[i]);
+    json_write_end(w);
+}
+
 static uint64_t since(uint64_t end_us, uint64_t start_us)
 {
     return end_us > start_us ? end_us - start_us : 0;
@@ -54,6 +67,7 @@ static void write_timing(struct json_writer *w, const struct choice_timing *t, u
     write_count(w, "attempts", t->attempts != 0, t->attempts);
     write_count(w, "legs", known, t->legs);
     write_count(w, "computed_tokens", known, t->computed_tokens);
+    write_cached(w, known, &t->cached);
     write_count(w, "preempted", known, t->preempted);
     json_write_end(w);
 }

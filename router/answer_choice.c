@@ -138,6 +138,8 @@ static void copy_text(char *out, size_t size, const char *text)
 void choice_keep_worker_timing(struct choice *c, const Baton__Timing *timing)
 {
     struct choice_timing *t = &c->timing;
+    if (!t->from_worker && !t->first_token_us)
+        cached_tokens_read(timing, (uint32_t)c->prompt->tokens.n, &t->cached);
     t->from_worker = true;
     t->queue_us = timing->queue_us;
     t->prefill_us = timing->prefill_us;

@@ -4,6 +4,7 @@
 #ifndef BATON_ROUTER_ANSWER_CHOICE_H
 #define BATON_ROUTER_ANSWER_CHOICE_H
 
+#include "router/cached_tokens.h"
 #include "router/flow.h"
 #include "router/request.h"
 #include "router/token_queue.h"
@@ -17,6 +18,7 @@ struct choice_timing {
     uint32_t attempts;
     uint64_t queue_us, prefill_us, prefill_queue_us, handoff_us, decode_us, moved_bytes;
     uint32_t legs, computed_tokens, preempted;
+    struct cached_tokens cached; /* of the first attempt that produced output: the later ones bring its tokens along */
     char transport[16], route[16], prefill_worker[64], decode_worker[64];
     char class[32]; /* "": no tokens came */
     bool class_changed;

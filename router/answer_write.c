@@ -63,7 +63,9 @@ static void add_usage(const struct answer_usage *u, struct text_buffer *out)
     add_number(out, u->completion_tokens);
     text_buffer_add(out, ",\"total_tokens\":");
     add_number(out, u->prompt_tokens + u->completion_tokens);
-    text_buffer_add(out, ",\"prompt_tokens_details\":{\"cached_tokens\":0}}");
+    text_buffer_add(out, ",\"prompt_tokens_details\":{\"cached_tokens\":");
+    add_number(out, cached_tokens_total(&u->cached));
+    text_buffer_add(out, "}}");
 }
 
 static const char *finish_text(enum choice_finish finish)

@@ -15,6 +15,7 @@ struct answer_head {
 
 struct answer_usage {
     uint64_t prompt_tokens, completion_tokens;
+    struct cached_tokens cached; /* of prompt_tokens */
 };
 
 /* max_bytes of the event's beginning: ids and names are short. */

@@ -374,7 +374,7 @@ status api_create(const struct api_options *options, struct api **out, struct er
         return error_set(err, ST_NO_MEMORY, "no memory");
     api->options = *options;
     api->rules = (struct request_rules){ options->models, (uint32_t)options->config->max_choices,
-                                         options->config->debug_extensions };
+                                         options->config->debug_extensions, options->salt_key };
     TAILQ_INIT(&api->calls);
     text_buffer_init(&api->out, CALL_MAX_PIECE_BYTES);
     text_buffer_init(&api->piece, CALL_MAX_PIECE_BYTES);

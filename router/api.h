@@ -14,6 +14,7 @@
 #include "router/flow.h"
 #include "router/models.h"
 #include "router/router_config.h"
+#include "router/salt_key.h"
 #include "router/tokenize_pool.h"
 
 struct api;
@@ -27,6 +28,7 @@ struct api_options { /* all borrowed for the life of the api */
     struct tokenize_pool *pool; /* NULL: the loop parses everything */
     struct metrics *metrics;
     uint64_t incarnation;
+    const struct salt_key *salt_key; /* NULL: none */
     /* Answers /health, /healthz, /readyz and /metrics; false: it is no such path. */
     bool (*answer_health)(void *ctx, struct http_exchange *x);
     void *ctx;

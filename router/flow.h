@@ -11,6 +11,7 @@
 
 #include "common/timers.h"
 #include "engine/sampling.h"
+#include "kvbm/block_hash.h"
 #include "proto/baton.pb-c.h"
 #include "proto/frame.h"
 
@@ -71,8 +72,9 @@ struct flow_request {
     struct sampling sampling; /* bias and stop_ids are copied; prompt_len is set by the flow */
     Baton__Route route;
     bool no_cache;
-    int32_t priority;     /* lower is sooner */
-    uint64_t deadline_us; /* absolute, on the clock of flows_options.now */
+    int32_t priority;       /* lower is sooner */
+    struct block_hash salt; /* of its KV blocks; {0, 0}: none */
+    uint64_t deadline_us;   /* absolute, on the clock of flows_options.now */
     struct trace_context trace;
     const struct flow_callbacks *callbacks;
     void *arg;

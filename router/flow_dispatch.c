@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proto/kv_events.h"
 #include "router/flow_internal.h"
 
 #define MAX_PREFILL_CANDIDATES 8
@@ -42,6 +43,15 @@ static void fill_sampling(const struct flow *flow, Baton__Sampling *out, Baton__
     out->bias = bias;
 }
 
+static ProtobufCBinaryData salt_bytes(struct block_hash salt, uint8_t bytes[BLOCK_HASH_BYTES])
+{
+    if (block_hash_equal(salt, (struct block_hash){ 0, 0 }))
+        return (ProtobufCBinaryData){ 0, NULL };
+    kv_sequence_write(salt.high, bytes);
+    kv_sequence_write(salt.low, bytes + 8);
+    return (ProtobufCBinaryData){ BLOCK_HASH_BYTES, bytes };
+}
+
 static status send_generate(struct flow *flow, struct fleet_worker *worker, uint64_t number)
 {
     struct fleet_worker *prefills[MAX_PREFILL_CANDIDATES];
@@ -51,6 +61,7 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker, uint
     Baton__LogitBias bias;
     uint32_t bias_ids[SAMPLING_MAX_BIAS];
     float bias_values[SAMPLING_MAX_BIAS];
+    uint8_t salt[BLOCK_HASH_BYTES];
     uint32_t n = fleet_rank_prefills(flow->flows->options.fleet, worker, flow->request.adapter, prefills,
                                      MAX_PREFILL_CANDIDATES);
     for (uint32_t i = 0; i < n; i++) {
@@ -69,6 +80,7 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker, uint
     body.n_prefills = n;
     body.no_cache = flow->request.no_cache;
     body.priority = flow->request.priority;
+    body.salt = salt_bytes(flow->request.salt, salt);
     body.dispatch = number;
     struct message_head head = { FRAME_GENERATE,      flow_key(flow), flow->attempt, 0, flow->request.deadline_us,
                                  &flow->request.trace };

@@ -186,10 +186,13 @@ static status http_start(struct daemon *d, struct error *err)
         .pool = p->pool,
         .metrics = daemon_metrics(d),
         .incarnation = daemon_incarnation(d),
+        .salt_key = &p->salt_key,
         .answer_health = answer_health,
         .ctx = d,
     };
-    status st = api_create(&options, &p->api, err);
+    status st = salt_key_read(p->config->salt_key_file, &p->salt_key, err);
+    if (st == ST_OK)
+        st = api_create(&options, &p->api, err);
     if (st != ST_OK)
         return st;
     daemon_report_port(d, "http", api_port(p->api));

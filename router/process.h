@@ -9,6 +9,7 @@
 #include "router/kv_feeds.h"
 #include "router/models.h"
 #include "router/router_config.h"
+#include "router/salt_key.h"
 #include "router/tokenize_pool.h"
 
 struct api;
@@ -23,6 +24,7 @@ struct router_process {
     struct links *links;
     struct flows *flows;
     struct membership *membership;
+    struct salt_key salt_key;
     struct tokenize_pool *pool; /* NULL: the loop does it */
     struct api *api;
 };

@@ -330,6 +330,22 @@ static status read_sampling(struct request *r, const struct request_values *v, s
     return st == ST_OK ? read_seed(r, v->seed, err) : st;
 }
 
+static status read_salt(struct request *r, const struct request_rules *rules, const json_t *salt, struct api_error *err)
+{
+    if (!salt)
+        return ST_OK;
+    if (!json_is_string(salt))
+        return request_wrong_type(err, "cache_salt", "a string", salt);
+    size_t len = json_string_length(salt);
+    if (len == 0 || len > REQUEST_MAX_SALT_BYTES) /* an empty one would share with everybody */
+        return api_error_set(err, API_WRONG_VALUE, "cache_salt",
+                             "Invalid value for 'cache_salt': a salt has 1 to %d bytes, not %zu.",
+                             REQUEST_MAX_SALT_BYTES, len);
+    const struct salt_key *key = rules->salt_key;
+    status st = block_salt(key ? key->bytes : NULL, key ? key->len : 0, json_string_value(salt), len, &r->salt);
+    return st == ST_OK ? ST_OK : api_error_memory(err);
+}
+
 /* ---- the answer's form -------------------------------------------------------------------- */
 
 static status read_flag(const json_t *object, const char *path, const char *name, bool *out, struct api_error *err)
@@ -413,6 +429,8 @@ static status read_generation(struct request *r, const struct request_rules *rul
     status st = check_unbuilt(r, v, err);
     if (st == ST_OK)
         st = read_sampling(r, v, err);
+    if (st == ST_OK)
+        st = read_salt(r, rules, v->cache_salt, err);
     if (st == ST_OK)
         st = read_stream(r, v, err);
     return st == ST_OK ? read_baton(r, rules, v, err) : st;

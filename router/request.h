@@ -9,20 +9,24 @@
 
 #include "common/arena.h"
 #include "engine/sampling.h"
+#include "kvbm/block_hash.h"
 #include "proto/baton.pb-c.h"
 #include "proto/instance.h"
 #include "router/models.h"
 #include "router/request_values.h"
+#include "router/salt_key.h"
 #include "router/stop_match.h"
 
 #define REQUEST_MAX_CHOICES    256               /* prompts times n */
 #define REQUEST_ARENA_BYTES    ((size_t)8 << 20) /* beside token ids and prompt texts */
 #define REQUEST_DEFAULT_TOKENS 16                /* completions without max_tokens */
+#define REQUEST_MAX_SALT_BYTES 1024
 
 struct request_rules {
     const struct models *models;
     uint32_t max_choices;
     bool debug_extensions;
+    const struct salt_key *salt_key; /* NULL: none */
 };
 
 struct request_prompt {
@@ -45,8 +49,9 @@ struct request {
     const char *max_tokens_name; /* of the member that said it; with has_max_tokens */
     struct stop_set stops;
     bool stream, include_usage, continuous_usage, echo, keep_special;
-    bool return_strings; /* /tokenize */
-    int32_t priority;    /* lower is sooner */
+    bool return_strings;    /* /tokenize */
+    int32_t priority;       /* lower is sooner */
+    struct block_hash salt; /* of cache_salt; {0, 0}: none was given */
     Baton__Route route;
     bool no_cache, want_timing, want_baton;
     char ignored[REQUEST_IGNORED_BYTES];

@@ -82,7 +82,7 @@ def chat_answers(env):
     u = r.usage
     assert u.prompt_tokens > 0 and u.completion_tokens > 0
     assert u.total_tokens == u.prompt_tokens + u.completion_tokens
-    assert u.prompt_tokens_details.cached_tokens == 0
+    assert 0 <= u.prompt_tokens_details.cached_tokens < u.prompt_tokens
 
 
 @check
@@ -105,6 +105,22 @@ def stream_usage_comes_last(env):
     whole = env.chat(max_tokens=10)
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+@check
+def cached_tokens_are_told(env):
+    """A prompt under a salt of its own finds nothing; asked again, it finds what the cluster keeps, however it is told."""
+    def ask(**kw):
+        return env.chat(STORY, max_tokens=2, extra_body={"cache_salt": salt}, **kw)
+
+    salt = f"conformance {time.time_ns()}"
+    assert ask().usage.prompt_tokens_details.cached_tokens == 0
+    again = ask().usage
+    streamed = list(ask(stream=True, stream_options={"include_usage": True}))[-1].usage
+    assert 0 <= again.prompt_tokens_details.cached_tokens < again.prompt_tokens
+    assert streamed.prompt_tokens_details.cached_tokens == again.prompt_tokens_details.cached_tokens
+    for wrong in ("", 5, "s" * 1025):
+        expect(openai.BadRequestError, lambda: env.chat(extra_body={"cache_salt": wrong}), param="cache_salt")
 
 
 @check

@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         models = open_model();
     if (size == 0)
         return 0;
-    const struct request_rules rules = { models, 16, (data[0] & 4) == 0 };
+    const struct request_rules rules = { models, 16, (data[0] & 4) == 0, NULL };
     struct api_error err;
     struct request *r = NULL;
     enum request_kind kind = (enum request_kind)(1 << (data[0] & 3));

@@ -26,7 +26,7 @@ static inline void sample_open(struct answer_sample *s, enum request_kind kind, 
     log_init("test", LOG_OFF);
     if (models_open(BATON_SOURCE_DIR "/models/baton-tiny", false, &s->models, &err) != ST_OK)
         fail_msg("%s", err.text);
-    const struct request_rules rules = { s->models, 16, true };
+    const struct request_rules rules = { s->models, 16, true, NULL };
     if (request_read(&rules, kind, body, strlen(body), &s->request, &refusal) != ST_OK)
         fail_msg("%s", refusal.text);
     assert_int_equal(choice_init(&s->choice, NULL, s->request, 0), ST_OK);

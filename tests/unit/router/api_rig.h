@@ -29,6 +29,7 @@ static struct {
     struct metrics *metrics;
     struct config *values;
     struct tokenize_pool *pool;
+    const struct salt_key *salt_key;
     struct api *api;
 } rig;
 
@@ -63,11 +64,12 @@ static inline void open_api(void)
 {
     struct error err;
     const struct api_options options = {
-        rig.loop,      config_values(rig.values),
-        rig.models,    rig.fake.fleet,
-        rig.flows,     rig.pool,
-        rig.metrics,   FAKE_ROUTER,
-        answer_health, NULL,
+        rig.loop,     config_values(rig.values),
+        rig.models,   rig.fake.fleet,
+        rig.flows,    rig.pool,
+        rig.metrics,  FAKE_ROUTER,
+        rig.salt_key, answer_health,
+        NULL,
     };
     if (api_create(&options, &rig.api, &err) != ST_OK)
         fail_msg("%s", err.text);
@@ -98,6 +100,7 @@ static inline int open_all(void **state)
     set("debug_extensions", "true");
     rig.worker = fake_worker(&rig.fake, "w0", "decode", MODEL);
     rig.pool = NULL;
+    rig.salt_key = NULL;
     open_api();
     return 0;
 }

@@ -24,6 +24,8 @@ struct fake_sent {
     int32_t n_logprobs, route, priority;
     bool no_cache, want_hash;
     char adapter[INSTANCE_ADAPTER_BYTES];
+    uint8_t salt[16];
+    size_t n_salt;
     uint32_t n_prefills;
     /* of Resume and TokensAck, and of Cancel */
     uint32_t position;
@@ -62,6 +64,9 @@ static inline void fake_note_generate(struct fake_sent *s, const Baton__Generate
     s->priority = g->priority;
     s->n_prefills = (uint32_t)g->n_prefills;
     snprintf(s->adapter, sizeof s->adapter, "%s", g->sampling->adapter);
+    s->n_salt = g->salt.len;
+    if (g->salt.len == sizeof s->salt)
+        memcpy(s->salt, g->salt.data, sizeof s->salt);
 }
 
 static inline status fake_send(void *ctx, struct fleet_worker *worker, const struct message_head *head,

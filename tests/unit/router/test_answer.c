@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include "proto/kv_events.h"
+
 #include "api_rig.h"
 
 static void test_chat(void **state)
@@ -122,7 +124,7 @@ static void test_baton_object(void **state)
             "{" ONCE ",\"priority\":-7,\"baton\":{\"route\":\"local\",\"timing\":true,\"logits_hash\":true,"
             "\"no_cache\":true}}");
     const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
-    assert_true(g->want_hash && g->no_cache);
+    assert_true(g->want_hash && g->no_cache && g->n_salt == 0);
     assert_int_equal(g->priority, -7);
     assert_int_equal(g->route, BATON__ROUTE__ROUTE_LOCAL);
     Baton__Timing timing = BATON__TIMING__INIT;
@@ -137,6 +139,102 @@ static void test_baton_object(void **state)
     assert_int_equal(json_array_size(at(json, "choices.0.baton.logits_hash")), 2);
     json_says(json, "choices.0.baton.logits_hash.1", "ffffffffffffffffffffffffffffffff");
     json_decref(json);
+    client_free(c);
+}
+
+static json_int_t cached_in(const json_t *json)
+{
+    return json_integer_value(at(json, "usage.prompt_tokens_details.cached_tokens"));
+}
+
+static double cached_metric(const char *tier)
+{
+    return metric_value(
+        metrics_series(rig.metrics, &router_metric_table, ROUTER_CACHED_TOKENS, (const char *[]){ MODEL, tier }));
+}
+
+/* What the first attempt found counts; where the answer goes on elsewhere, it finds the answer's own tokens, too. */
+static void test_cached_tokens(void **state)
+{
+    (void)state;
+    struct client *c = ask("/v1/completions", "{" ONCE "}");
+    const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
+    uint32_t found[] = { 1, 0, 1, 0 };
+    Baton__Timing timing = BATON__TIMING__INIT;
+    timing.cached_tokens = found;
+    timing.n_cached_tokens = 4;
+    fake_tokens(rig.flows, g, g->n_tokens, (uint32_t[]){ 908 }, 1, 0, &timing);
+    found[0] = 1000;
+    fake_tokens(rig.flows, g, g->n_tokens + 1, (uint32_t[]){ 1023 }, 1, BATON__FINISH__FINISH_STOP, &timing);
+    json_t *json = expect_json(c, 200);
+    assert_int_equal(cached_in(json), 2);
+    assert_non_null(strstr(c->text, "\r\nx-baton-cache: device=1 host=0 disk=1 peer=0\r\n"));
+    assert_true(cached_metric("device") == 1 && cached_metric("disk") == 1 && cached_metric("peer") == 0);
+    json_decref(json);
+    client_free(c);
+}
+
+/* A prompt counts once, as its first choice found it, and never the whole of it. */
+static void test_cached_tokens_of_several_choices(void **state)
+{
+    (void)state;
+    set("debug_extensions", "false");
+    struct client *c =
+        ask("/v1/completions", "{\"model\":\"baton-tiny\",\"prompt\":[\"Hello world\",\"a b c\"],\"n\":2}");
+    struct fake_sent g[4];
+    for (size_t i = 0; i < 4; i++) {
+        const struct fake_sent *sent = expect_sent(FRAME_GENERATE, i);
+        g[sent->key.seq - 1] = *sent;
+    }
+    for (int i = 3; i >= 0; i--) {
+        uint32_t found[] = { (uint32_t)i + 1, 1000 };
+        Baton__Timing timing = BATON__TIMING__INIT;
+        timing.cached_tokens = found;
+        timing.n_cached_tokens = i == 0 ? 1 : 2;
+        fake_tokens(rig.flows, &g[i], g[i].n_tokens, (uint32_t[]){ 908 }, 1, BATON__FINISH__FINISH_LENGTH, &timing);
+    }
+    json_t *json = expect_json(c, 200);
+    assert_true(g[2].n_tokens > 1);
+    assert_int_equal(cached_in(json), 1 + g[2].n_tokens - 1);
+    assert_null(strstr(c->text, "x-baton-cache"));
+    json_decref(json);
+    client_free(c);
+}
+
+static void test_cached_tokens_in_a_stream(void **state)
+{
+    (void)state;
+    struct client *c =
+        ask("/v1/chat/completions", "{" HI ",\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+                                    "\"baton\":{\"timing\":true}}");
+    const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
+    Baton__Timing timing = BATON__TIMING__INIT;
+    timing.cached_tokens = (uint32_t[]){ 0, 3 };
+    timing.n_cached_tokens = 2;
+    fake_tokens(rig.flows, g, g->n_tokens, (uint32_t[]){ 908 }, 1, BATON__FINISH__FINISH_LENGTH, &timing);
+    expect_text(c, "[DONE]");
+    assert_null(strstr(c->text, "x-baton-cache"));
+    assert_non_null(strstr(c->text, "\"cached_tokens\":{\"device\":0,\"host\":3,\"disk\":0,\"peer\":0}"));
+    assert_non_null(strstr(c->text, "\"prompt_tokens_details\":{\"cached_tokens\":3}}}"));
+    client_free(c);
+}
+
+static void test_salt(void **state)
+{
+    (void)state;
+    static const struct salt_key key = { 3, "key" };
+    struct block_hash wanted;
+    rig.salt_key = &key;
+    reopen_api();
+    struct client *c = ask("/v1/completions", "{" ONCE ",\"cache_salt\":\"tenant\"}");
+    const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
+    rig.salt_key = NULL;
+    assert_int_equal(block_salt("key", 3, "tenant", 6, &wanted), ST_OK);
+    assert_int_equal(g->n_salt, BLOCK_HASH_BYTES);
+    assert_int_equal(kv_sequence_read(g->salt), wanted.high);
+    assert_int_equal(kv_sequence_read(g->salt + 8), wanted.low);
+    answer_text(g, "yes", true);
+    json_decref(expect_json(c, 200));
     client_free(c);
 }
 
@@ -410,6 +508,10 @@ int main(void)
         TEST(test_stop_text),
         TEST(test_logprobs),
         TEST(test_baton_object),
+        TEST(test_cached_tokens),
+        TEST(test_cached_tokens_of_several_choices),
+        TEST(test_cached_tokens_in_a_stream),
+        TEST(test_salt),
         TEST(test_timing_of_a_cut_answer),
         TEST(test_echo_without_tokens),
         TEST(test_stream),

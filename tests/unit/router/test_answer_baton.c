@@ -95,6 +95,7 @@ static void test_all_heard(void **state)
         .legs = 3,
         .computed_tokens = 17,
         .preempted = 1,
+        .cached = { { 48, 0, 16, 8 } },
         .transport = "shm",
         .route = "remote",
         .prefill_worker = "p0",
@@ -115,6 +116,12 @@ static void test_all_heard(void **state)
     check_number(t, "legs", 3);
     check_number(t, "computed_tokens", 17);
     check_number(t, "preempted", 1);
+    const json_t *cached = json_object_get(t, "cached_tokens");
+    assert_int_equal(json_object_size(cached), 4);
+    check_number(cached, "device", 48);
+    check_number(cached, "host", 0);
+    check_number(cached, "disk", 16);
+    check_number(cached, "peer", 8);
     check_text(t, "transport", "shm");
     check_text(t, "prefill_worker", "p0");
     check_text(t, "decode_worker", "d0");

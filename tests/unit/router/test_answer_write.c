@@ -16,9 +16,9 @@
     "\"choices\":[" choices_and_more "}\n\n"
 #define USAGE                                                                                                          \
     "{\"prompt_tokens\":7,\"completion_tokens\":18446744073709551608,\"total_tokens\":18446744073709551615,"           \
-    "\"prompt_tokens_details\":{\"cached_tokens\":0}}"
+    "\"prompt_tokens_details\":{\"cached_tokens\":6}}"
 
-static const struct answer_usage usage = { 7, UINT64_MAX - 7 };
+static const struct answer_usage usage = { 7, UINT64_MAX - 7, { { 1, 2, 0, 3 } } };
 
 static struct answer_sample sample;
 static struct answer_head head;

@@ -24,7 +24,7 @@ static int open_models(void **state)
     (void)state;
     if (models_open(BATON_SOURCE_DIR "/models/baton-tiny", true, &models, &err) != ST_OK)
         return -1;
-    rules = (struct request_rules){ models, 16, true };
+    rules = (struct request_rules){ models, 16, true, NULL };
     return 0;
 }
 
@@ -187,6 +187,8 @@ static const struct refusal refusals[] = {
       "chat_template_kwargs.continue_final_message", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"chat_template_kwargs\":{\"x\":1,\"tokenize\":[]}"), API_UNSUPPORTED,
       "chat_template_kwargs.tokenize", "" },
+    { REQUEST_CHAT, CHAT_BODY(",\"cache_salt\":7"), API_WRONG_TYPE, "cache_salt", "an integer" },
+    { REQUEST_TEXT, "{" M "\"prompt\":\"x\",\"cache_salt\":\"\"}", API_WRONG_VALUE, "cache_salt", "1 to 1024" },
     { REQUEST_CHAT, CHAT_BODY(",\"baton\":true"), API_WRONG_TYPE, "baton", "" },
     { REQUEST_CHAT, CHAT_BODY(",\"baton\":{\"route\":\"moon\"}"), API_WRONG_VALUE, "baton.route", "moon" },
     { REQUEST_CHAT, CHAT_BODY(",\"baton\":{\"timing\":1}"), API_WRONG_TYPE, "baton.timing", "" },
@@ -249,6 +251,7 @@ static void test_defaults(void **state)
     assert_int_equal(r->n, 1);
     assert_int_equal(r->n_prompts, 1);
     assert_string_equal(r->ignored, "");
+    assert_true(r->salt.low == 0 && r->salt.high == 0);
     request_free(&r);
     assert_null(r);
 }
@@ -482,6 +485,50 @@ static void test_baton_needs_its_option(void **state)
     assert_non_null(strstr(err.text, "--debug-extensions"));
 }
 
+static struct block_hash salt_of(enum request_kind kind, const char *body)
+{
+    struct request *r = read_good(kind, body);
+    struct block_hash salt = r->salt;
+    request_free(&r);
+    return salt;
+}
+
+/* The cluster's key, where there is one, decides what a salt becomes; the endpoint does not. */
+static void test_salts(void **state)
+{
+    (void)state;
+    static const struct salt_key key = { 3, { 'k', '1', '\0' } };
+    struct block_hash wanted, keyless;
+    assert_int_equal(block_salt("k1", 3, "tenant", 6, &wanted), ST_OK);
+    assert_int_equal(block_salt("", 0, "tenant", 6, &keyless), ST_OK);
+    assert_true(block_hash_equal(salt_of(REQUEST_CHAT, CHAT_BODY(",\"cache_salt\":\"tenant\"")), keyless));
+    rules.salt_key = &key;
+    struct block_hash chat = salt_of(REQUEST_CHAT, CHAT_BODY(",\"cache_salt\":\"tenant\""));
+    struct block_hash text = salt_of(REQUEST_TEXT, "{" M "\"prompt\":\"x\",\"cache_salt\":\"tenant\"}");
+    struct block_hash cut = salt_of(REQUEST_CHAT, CHAT_BODY(",\"cache_salt\":\"tenant\\u0000x\""));
+    struct block_hash none = salt_of(REQUEST_CHAT, CHAT_BODY(",\"cache_salt\":null"));
+    rules.salt_key = NULL;
+    assert_true(block_hash_equal(chat, wanted) && block_hash_equal(text, wanted));
+    assert_false(block_hash_equal(cut, wanted)); /* all of it counts */
+    assert_true(none.low == 0 && none.high == 0);
+}
+
+static void test_longest_salt(void **state)
+{
+    (void)state;
+    char salt[REQUEST_MAX_SALT_BYTES + 2], body[sizeof salt + 128];
+    struct api_error err;
+    struct request *r = NULL;
+    memset(salt, 's', sizeof salt);
+    for (int extra = 0; extra < 2; extra++) {
+        int n = snprintf(body, sizeof body, "{" M "\"prompt\":\"x\",\"cache_salt\":\"%.*s\"}",
+                         REQUEST_MAX_SALT_BYTES + extra, salt);
+        assert_int_equal(request_read(&rules, REQUEST_TEXT, body, (size_t)n, &r, &err), extra ? ST_INVALID : ST_OK);
+        request_free(&r);
+    }
+    assert_string_equal(err.param, "cache_salt");
+}
+
 static void test_ignored_is_bounded(void **state)
 {
     (void)state;
@@ -553,6 +600,8 @@ int main(void)
         cmocka_unit_test(test_parts_are_lines),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_baton_needs_its_option),
+        cmocka_unit_test(test_salts),
+        cmocka_unit_test(test_longest_salt),
         cmocka_unit_test(test_ignored_is_bounded),
         cmocka_unit_test(test_fit),
     };
