@@ -44,16 +44,10 @@ struct chat {
 /* Never another cluster than the one that was named. */
 static status find_url(struct chat *chat, const struct state_dir *dir, struct error *err)
 {
-    json_t *state;
     if (chat->url)
         return ST_OK;
-    status st = place_status(dir, &state, err);
-    if (st != ST_OK)
-        return st;
-    snprintf(chat->own_url, sizeof chat->own_url, "%s", json_text(state, "url"));
     chat->url = chat->own_url;
-    json_decref(state);
-    return chat->own_url[0] ? ST_OK : error_set(err, ST_NOT_FOUND, "the cluster has no router yet");
+    return place_url(dir, chat->own_url, sizeof chat->own_url, err);
 }
 
 static status find_model(struct chat *chat, struct error *err)

@@ -20,6 +20,8 @@ struct place {
 MUST_CHECK status place_find(const struct place *place, struct state_dir *out, struct error *err);
 /* The supervisor's status; ST_NOT_FOUND when no cluster runs there. The caller decrefs it. */
 MUST_CHECK status place_status(const struct state_dir *dir, json_t **out, struct error *err);
+/* Of its router; ST_NOT_FOUND, too, when it has none yet. */
+MUST_CHECK status place_url(const struct state_dir *dir, char *out, size_t size, struct error *err);
 /* Members of a JSON object; "" and 0 where absent. */
 const char *json_text(const json_t *object, const char *key);
 long long json_number(const json_t *object, const char *key);

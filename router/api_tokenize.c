@@ -3,21 +3,8 @@
 
 #include "common/json_writer.h"
 #include "router/api_call.h"
+#include "router/listed_token.h"
 #include "router/request_prompt.h"
-
-/* A token as vocabularies list it: bytes as the letters of GPT-2's table
- * (printable ones stand for themselves, the others follow from U+0100 on). */
-static void write_listed(const char *bytes, size_t len, struct text_buffer *out)
-{
-    for (size_t i = 0; i < len; i++) {
-        unsigned c = (unsigned char)bytes[i];
-        unsigned code = c <= 32 ? 256 + c : c >= 127 && c <= 160 ? 256 + 33 + c - 127 : c == 173 ? 256 + 67 : c;
-        if (code < 128)
-            text_buffer_char(out, (char)code);
-        else
-            text_buffer_append(out, (char[]){ (char)(0xC0 | code >> 6), (char)(0x80 | (code & 63)) }, 2);
-    }
-}
 
 static void write_strings(struct json_writer *w, const struct request *r, const struct token_list *tokens,
                           struct text_buffer *piece)
@@ -30,7 +17,7 @@ static void write_strings(struct json_writer *w, const struct request *r, const 
         if (tokenizer_is_special(r->model->tokenizer, tokens->ids[i]))
             text_buffer_append(piece, bytes, len);
         else
-            write_listed(bytes, len, piece);
+            listed_token_write(bytes, len, piece);
         json_write_bytes(w, text_buffer_text(piece), piece->len);
     }
     json_write_end(w);
