@@ -79,15 +79,20 @@ static uint32_t serve(struct cache *c, const uint32_t *ids, size_t n)
     return run;
 }
 
-status bench_evict(const struct trace *trace, const struct eviction_options *options, struct bench_evict_result *out)
+status bench_evict(const struct trace *trace, const struct eviction_options *options, uint32_t hits[],
+                   struct bench_evict_result *out)
 {
     struct cache cache;
     struct bench_evict_result result = { .blocks = trace->n_blocks };
     status st = cache_open(&cache, trace, options);
     if (st != ST_OK)
         return st;
-    for (size_t r = 0, first = 0; r < trace->n_requests; first = trace->ends[r++])
-        result.hits += serve(&cache, trace->blocks + first, trace->ends[r] - first);
+    for (size_t r = 0, first = 0; r < trace->n_requests; first = trace->ends[r++]) {
+        uint32_t run = serve(&cache, trace->blocks + first, trace->ends[r] - first);
+        if (hits)
+            hits[r] = run;
+        result.hits += run;
+    }
     cache_close(&cache);
     *out = result;
     return ST_OK;

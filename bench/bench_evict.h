@@ -14,7 +14,8 @@ struct bench_evict_result {
     uint64_t hits, blocks;
 };
 
-MUST_CHECK status bench_evict(const struct trace *trace, const struct eviction_options *options,
+/* hits: [n_requests], of each request; may be NULL. */
+MUST_CHECK status bench_evict(const struct trace *trace, const struct eviction_options *options, uint32_t hits[],
                               struct bench_evict_result *out);
 
 /* The one who knows the future (Belady 1966): out goes what comes back last, deepest in its prompt first. Its own

@@ -16,6 +16,12 @@ static const char *const default_policies[] = { "lru", "fifo", "s3fifo-plain", "
 static const char *const default_traces[] = { "../shared/traces/conversation_trace.jsonl",
                                               "../shared/traces/synthetic_trace.jsonl" };
 
+/* What is measured, and how it is told. */
+struct form {
+    const struct option_list *capacities, *policies;
+    bool as_json, per_request;
+};
+
 static void print_row(const char *trace, uint64_t tokens, const char *policy, const struct bench_evict_result *r,
                       bool as_json)
 {
@@ -40,8 +46,16 @@ static void print_row(const char *trace, uint64_t tokens, const char *policy, co
     text_buffer_free(&page);
 }
 
+static void print_requests(const struct trace *trace, uint64_t tokens, const char *policy, const uint32_t hits[])
+{
+    for (size_t r = 0, first = 0; r < trace->n_requests; first = trace->ends[r++])
+        printf("{\"capacity_tokens\":%llu,\"policy\":\"%s\",\"request\":%zu,\"hit_blocks\":%u,\"blocks\":%zu}\n",
+               (unsigned long long)tokens, policy, r, hits[r], trace->ends[r] - first);
+}
+
 /* What a pool uses keeps chains whole; the others are as their papers have them. */
-static status measure(const struct trace *trace, uint64_t tokens, const char *policy, struct bench_evict_result *out)
+static status measure(const struct trace *trace, uint64_t tokens, const char *policy, uint32_t hits[],
+                      struct bench_evict_result *out)
 {
     uint64_t blocks = tokens / TRACE_BLOCK_TOKENS;
     uint32_t capacity = blocks < trace->n_ids ? (uint32_t)blocks : trace->n_ids; /* more would stay empty */
@@ -50,7 +64,7 @@ static status measure(const struct trace *trace, uint64_t tokens, const char *po
     const struct eviction_options options = { .policy = eviction_policy_find(policy),
                                               .capacity = capacity,
                                               .leaf_first = !strcmp(policy, "s3fifo") };
-    return bench_evict(trace, &options, out);
+    return bench_evict(trace, &options, hits, out);
 }
 
 static bool parse_tokens(const char *text, uint64_t *tokens)
@@ -69,23 +83,35 @@ static void use_defaults(struct option_list *list, const char *const items[], si
         list->items[list->n] = items[list->n];
 }
 
-static int measure_all(const struct command *self, const char *path, const struct option_list *capacities,
-                       const struct option_list *policies, bool as_json)
+static status measure_one(const struct trace *trace, const char *path, uint64_t tokens, const char *policy,
+                          const struct form *form)
+{
+    struct bench_evict_result result;
+    const char *slash = strrchr(path, '/');
+    uint32_t *hits = form->per_request ? malloc((trace->n_requests + 1) * sizeof *hits) : NULL;
+    if (form->per_request && !hits)
+        return ST_NO_MEMORY;
+    status st = measure(trace, tokens, policy, hits, &result);
+    if (st == ST_OK && form->per_request)
+        print_requests(trace, tokens, policy, hits);
+    else if (st == ST_OK)
+        print_row(slash ? slash + 1 : path, tokens, policy, &result, form->as_json);
+    free(hits);
+    return st;
+}
+
+static int measure_all(const struct command *self, const char *path, const struct form *form)
 {
     struct trace trace;
     struct error err;
-    struct bench_evict_result result;
-    const char *slash = strrchr(path, '/');
     status st = trace_load(path, &trace, &err);
     if (st != ST_OK)
         return command_failed(self, "%s", err.text);
-    for (size_t c = 0; c < capacities->n && st == ST_OK; c++)
-        for (size_t p = 0; p < policies->n && st == ST_OK; p++) {
+    for (size_t c = 0; c < form->capacities->n && st == ST_OK; c++)
+        for (size_t p = 0; p < form->policies->n && st == ST_OK; p++) {
             uint64_t tokens;
-            (void)parse_tokens(capacities->items[c], &tokens);
-            st = measure(&trace, tokens, policies->items[p], &result);
-            if (st == ST_OK)
-                print_row(slash ? slash + 1 : path, tokens, policies->items[p], &result, as_json);
+            (void)parse_tokens(form->capacities->items[c], &tokens);
+            st = measure_one(&trace, path, tokens, form->policies->items[p], form);
         }
     trace_free(&trace);
     return st == ST_OK ? EXIT_DONE : command_failed(self, "%s: %s", path, status_text(st));
@@ -94,14 +120,16 @@ static int measure_all(const struct command *self, const char *path, const struc
 static int run(const struct command *self, int argc, char **argv)
 {
     struct option_list traces = { .n = 0 }, capacities = { .n = 0 }, policies = { .n = 0 };
-    bool as_json = false;
+    struct form form = { .capacities = &capacities, .policies = &policies };
     int code = EXIT_DONE;
     const struct option_row rows[] = {
         { "trace", 0, OPTION_LIST, &traces, "PATH", "Trace in Mooncake's form (those of ../shared/traces)", 0, 0 },
         { "capacity", 0, OPTION_LIST, &capacities, "TOKENS", "Size of the cache (" DEFAULT_TOKENS ")", 0, 0 },
         { "policy", 0, OPTION_LIST, &policies, "NAME", "lru, fifo, s3fifo-plain, s3fifo or " CLAIRVOYANT " (all)", 0,
           0 },
-        { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object a row", 0, 0 },
+        { "json", 0, OPTION_FLAG, &form.as_json, "", "One JSON object a row", 0, 0 },
+        { "per-request", 0, OPTION_FLAG, &form.per_request, "",
+          "One JSON object a request instead; not of " CLAIRVOYANT, 0, 0 },
     };
     if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
@@ -115,14 +143,17 @@ static int run(const struct command *self, int argc, char **argv)
         if (strcmp(policies.items[i], CLAIRVOYANT) != 0 && !eviction_policy_find(policies.items[i]))
             return command_misuse(self, "--policy %.40s is none of lru, fifo, s3fifo-plain, s3fifo, " CLAIRVOYANT,
                                   policies.items[i]);
+    for (size_t i = 0; i < policies.n && form.per_request; i++)
+        if (!strcmp(policies.items[i], CLAIRVOYANT))
+            return command_misuse(self, "--per-request tells nothing of " CLAIRVOYANT);
     static const char *const default_capacity[] = { DEFAULT_TOKENS };
     use_defaults(&traces, default_traces, COUNT_OF(default_traces));
     use_defaults(&capacities, default_capacity, 1);
-    use_defaults(&policies, default_policies, COUNT_OF(default_policies));
-    if (!as_json)
+    use_defaults(&policies, default_policies, COUNT_OF(default_policies) - form.per_request);
+    if (!form.as_json && !form.per_request)
         printf("%-28s %14s %-14s %8s\n", "trace", "tokens", "policy", "hit rate");
     for (size_t i = 0; i < traces.n && code == EXIT_DONE; i++)
-        code = measure_all(self, traces.items[i], &capacities, &policies, as_json);
+        code = measure_all(self, traces.items[i], &form);
     return code;
 }
 
