@@ -230,6 +230,7 @@ SCRIPTS = [
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
     ("flow/weights", ["tests/flow/weights.py"], 240, {"asan"}),
     ("flow/weights_smollm2", ["tests/flow/weights.py", "--smollm2"], 400, {"smollm2", "long"}),
+    ("flow/kv_benches", ["tests/flow/kv_benches.py"], 120, set()),
     ("flow/pd_bench", ["tests/flow/pd_bench.py"], 900, {"long", "release"}),
     ("golden/architectures", ["tests/golden/architectures.py"], 120, set()),
     ("golden/architectures_gguf", ["tests/golden/architectures.py", "--gguf"], 120, {"venv"}),
