@@ -157,7 +157,7 @@ static double cached_metric(const char *tier)
 static void test_cached_tokens(void **state)
 {
     (void)state;
-    struct client *c = ask("/v1/completions", "{" ONCE "}");
+    struct client *c = ask("/v1/completions", "{" ONCE ",\"baton\":{\"timing\":true}}");
     const struct fake_sent *g = expect_sent(FRAME_GENERATE, 0);
     uint32_t found[] = { 1, 0, 1, 0 };
     Baton__Timing timing = BATON__TIMING__INIT;
@@ -168,6 +168,7 @@ static void test_cached_tokens(void **state)
     fake_tokens(rig.flows, g, g->n_tokens + 1, (uint32_t[]){ 1023 }, 1, BATON__FINISH__FINISH_STOP, &timing);
     json_t *json = expect_json(c, 200);
     assert_int_equal(cached_in(json), 2);
+    assert_int_equal(json_integer_value(at(json, "choices.0.baton.timing.cached_tokens.device")), 1);
     assert_non_null(strstr(c->text, "\r\nx-baton-cache: device=1 host=0 disk=1 peer=0\r\n"));
     assert_true(cached_metric("device") == 1 && cached_metric("disk") == 1 && cached_metric("peer") == 0);
     json_decref(json);
