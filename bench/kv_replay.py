@@ -5,9 +5,13 @@ one decode worker, beside `baton bench evict` with as many blocks and the worker
 
 Lengths are divided by 16, so that a block of 512 tokens of the trace is 32 tokens, two KV blocks of 16; its tokens follow from its id. Requests that
 are longer than the model takes are skipped and counted. Exit code 1 when hit tokens are further apart than --tolerance, or anything failed.
+
+With --decisions FILE the router logs what it predicts there, and how far that was from what came is told for each part of a prompt's time, as a
+share of it (or of 1 ms where that is more): median and quantiles. A median of 15 % is the goal.
 """
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,6 +28,7 @@ KV_BLOCK = 16          # tokens
 PER_ID = TRACE_BLOCK // SCALE
 FIRST_TOKEN, N_TOKENS = 5, 900  # ids that every model has as plain tokens
 POLICY = "s3fifo"      # the workers' own
+ERROR_GOAL = 0.15
 BLOCKS = 'baton_worker_kv_blocks{state="'
 
 
@@ -98,6 +103,21 @@ def pool_blocks(cluster):
             for w in cluster.workers() if w["role"] != "router"}
 
 
+def quantile(values, q):
+    return sorted(values)[min(len(values) - 1, math.floor(q * len(values)))]
+
+
+def prediction_errors(path):
+    """Of each part of a prompt's time, from the outcomes in a decision log."""
+    errors = {}
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            for part, told in json.loads(line).get("parts", {}).items():
+                errors.setdefault(part, []).append(told["error"])
+    return {part: {"n": len(values), "median": quantile(values, 0.5), "p75": quantile(values, 0.75), "p90": quantile(values, 0.9),
+                   "most": max(values)} for part, values in errors.items()}
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=TINY, help="a GGUF file or folder (default: the built-in model)")
@@ -106,6 +126,7 @@ def parse():
     parser.add_argument("--kv-memory", default="128MiB", help="of each worker's pool (default: 128MiB, half of what these requests fill)")
     parser.add_argument("--answer", type=int, default=1, help="tokens of each answer; more leave KV behind that the count has not (1)")
     parser.add_argument("--tolerance", type=float, default=0.02, help="of hit tokens, relative to the offline count (0.02)")
+    parser.add_argument("--decisions", metavar="FILE", help="the router's decision log, made anew; its predictions are judged")
     parser.add_argument("--set", action="append", default=[], help="ROLE.KEY=VALUE for `baton up`")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -113,6 +134,9 @@ def parse():
 
 def run(options):
     sets = [f"worker.kv_memory={options.kv_memory}", "worker.threads=1", *options.set]
+    if options.decisions:
+        open(options.decisions, "w").close()  # the router appends
+        sets.append(f"router.decision_log={os.path.abspath(options.decisions)}")
     with Cluster(model=options.model, sets=sets) as cluster:
         blocks = pool_blocks(cluster)
         if len(set(blocks.values())) != 1:
@@ -125,7 +149,8 @@ def run(options):
     served, expected = sum(hits), sum(counted)
     return {"requests": len(requests), "skipped": skipped, "prompt_tokens": sum(r.n for r in requests), "blocks": capacity,
             "hit_tokens": served, "offline_hit_tokens": expected, "difference": (served - expected) / max(expected, 1),
-            "requests_that_differ": sum(a != b for a, b in zip(hits, counted)), "tiers": tiers, "failures": failures}
+            "requests_that_differ": sum(a != b for a, b in zip(hits, counted)), "tiers": tiers,
+            "prediction_errors": prediction_errors(options.decisions) if options.decisions else {}, "failures": failures}
 
 
 def main():
@@ -139,6 +164,9 @@ def main():
         print(f"hit tokens {r['hit_tokens']}, offline {r['offline_hit_tokens']}: {100 * r['difference']:+.2f} % "
               f"(goal {100 * options.tolerance:.0f} %), {r['requests_that_differ']} requests differ; "
               + " ".join(f"{tier}={n}" for tier, n in r["tiers"].items()))
+        for part, e in r["prediction_errors"].items():
+            print(f"prediction error of {part:<8} median {100 * e['median']:5.1f} %, p75 {100 * e['p75']:5.1f} %, p90 {100 * e['p90']:5.1f} %, "
+                  f"most {100 * e['most']:5.1f} %, of {e['n']} (goal: median {100 * ERROR_GOAL:.0f} %)")
         print(*r["failures"][:5], sep="\n", end="\n" if r["failures"] else "")
     sys.exit(bool(r["failures"]) or abs(r["difference"]) > options.tolerance)
 

@@ -122,9 +122,24 @@ def hits_by_request_are_the_sum(trace):
     assert "clairvoyant" in bench("evict", "--policy", "clairvoyant", "--per-request", code=2).stderr
 
 
+def prediction_errors_are_read():
+    """Decisions and outcomes stand in one file, and a part is only there where a request had it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
+        for i in range(10):
+            parts = {"prefill": {"predicted_us": 5, "us": 10, "error": 0.1 * (9 - i)}}
+            if i == 4:
+                parts["pull"] = {"predicted_us": 5, "us": 5, "error": 0.25}
+            f.write(json.dumps({"decision": 1, "policy": "cache-aware"}) + "\n" + json.dumps({"outcome": 1, "parts": parts}) + "\n")
+        f.flush()
+        errors = kv_replay.prediction_errors(f.name)
+    assert set(errors) == {"prefill", "pull"} and errors["pull"] == {"n": 1, "median": 0.25, "p75": 0.25, "p90": 0.25, "most": 0.25}, errors
+    assert errors["prefill"]["n"] == 10 and abs(errors["prefill"]["median"] - 0.5) < 1e-9 and abs(errors["prefill"]["most"] - 0.9) < 1e-9, errors
+
+
 def main():
     suite = Suite()
-    suite.test("disk tier is measured", disk_tier_is_measured)
+    for test in (disk_tier_is_measured, prediction_errors_are_read):
+        suite.test(test.__name__.replace("_", " "), test)
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
         write_trace(f)
         for test in (hits_by_request_are_the_sum, replay_equals_the_count, replay_without_a_cache_fails):
