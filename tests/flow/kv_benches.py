@@ -1,4 +1,5 @@
-"""What measures cached KV, itself: `baton bench multiturn`, `bench disk`, `bench evict --per-request` and bench/kv_replay.py on the built-in model."""
+"""What tells of cached KV, and measures it: `usage`, `baton bench multiturn`, `bench disk`, `bench evict --per-request` and bench/kv_replay.py, on the
+built-in model."""
 import json
 import os
 import random
@@ -6,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 
-from cluster import BIN, ROOT, SLOW, Cluster, Suite
+from cluster import BIN, ROOT, SLOW, STORY, Cluster, Suite
 
 sys.path.insert(0, os.path.join(ROOT, "bench"))
 import kv_replay  # noqa: E402
@@ -54,6 +55,21 @@ def failures_of_a_conversation(c):
         code = 2 if word == "--turns" else 1
         assert word in bench("multiturn", "--url", c.url, "--turns", "1", *options, code=code).stderr
     assert "http://127.0.0.1:1" in bench("multiturn", "--url", "http://127.0.0.1:1", code=1).stderr
+
+
+def salts_share_nothing(c):
+    """What is told of a prompt's tokens, under salts and without; the answer is the same."""
+    def ask(**fields):
+        answer = c.ask(STORY * 4, max_tokens=4, **fields)
+        assert not answer.error, answer.error
+        hashes.add(tuple(answer.hashes))
+        return answer.usage["prompt_tokens_details"]["cached_tokens"]
+
+    hashes = set()
+    first, again = ask(), ask()
+    told = [ask(cache_salt="a"), ask(cache_salt="a"), ask(cache_salt="b"), ask(cache_salt="a", stream=False), ask(stream=False)]
+    assert first == 0 < again and told == [0, again, 0, again, again], (first, again, told)
+    assert len(hashes) == 1, hashes
 
 
 # ---- disk ----------------------------------------------------------------------------------
@@ -145,7 +161,7 @@ def main():
         for test in (hits_by_request_are_the_sum, replay_equals_the_count, replay_without_a_cache_fails):
             suite.test(test.__name__.replace("_", " "), test, f.name)
     with Cluster(sets=["worker.threads=1"]) as c:
-        for test in (conversation_is_cached, other_theory_is_told, failures_of_a_conversation):
+        for test in (salts_share_nothing, conversation_is_cached, other_theory_is_told, failures_of_a_conversation):
             suite.test(test.__name__.replace("_", " "), test, c)
     suite.finish()
 
