@@ -230,6 +230,16 @@ void block_pool_register(struct block_pool *pool, block_id id, uint64_t hash, bl
     eviction_pin(pool->eviction, id);
 }
 
+void block_pool_unregister(struct block_pool *pool, block_id id)
+{
+    const bool owned = has_owner(block_at(pool, id));
+    eviction_remove(pool->eviction, id);
+    block_enter(pool, id, owned ? BLOCK_COMPLETE : BLOCK_EVICTING);
+    pool->evicting(pool->evicting_ctx, id);
+    if (!owned)
+        become_free(pool, id);
+}
+
 void block_pool_used(struct block_pool *pool, block_id id)
 {
     eviction_hit(pool->eviction, id);

@@ -14,12 +14,12 @@
 
 /* STATE, and the states that may follow it. */
 #define BLOCK_STATES(X)                                                                                                \
-    X(FREE, TO(RESERVED) | TO(FILLING))    /* on the free list                              */                         \
-    X(RESERVED, TO(FILLING) | TO(FREE))    /* destination of a transfer                     */                         \
-    X(FILLING, TO(COMPLETE) | TO(FREE))    /* some slots are valid, more may come           */                         \
-    X(COMPLETE, TO(REGISTERED) | TO(FREE)) /* every slot is valid                           */                         \
-    X(REGISTERED, TO(EVICTING))            /* found by its hash; evictable without an owner */                         \
-    X(EVICTING, TO(FREE))                  /* no longer found, about to be used again       */
+    X(FREE, TO(RESERVED) | TO(FILLING))        /* on the free list                              */                     \
+    X(RESERVED, TO(FILLING) | TO(FREE))        /* destination of a transfer                     */                     \
+    X(FILLING, TO(COMPLETE) | TO(FREE))        /* some slots are valid, more may come           */                     \
+    X(COMPLETE, TO(REGISTERED) | TO(FREE))     /* every slot is valid                           */                     \
+    X(REGISTERED, TO(EVICTING) | TO(COMPLETE)) /* found by its hash; evictable without an owner */                     \
+    X(EVICTING, TO(FREE))                      /* no longer found, about to be used again       */
 
 enum block_state {
 #define X(name, next) BLOCK_##name,
@@ -78,9 +78,12 @@ uint32_t block_pool_valid(const struct block_pool *pool, block_id block);
 /* A COMPLETE block becomes REGISTERED behind its parent, a registered block or BLOCK_NONE, which will not go before
  * it. For block_registry.h, which finds it from now on. */
 void block_pool_register(struct block_pool *pool, block_id block, uint64_t hash, block_id parent);
+/* A registered block, behind which no other is registered, shall not be found any more: it is EVICTING, or while it has
+ * owners COMPLETE and theirs alone. Whoever found it is told, as when it is evicted. */
+void block_pool_unregister(struct block_pool *pool, block_id block);
 /* A registered block was found and will be used. */
 void block_pool_used(struct block_pool *pool, block_id block);
-/* Told of each block that is EVICTING: who found it must forget it. */
+/* Told of each block that is EVICTING or unregistered: who found it must forget it. */
 void block_pool_on_evicting(struct block_pool *pool, void (*evicting)(void *ctx, block_id block), void *ctx);
 
 #endif

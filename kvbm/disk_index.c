@@ -20,6 +20,8 @@ struct disk_index {
     uint32_t *salt_buckets, salt_free, max_salts, salts_used, salt_mask;
     uint64_t bytes;
     uint32_t blocks;
+    void (*changed)(void *ctx, const struct disk_record *record, bool live); /* NULL: nobody watches */
+    void *changed_ctx;
 };
 
 static uint32_t buckets_for(uint32_t n)
@@ -159,6 +161,19 @@ static bool is_found(const struct disk_record *r)
     return r->state == DISK_RECORD_PENDING || r->state == DISK_RECORD_LIVE;
 }
 
+void disk_index_watch(struct disk_index *index, void (*changed)(void *ctx, const struct disk_record *record, bool live),
+                      void *ctx)
+{
+    index->changed = changed;
+    index->changed_ctx = ctx;
+}
+
+static void tell(const struct disk_index *index, const struct disk_record *r, bool live)
+{
+    if (index->changed)
+        index->changed(index->changed_ctx, r, live);
+}
+
 static disk_record_id take_record(struct disk_index *index)
 {
     disk_record_id id = index->free;
@@ -213,6 +228,8 @@ status disk_index_add(struct disk_index *index, struct disk_record_list *list, c
         count_in(index, account, r);
         link_bucket(index, id);
     }
+    if (r->state == DISK_RECORD_LIVE)
+        tell(index, r, true);
     *out = id;
     return ST_OK;
 }
@@ -222,6 +239,7 @@ void disk_index_written(struct disk_index *index, disk_record_id id)
     struct disk_record *r = disk_index_at(index, id);
     ASSERT(r->state == DISK_RECORD_PENDING);
     r->state = DISK_RECORD_LIVE;
+    tell(index, r, true);
 }
 
 void disk_index_kill(struct disk_index *index, disk_record_id id)
@@ -229,9 +247,12 @@ void disk_index_kill(struct disk_index *index, disk_record_id id)
     struct disk_record *r = disk_index_at(index, id);
     if (!is_found(r))
         return;
+    const bool was_live = r->state == DISK_RECORD_LIVE;
     unlink_bucket(index, id);
     count_out(index, r);
     r->state = DISK_RECORD_DEAD;
+    if (was_live)
+        tell(index, r, false);
 }
 
 void disk_index_forget(struct disk_index *index, struct disk_record_list *list,

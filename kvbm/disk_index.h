@@ -53,6 +53,10 @@ void disk_index_kill(struct disk_index *index, disk_record_id id);    /* PENDING
 void disk_index_forget(struct disk_index *index, struct disk_record_list *list,
                        bool (*matches)(const struct disk_record *record, const void *arg), const void *arg);
 
+/* Told of each record that becomes LIVE, and of each LIVE one that no longer is. One at a time. */
+void disk_index_watch(struct disk_index *index, void (*changed)(void *ctx, const struct disk_record *record, bool live),
+                      void *ctx);
+
 /* LIVE and PENDING extents. */
 uint64_t disk_index_salt_bytes(const struct disk_index *index, uint64_t salt);
 uint64_t disk_index_bytes(const struct disk_index *index);

@@ -354,6 +354,22 @@ void disk_tier_drop(struct disk_tier *tier, struct block_hash hash, uint64_t for
         disk_index_kill(tier->index, id);
 }
 
+static void on_changed(void *ctx, const struct disk_record *record, bool live)
+{
+    const struct disk_tier *tier = ctx;
+    struct disk_block block;
+    disk_block_of(record, &block);
+    tier->changed(tier->changed_ctx, &block, live);
+}
+
+void disk_tier_watch(struct disk_tier *tier, void (*changed)(void *ctx, const struct disk_block *block, bool found),
+                     void *ctx)
+{
+    tier->changed = changed;
+    tier->changed_ctx = ctx;
+    disk_index_watch(tier->index, changed ? on_changed : NULL, tier);
+}
+
 void disk_tier_list(struct disk_tier *tier, void (*each)(void *ctx, const struct disk_block *block), void *ctx)
 {
     struct disk_block block;

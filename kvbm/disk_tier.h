@@ -151,6 +151,11 @@ void disk_tier_cancel(struct disk_tier *tier, uint64_t ticket);
 bool disk_tier_find(struct disk_tier *tier, struct block_hash hash, uint64_t format, struct disk_block *out);
 /* Forgets a block until the next start: its bytes stay until its segment is reused. */
 void disk_tier_drop(struct disk_tier *tier, struct block_hash hash, uint64_t format);
+/* Told of each block that a get finds from now on, and of each that it does no longer, in the order in which that comes
+ * about; nothing of the tier may be called then. While the tier has lost its file (DISK_IS_LOST) nothing is found and
+ * nobody told. NULL: nobody. */
+void disk_tier_watch(struct disk_tier *tier, void (*changed)(void *ctx, const struct disk_block *block, bool found),
+                     void *ctx);
 /* Each block that a get would find. */
 void disk_tier_list(struct disk_tier *tier, void (*each)(void *ctx, const struct disk_block *block), void *ctx);
 

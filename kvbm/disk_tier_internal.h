@@ -100,6 +100,8 @@ struct disk_tier {
     disk_record_id readmitted;
     bool no_punch;
     struct wipe wipe;
+    void (*changed)(void *ctx, const struct disk_block *block, bool found);
+    void *changed_ctx;
     struct disk_io_op sync_op; /* of a recovery; its done is set while it is on its way */
     struct disk_metrics count;
 };

@@ -215,6 +215,17 @@ uint32_t eviction_choose(struct eviction *e)
     }
 }
 
+void eviction_remove(struct eviction *e, uint32_t id)
+{
+    struct eviction_entry *entry = entry_at(e, id);
+    ASSERT(!entry->children);
+    if (entry->pinned)
+        become_idle(e, id);
+    if (!entry->parked)
+        eviction_take_out(e, id);
+    leave(e, id);
+}
+
 uint32_t eviction_evictable(const struct eviction *e)
 {
     return e->n_present - e->n_busy;

@@ -52,6 +52,9 @@ void eviction_unpin(struct eviction *e, uint32_t id);
 
 /* Takes out the entry that goes next; EVICTION_NONE when none may. */
 uint32_t eviction_choose(struct eviction *e);
+/* Takes out this entry, behind which there is none, pinned or not. It leaves no ghost: nobody shall think it worth more
+ * when it comes again. */
+void eviction_remove(struct eviction *e, uint32_t id);
 /* How many times eviction_choose() would succeed in a row. */
 uint32_t eviction_evictable(const struct eviction *e);
 

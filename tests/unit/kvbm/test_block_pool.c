@@ -163,6 +163,41 @@ static void test_lease_outlives_the_sequence(void **state)
     block_pool_destroy(&pool);
 }
 
+static void count_call(void *ctx, block_id block)
+{
+    (void)block;
+    ++*(int *)ctx;
+}
+
+/* What is found no longer is free at once, or when its last owner goes. */
+static void test_a_registered_block_is_unregistered(void **state)
+{
+    (void)state;
+    struct block_pool *pool;
+    struct block_pool_options options = { .n_blocks = 2, .block_tokens = TOKENS, .policy = &eviction_s3fifo };
+    block_id b[2];
+    int told = 0;
+    assert_int_equal(block_pool_create(&options, &pool), ST_OK);
+    block_pool_on_evicting(pool, count_call, &told);
+    assert_int_equal(block_pool_take(pool, 2, BLOCK_FILLING, b), ST_OK);
+    for (int i = 0; i < 2; i++) {
+        block_pool_filled(pool, b[i], TOKENS);
+        block_pool_register(pool, b[i], (uint64_t)i, i ? b[0] : BLOCK_NONE);
+    }
+    block_pool_release(pool, b[0], BLOCK_OF_SEQUENCE);
+    block_pool_unregister(pool, b[1]);
+    assert_int_equal(block_pool_state(pool, b[1]), BLOCK_COMPLETE);
+    assert_int_equal(block_pool_free(pool), 1);
+    block_pool_unregister(pool, b[0]);
+    assert_int_equal(block_pool_state(pool, b[0]), BLOCK_FREE);
+    assert_int_equal(told, 2);
+    block_pool_release(pool, b[1], BLOCK_OF_SEQUENCE);
+    assert_int_equal(block_pool_free(pool), 2);
+    assert_int_equal(block_pool_take(pool, 2, BLOCK_FILLING, b), ST_OK);
+    assert_int_equal(told, 2);
+    block_pool_destroy(&pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -170,6 +205,7 @@ int main(void)
         cmocka_unit_test(test_states_are_counted_and_told),
         cmocka_unit_test(test_freed_blocks_are_reused_last),
         cmocka_unit_test(test_lease_outlives_the_sequence),
+        cmocka_unit_test(test_a_registered_block_is_unregistered),
     };
     return cmocka_run_group_tests_name("block pool", tests, NULL, NULL);
 }

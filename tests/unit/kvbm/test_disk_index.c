@@ -34,6 +34,7 @@ static struct disk_record record_of(uint32_t key)
 struct naive {
     bool found[KEYS];
     uint32_t segment[KEYS], n_dead[SEGMENTS];
+    int live; /* as told */
 };
 
 static uint32_t naive_records(const struct naive *n)
@@ -117,6 +118,22 @@ static void check(struct disk_index *index, const struct disk_record_list *lists
     assert_int_equal(disk_index_blocks(index), blocks);
 }
 
+/* Who watches knows how many are LIVE. */
+static void on_changed(void *ctx, const struct disk_record *record, bool live)
+{
+    struct naive *n = ctx;
+    assert_int_equal(record->state, live ? DISK_RECORD_LIVE : DISK_RECORD_DEAD);
+    n->live += live ? 1 : -1;
+}
+
+static int naive_live(const struct naive *n)
+{
+    int sum = 0;
+    for (uint32_t i = 0; i < KEYS; i++)
+        sum += n->found[i] && record_of(i).state == DISK_RECORD_LIVE;
+    return sum;
+}
+
 static void it_is_what_a_naive_one_is(void **state)
 {
     (void)state;
@@ -126,9 +143,11 @@ static void it_is_what_a_naive_one_is(void **state)
     assert_int_equal(disk_index_create(RECORDS, SALTS, &index), ST_OK);
     for (uint32_t i = 0; i < SEGMENTS; i++)
         disk_record_list_init(&lists[i]);
+    disk_index_watch(index, on_changed, &n);
     for (int i = 0; i < 20000; i++) {
         step(index, lists, &n);
         check(index, lists, &n);
+        assert_int_equal(n.live, naive_live(&n));
     }
     disk_index_destroy(&index);
 }

@@ -115,6 +115,28 @@ static void test_ghosts_are_bounded(void **state)
     }
 }
 
+/* Pinned, parked or neither; what stood before it may go then, and its hash is nobody's ghost. */
+static void test_an_entry_is_removed(void **state)
+{
+    (void)state;
+    struct eviction *e = make(&eviction_s3fifo, true);
+    add_all(e, 4, true);
+    eviction_pin(e, 3);
+    assert_int_equal(eviction_choose(e), EVICTION_NONE); /* all are parked now */
+    eviction_remove(e, 3);
+    assert_int_equal(eviction_evictable(e), 3);
+    eviction_remove(e, 2);
+    eviction_add(e, 2, 102, 1);
+    eviction_pin(e, 2);
+    eviction_remove(e, 2);
+    eviction_add(e, 3, 102, 1);
+    expect(e, (uint32_t[]){ 3, 1, 0 }, 3);
+    eviction_add(e, 0, 103, EVICTION_NONE);
+    eviction_add(e, 1, 104, EVICTION_NONE);
+    expect(e, (uint32_t[]){ 0, 1 }, 2); /* in the small queue: with a ghost the first would be in the main one */
+    eviction_destroy(&e);
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -132,6 +154,7 @@ int main(void)
         cmocka_unit_test(test_a_chain_goes_from_its_end),
         cmocka_unit_test(test_a_pin_keeps_what_stands_before_it),
         cmocka_unit_test(test_ghosts_are_bounded),
+        cmocka_unit_test(test_an_entry_is_removed),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests_name("eviction", tests, NULL, NULL);
