@@ -29,7 +29,7 @@
 #include "kvbm/disk_tier.h"
 #include "kvbm/eviction.h"
 
-#define STORE_MAX_BLOCK_TOKENS 507u /* five words behind the tokens on disk tell where a block stands in its chain */
+#define STORE_MAX_BLOCK_TOKENS 508u        /* four words behind them on disk stand for all tokens before them */
 #define STORE_WORK_BYTES       (16u << 20) /* zeroed, read back and verified in one run at most */
 
 enum store_tier { STORE_HOST, STORE_DISK, STORE_TIER_COUNT };
@@ -122,8 +122,8 @@ struct store_block {
 struct store;
 
 struct store_options {
-    /* Slots: slot i lies at memory + i * slot_bytes. Mapped by borrowers, written by those who fill reserved slots.
-     * Both borrowed for life; whatever they held before counts as nobody's: zeroed when a slot is wiped with all. */
+    /* Slots: slot i lies at memory + i * slot_bytes; zeros at create. Mapped by borrowers, written by those who fill
+     * reserved slots. Both borrowed for life. */
     uint8_t *memory;
     _Atomic uint64_t *generations; /* [n_slots]; raised (release) before a slot's first byte is rewritten */
     uint64_t slot_bytes;           /* kv_block_bytes of the formats that it serves */
@@ -136,8 +136,8 @@ struct store_options {
     uint32_t max_salts; /* with blocks in memory */
     uint32_t max_reserved;
     uint32_t max_tickets, max_ticket_blocks;
-    uint32_t max_pins, max_pinned; /* chains, and blocks of all of them together */
-    uint32_t max_reads;            /* of disk at once, all tickets together; a few of them each */
+    uint32_t max_pins, max_pinned; /* chains, and blocks of all of them together; 0: half of the slots */
+    uint32_t max_reads;            /* of disk at once, all tickets together; at most a quarter of the tier's slots */
     uint32_t max_writes;           /* blocks that wait for the disk, and as many again on their way */
     uint64_t salt_quota_bytes;     /* of host memory; 0: no limit */
     uint64_t ticket_us;            /* a ticket's deadline and its renewals lie no farther ahead than this */
@@ -160,8 +160,8 @@ void store_defaults(struct store_options *options);
 
 /* ST_INVALID with the option that is wrong; ST_NO_MEMORY. */
 MUST_CHECK status store_create(const struct store_options *options, struct store **out, struct error *err);
-/* NULL-safe. Ends tickets without telling. The disk tier stays, and may be destroyed or given to another store
- * afterwards; operations of this store's are cancelled. Nobody may be writing into reserved slots any more. */
+/* NULL-safe. Ends tickets without telling. Nobody may be writing into reserved slots any more. The disk tier is
+ * destroyed next, without another run; a wipe that is going on is not told its end. */
 void store_destroy(struct store **store);
 
 int store_event_fd(const struct store *store); /* of the disk tier; -1 without one */
@@ -246,8 +246,8 @@ struct store_reader {
     /* Blocks [first, first + n) of the chain are ready, in order; held until the ticket ends. Never NULL. */
     void (*ready)(void *ctx, uint64_t ticket, uint32_t first, const struct store_lent *lent, uint32_t n);
     /* Once: no more blocks will be ready. ST_OK: all that were promised are; else why the run ends before: ST_NOT_FOUND
-     * (gone from disk meanwhile, or another block under its hash), ST_CORRUPT, ST_IO, ST_TIMEOUT (the disk), ST_AGAIN
-     * (no slot), ST_LIMIT (quota), ST_CANCELLED (its salt is wiped). The ticket stays open. */
+     * (gone from disk meanwhile, or another block under its hash), ST_CORRUPT, ST_IO, ST_TIMEOUT (the disk), ST_LIMIT
+     * (no slot, or its salt's quota), ST_CANCELLED (its salt is wiped). The ticket stays open. */
     void (*done)(void *ctx, uint64_t ticket, status st, uint32_t n_ready);
     /* The deadline has come: the ticket is closed. Without done() before if that was not called. */
     void (*over)(void *ctx, uint64_t ticket);
@@ -285,8 +285,8 @@ bool store_unpin(struct store *store, const struct store_chain *chain);
 struct store_wiped {
     uint32_t blocks;     /* forgotten in memory */
     uint32_t slots;      /* zeroed and read back, those that held such bytes of old included */
-    uint32_t slots_left; /* lent, or being filled, when the deadline came: zeroed as they come back */
-    uint32_t slots_bad;  /* did not read back as zeros: never used again */
+    uint32_t slots_left; /* lent, being filled, or not reached when the deadline came */
+    uint32_t slots_bad;  /* did not read back as zeros */
     uint64_t host_bytes, disk_bytes;
     status disk; /* of the disk tier's wipe; ST_OK without one */
 };
@@ -295,8 +295,8 @@ struct store_wipe_call {
     const uint64_t *salt; /* id, read before the call returns; NULL: everything */
     uint64_t deadline_us;
     /* Out of store_run(). ST_OK: every byte of it that slots and disk ever held reads as zero. ST_TIMEOUT: wiped is
-     * what was done, the rest of the slots follows as their loans end; ST_CORRUPT: slots_bad; else the disk's status:
-     * wipe again. */
+     * what was done; lent slots follow as their loans end, wipe again for the rest. ST_CORRUPT: slots_bad; else the
+     * disk's status: wipe again. */
     void (*done)(void *ctx, status st, const struct store_wiped *wiped); /* not NULL */
     void *ctx;
 };
