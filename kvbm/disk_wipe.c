@@ -208,6 +208,20 @@ static bool slots_quiet(const struct disk_tier *tier)
     return true;
 }
 
+/* What lies in buffers from reads and writes that have ended. */
+static void forget_copies(struct disk_tier *tier)
+{
+    const uint64_t extent = disk_extent(tier->options.max_payload_bytes);
+    for (uint32_t i = 0; i < tier->options.slots; i++) {
+        struct disk_slot *slot = &tier->slots[i];
+        if (slot->state != SLOT_FREE)
+            continue;
+        explicit_bzero(slot->buffer, extent);
+        explicit_bzero(slot->tokens, sizeof slot->tokens);
+    }
+    explicit_bzero(tier->reclaimer_buffer, extent);
+}
+
 static void forget_blocks(struct disk_tier *tier)
 {
     for (uint32_t i = 0; i < tier->n_segments; i++)
@@ -262,6 +276,7 @@ void disk_wipe_run(struct disk_tier *tier)
     if (w->job.active || !disk_segments_idle(tier) || !slots_quiet(tier) || !free_ones_clean(tier) ||
         !disk_job_start(&w->job))
         return;
+    forget_copies(tier);
     first_extent(w);
     zero_next(tier);
 }

@@ -186,6 +186,11 @@ int store_event_fd(const struct store *store)
 
 void store_run(struct store *store)
 {
+    if (store->is_running) {
+        store->work_left = true;
+        return;
+    }
+    store->is_running = true;
     store->work_left = false;
     if (store->options.disk)
         disk_tier_run(store->options.disk);
@@ -194,6 +199,7 @@ void store_run(struct store *store)
     if (store->options.disk)
         store_disk_run(store);
     store_wipe_run(store);
+    store->is_running = false;
 }
 
 uint64_t store_next_us(const struct store *store)

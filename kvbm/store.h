@@ -2,7 +2,7 @@
  * It keeps the books and reads and writes its own slots; sockets, transfers and memory that others map are the
  * caller's. One loop thread owns a store: it calls store_run() when store_event_fd() is readable or store_next_us() has
  * come, and right after an open, a commit or a wipe if it wants no delay. Callbacks come out of the calls that say so.
- * They may call anything here but destroy, run and dump.
+ * They may call anything here but destroy and dump.
  *
  * Slots are all of one size, store_options.slot_bytes, and a block of another size is refused (SIZE): a transfer
  * pool has one geometry, and size classes in one memory would need a way to move room between them. Formats
@@ -164,8 +164,8 @@ MUST_CHECK status store_create(const struct store_options *options, struct store
  * destroyed next, without another run; a wipe that is going on is not told its end. */
 void store_destroy(struct store **store);
 
-int store_event_fd(const struct store *store); /* of the disk tier; -1 without one */
-void store_run(struct store *store);
+int store_event_fd(const struct store *store);     /* of the disk tier; -1 without one */
+void store_run(struct store *store);               /* inside a callback: runs again afterwards */
 uint64_t store_next_us(const struct store *store); /* UINT64_MAX: nothing to wait for */
 
 /* ---- chains ------------------------------------------------------------------------------------------------ */

@@ -92,6 +92,7 @@ static void on_read(void *ctx, status st, const struct disk_block *found)
     store->work_left = true;
     if (st == ST_OK) {
         store->slots[slot].checksum = found->checksum;
+        store->read_at_us = store_now(store);
         store->count.promoted++;
         store->count.promoted_unkept += !store->slots[slot].indexed;
         store_slots_filled(store, slot);

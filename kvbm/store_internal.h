@@ -5,7 +5,8 @@
  *   store_slots.c    slots reserved, filled, registered, forgotten, zeroed
  *   store_offers.c   putting
  *   store_disk.c     reads and writes of the disk tier
- *   store_tickets.c  getting
+ *   store_tickets.c  getting: what a ticket holds
+ *   store_ready.c    and how its blocks become ready
  *   store_pins.c, store_wipe.c, store_dump.c
  * A slot's state is block_pool's. RESERVED ones have one owner, whoever fills them; children that are not
  * registered yet own their parent; tickets own (as transfers) what they hold; a pin owns the end of its chain. */
@@ -140,8 +141,10 @@ struct store {
     uint32_t n_reserved;       /* for offers */
     struct ticket *tickets;
     uint32_t n_tickets, n_held;
+    uint32_t first_ticket; /* whose turn it is to be looked at first */
     struct store_read *reads;
     uint32_t n_reads;
+    uint64_t read_at_us;         /* when the last one ended well */
     struct store_write *waiting; /* a ring of max_writes */
     uint32_t write_head, n_waiting;
     struct store_write *writes; /* [max_writes] on their way */
@@ -152,6 +155,7 @@ struct store {
     uint32_t n_pins, n_pinned;
     struct wipe_state wipe;
     bool work_left; /* run again at once */
+    bool is_running;
     struct store_stats count;
 };
 
@@ -221,10 +225,22 @@ uint64_t store_disk_next(const struct store *store);
 void store_disk_wiped(struct store *store); /* ends reads that the wipe covers */
 
 /* store_tickets.c */
-void store_tickets_run(struct store *store);
-uint64_t store_tickets_next(const struct store *store);
+struct ticket *store_ticket_at(const struct store *store, uint64_t id);
+uint64_t store_ticket_id(const struct store *store, const struct ticket *ticket);
+static inline struct ticket_block *store_ticket_block(const struct ticket *ticket, uint32_t i)
+{
+    return &ticket->blocks[i - ticket->first];
+}
+void store_ticket_hold(struct store *store, uint32_t slot);
+/* Nothing is held, read or told of any more from block `end` on. */
+void store_ticket_cut(struct store *store, struct ticket *ticket, uint32_t end, status outcome);
+void store_ticket_end(struct store *store, struct ticket *ticket);
 void store_tickets_close_all(struct store *store);
 void store_tickets_wiped(struct store *store);
+
+/* store_ready.c */
+void store_tickets_run(struct store *store);
+uint64_t store_tickets_next(const struct store *store);
 
 /* store_pins.c */
 void store_pins_run(struct store *store);

@@ -1,6 +1,8 @@
 /* Wiping a salt, or everything. What can be found is forgotten at once; then all slots are looked at, a piece at a
  * time: who owns none of them is zeroed and read back, also where only the remains of an evicted block lie, and who
  * does is waited for. The disk tier wipes meanwhile. */
+#include <string.h>
+
 #include "common/log.h"
 #include "kvbm/store_internal.h"
 
@@ -145,6 +147,7 @@ status store_wipe(struct store *store, const struct store_wipe_call *call)
     store->work_left = true;
     store_tickets_wiped(store);
     store_disk_wiped(store);
+    explicit_bzero(store->disk_tokens, (store->options.block_tokens + DIGEST_WORDS) * sizeof *store->disk_tokens);
     forget_all(store);
     wipe_disk(store);
     return ST_OK;

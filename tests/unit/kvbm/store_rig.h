@@ -138,7 +138,8 @@ static inline void store_rig_init(struct store_rig *rig, uint32_t n_slots, uint3
     rig->options.max_reserved = 64;
     rig->options.max_tickets = 8;
     rig->options.max_pins = 4;
-    rig->options.max_reads = 2;
+    rig->options.max_reads = 4;
+    rig->disk.options.slots = 16;
     rig->options.max_writes = 16;
     rig->options.ticket_us = 1000;
     rig->options.pin_us = 100000;

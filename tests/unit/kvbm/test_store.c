@@ -231,6 +231,64 @@ static void a_ticket_keeps_what_it_holds_until_its_deadline(void **state)
     store_rig_free(&rig);
 }
 
+/* A borrower who does in its callbacks what it likes. */
+struct busy {
+    struct store_rig *rig;
+    const struct rig_chain *chain;
+    struct rig_reader other;
+    uint64_t ticket;
+    int ready, done, over;
+};
+
+static void close_in_ready(void *ctx, uint64_t ticket, uint32_t first, const struct store_lent *lent, uint32_t n)
+{
+    struct busy *b = ctx;
+    struct store_found found;
+    (void)first;
+    (void)lent;
+    (void)n;
+    b->ready++;
+    store_run(b->rig->store);
+    store_close(b->rig->store, ticket);
+    if (b->ready < 3)
+        assert_int_equal(store_rig_start(b->rig, b->chain, 0, &b->other, &b->ticket, &found), ST_OK);
+}
+
+static void count_done(void *ctx, uint64_t ticket, status st, uint32_t n_ready)
+{
+    (void)ticket;
+    (void)st;
+    (void)n_ready;
+    ((struct busy *)ctx)->done++;
+}
+
+static void callbacks_may_call_back(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain c;
+    struct store_found found;
+    store_rig_init(&rig, 8, 0);
+    rig.options.max_tickets = 1;
+    store_rig_open(&rig, false);
+    chain_run(&c, 5, 100, 4);
+    assert_int_equal(store_rig_put(&rig, &c), 4);
+    struct busy b = { .rig = &rig, .chain = &c };
+    const struct store_reader reader = { close_in_ready, count_done, NULL, &b };
+    const struct store_request request = { .chain = c.chain, .deadline_us = rig.disk.now_us + 500, .reader = &reader };
+    assert_int_equal(store_open(rig.store, &request, &b.ticket, &found), ST_OK);
+    store_rig_settle(&rig);
+    assert_int_equal(b.ready, 1);
+    assert_int_equal(b.done, 0);          /* it was closed before */
+    assert_int_equal(b.other.n_ready, 4); /* in the place of the first */
+    assert_int_equal(b.other.done, 1);
+    rig.disk.now_us += 500;
+    store_run(rig.store);
+    assert_int_equal(b.other.over, 1);
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
 static void tickets_are_bounded(void **state)
 {
     (void)state;
@@ -388,6 +446,7 @@ int main(void)
         cmocka_unit_test(blocks_are_what_they_are_called),
         cmocka_unit_test(chains_go_from_their_ends),
         cmocka_unit_test(a_ticket_keeps_what_it_holds_until_its_deadline),
+        cmocka_unit_test(callbacks_may_call_back),
         cmocka_unit_test(tickets_are_bounded),
         cmocka_unit_test(a_damaged_block_is_not_lent),
         cmocka_unit_test(a_salt_has_a_quota),
