@@ -92,7 +92,6 @@ static bool is_named(const struct store *store, uint32_t slot, const struct stor
 {
     const struct store_slot_record *r = &store->slots[slot];
     return r->parent == parent && r->salt == name->salt && block_hash_equal(r->seed, name->seed) &&
-           block_hash_equal(r->before, name->before) &&
            !memcmp(store_tokens_of(store, slot), name->tokens, store->options.block_tokens * sizeof *name->tokens);
 }
 

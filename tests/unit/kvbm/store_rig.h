@@ -82,6 +82,14 @@ static inline void chain_run(struct rig_chain *c, uint64_t salt, uint32_t start,
     chain_make(c, salt, STORE_FORMAT, numbers, n);
 }
 
+/* A copy that may be forged. */
+static inline void chain_copy(struct rig_chain *to, const struct rig_chain *from)
+{
+    *to = *from;
+    to->chain.hashes = to->hashes;
+    to->chain.tokens = to->tokens;
+}
+
 static inline struct store_chain chain_part(const struct rig_chain *c, uint32_t n)
 {
     struct store_chain part = c->chain;

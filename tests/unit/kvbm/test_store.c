@@ -161,15 +161,87 @@ static void blocks_are_what_they_are_called(void **state)
     assert_int_equal(find(&rig, &other).host, 0);
     memcpy(other.hashes, c.hashes, sizeof c.hashes); /* another salt's, forged */
     assert_int_equal(find(&rig, &other).host, 0);
-    other = c;
-    other.chain.hashes = other.hashes;
-    other.chain.tokens = other.tokens;
+    chain_copy(&other, &c);
+    other.chain.salt++;
+    assert_int_equal(find(&rig, &other).host, 0);
+    chain_copy(&other, &c);
+    other.chain.seed.high++;
+    assert_int_equal(find(&rig, &other).host, 0);
+    chain_copy(&other, &c);
     other.tokens[1]++;
     assert_int_equal(find(&rig, &other).host, 0);
     store_rig_offer(&rig, &other, 0, a);
     assert_int_equal(a[0].verdict, STORE_COLLISION);
     assert_int_equal(a[1].verdict, STORE_PARENT);
     assert_int_equal(find(&rig, &c).host, 3);
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
+/* One hash in as many formats as there are slots, so that they are neighbours in the table. */
+static void formats_share_hashes_and_no_block(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain c;
+    struct rig_reader r;
+    const uint32_t number = 100;
+    store_rig_init(&rig, 12, 0);
+    store_rig_open(&rig, false);
+    for (uint64_t format = 0; format < 12; format++) {
+        chain_make(&c, 5, format, &number, 1);
+        assert_int_equal(find(&rig, &c).host, 0);
+        assert_int_equal(store_rig_put(&rig, &c), 1);
+    }
+    for (uint64_t format = 0; format < 12; format++) {
+        chain_make(&c, 5, format, &number, 1);
+        assert_int_equal(store_rig_get(&rig, &c, 0, &r), 1);
+    }
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
+/* Two second blocks of one hash and the same tokens behind different first ones. */
+static void a_block_belongs_to_the_one_before_it(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain a, b;
+    struct store_answer answers[2];
+    const uint32_t of_a[] = { 100, 7 }, of_b[] = { 200, 7 };
+    store_rig_init(&rig, 8, 0);
+    store_rig_open(&rig, false);
+    chain_make(&a, 5, STORE_FORMAT, of_a, 2);
+    chain_make(&b, 5, STORE_FORMAT, of_b, 2);
+    b.hashes[1] = a.hashes[1];
+    assert_int_equal(store_rig_put(&rig, &a), 2);
+    store_rig_offer(&rig, &b, 0, answers);
+    assert_int_equal(answers[0].verdict, STORE_WANTED);
+    assert_int_equal(answers[1].verdict, STORE_COLLISION);
+    assert_int_equal(store_commit(rig.store, answers[0].slot), ST_OK);
+    assert_int_equal(find(&rig, &b).host, 1);
+    assert_int_equal(store_rig_stats(&rig).mismatches, 2);
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
+static void reservations_are_bounded(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain c;
+    struct store_answer a[3];
+    store_rig_init(&rig, 8, 0);
+    rig.options.max_reserved = 2;
+    store_rig_open(&rig, false);
+    chain_run(&c, 5, 100, 3);
+    for (int i = 0; i < 3; i++) { /* and are given back */
+        store_rig_offer(&rig, &c, 0, a);
+        assert_int_equal(a[1].verdict, STORE_WANTED);
+        assert_int_equal(a[2].verdict, STORE_ROOM);
+        store_abort(rig.store, a[0].slot, false);
+        store_abort(rig.store, a[1].slot, false);
+    }
     store_rig_check_quiet(&rig);
     store_rig_free(&rig);
 }
@@ -444,6 +516,9 @@ int main(void)
         cmocka_unit_test(blocks_are_committed_in_any_order),
         cmocka_unit_test(what_stands_behind_a_block_that_did_not_come_is_not_kept),
         cmocka_unit_test(blocks_are_what_they_are_called),
+        cmocka_unit_test(formats_share_hashes_and_no_block),
+        cmocka_unit_test(a_block_belongs_to_the_one_before_it),
+        cmocka_unit_test(reservations_are_bounded),
         cmocka_unit_test(chains_go_from_their_ends),
         cmocka_unit_test(a_ticket_keeps_what_it_holds_until_its_deadline),
         cmocka_unit_test(callbacks_may_call_back),

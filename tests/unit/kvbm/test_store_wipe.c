@@ -261,6 +261,74 @@ static void remains_under_a_block_that_comes_are_waited_for(void **state)
     }
 }
 
+/* Two blocks were to come into a slot, one after the other, and did not: the bytes of the one that was there are gone.
+ */
+static void remains_under_blocks_that_did_not_come_are_gone(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain c;
+    struct store_answer a;
+    struct wiped w;
+    store_rig_init(&rig, 1, 0);
+    store_rig_open(&rig, false);
+    chain_run(&c, 5, 100, 1);
+    assert_int_equal(store_rig_put(&rig, &c), 1);
+    for (uint64_t salt = 6; salt < 8; salt++) {
+        chain_run(&c, salt, 100, 1);
+        store_rig_offer(&rig, &c, 0, &a);
+        assert_int_equal(a.verdict, STORE_WANTED);
+        store_abort(rig.store, a.slot, false);
+    }
+    chain_run(&c, 5, 100, 1);
+    assert_int_equal(wipe(&rig, &c, &w), ST_OK);
+    store_rig_settle(&rig);
+    assert_int_equal(w.st, ST_OK);
+    assert_false(store_rig_holds_salt(&rig, 5));
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
+static void a_ticket_gets_nothing_of_a_wiped_salt(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain c;
+    struct rig_reader r;
+    struct store_found found;
+    struct wiped w;
+    uint64_t ticket;
+    store_rig_init(&rig, 8, 40);
+    rig.options.read_us = 100000;
+    store_rig_open(&rig, true);
+    chain_run(&c, 5, 100, 2);
+    assert_int_equal(store_rig_put(&rig, &c), 2);
+    assert_int_equal(store_rig_start(&rig, &c, 0, &r, &ticket, &found), ST_OK);
+    assert_int_equal(wipe(&rig, &c, &w), ST_OK);
+    store_rig_settle(&rig);
+    assert_int_equal(r.n_ready, 0);
+    assert_int_equal(r.st, ST_CANCELLED);
+    assert_int_equal(w.st, ST_OK);
+    store_close(rig.store, ticket);
+
+    assert_int_equal(store_rig_put(&rig, &c), 2);
+    store_rig_restart(&rig);
+    assert_int_equal(store_rig_start(&rig, &c, 0, &r, &ticket, &found), ST_OK);
+    rig.disk.disk.hung = true;
+    store_run(rig.store);
+    assert_int_equal(store_rig_stats(&rig).reads, 2);
+    assert_int_equal(wipe(&rig, &c, &w), ST_OK);
+    rig.disk.now_us += 200;
+    store_rig_settle(&rig);
+    assert_int_equal(w.wiped.slots_left, 0); /* the reads were given up; the disk hangs on */
+    assert_int_equal(w.wiped.disk, ST_TIMEOUT);
+    store_close(rig.store, ticket);
+    rig.disk.disk.hung = false;
+    store_rig_settle(&rig);
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
 static void a_wipe_ends_pins(void **state)
 {
     (void)state;
@@ -292,6 +360,8 @@ int main(void)
         cmocka_unit_test(a_wipe_has_a_deadline),
         cmocka_unit_test(what_is_on_its_way_is_wiped),
         cmocka_unit_test(remains_under_a_block_that_comes_are_waited_for),
+        cmocka_unit_test(remains_under_blocks_that_did_not_come_are_gone),
+        cmocka_unit_test(a_ticket_gets_nothing_of_a_wiped_salt),
         cmocka_unit_test(a_wipe_ends_pins),
     };
     return cmocka_run_group_tests_name("wipes of the store", tests, NULL, NULL);
