@@ -188,13 +188,13 @@ static void formats_share_hashes_and_no_block(void **state)
     const uint32_t number = 100;
     store_rig_init(&rig, 12, 0);
     store_rig_open(&rig, false);
-    for (uint64_t format = 0; format < 12; format++) {
-        chain_make(&c, 5, format, &number, 1);
+    for (uint64_t i = 0; i < 12; i++) {
+        chain_make(&c, 5, XXH3_64bits(&i, sizeof i), &number, 1);
         assert_int_equal(find(&rig, &c).host, 0);
         assert_int_equal(store_rig_put(&rig, &c), 1);
     }
-    for (uint64_t format = 0; format < 12; format++) {
-        chain_make(&c, 5, format, &number, 1);
+    for (uint64_t i = 0; i < 12; i++) {
+        chain_make(&c, 5, XXH3_64bits(&i, sizeof i), &number, 1);
         assert_int_equal(store_rig_get(&rig, &c, 0, &r), 1);
     }
     store_rig_check_quiet(&rig);
