@@ -317,8 +317,9 @@ MUST_CHECK status store_dump(struct store *store, enum store_tier tier,
     X(aborts, "slots reserved and not filled")                                                                         \
     X(orphans, "slots filled and not kept, as the block before them did not come")                                     \
     X(damaged_offers, "slots filled with bytes of another checksum")                                                   \
-    X(damaged_host, "blocks in memory that had changed when they were to be lent")                                     \
+    X(damaged_host, "blocks in memory that had changed when they were to be lent or written")                          \
     X(mismatches, "blocks whose hash was right and content was not")                                                   \
+    X(asked, "blocks asked for by tickets, those that were not promised included")                                     \
     X(tickets, "tickets opened")                                                                                       \
     X(tickets_refused, "tickets not opened: too many")                                                                 \
     X(tickets_over, "tickets that ended by their deadline")                                                            \

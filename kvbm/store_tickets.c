@@ -199,6 +199,7 @@ status store_open(struct store *store, const struct store_request *request, uint
         store->count.tickets_refused++;
         return ST_AGAIN;
     }
+    store->count.asked += request->chain.n_blocks - request->first;
     const uint32_t generation = t->generation;
     *t = (struct ticket){ .generation = generation, .reader = *request->reader };
     status st = start(store, t, request, &found);

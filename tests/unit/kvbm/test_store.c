@@ -28,6 +28,7 @@ static void a_block_comes_back(void **state)
     assert_int_equal(stats.tiers[STORE_HOST].hit_blocks, 4);
     assert_int_equal(stats.tiers[STORE_HOST].hit_tokens, 4 * CHAIN_TOKENS);
     assert_int_equal(stats.verdicts[STORE_PRESENT], 3);
+    assert_int_equal(stats.asked, 3 + 3 + 1);
     store_rig_check_quiet(&rig);
     store_rig_free(&rig);
 }
