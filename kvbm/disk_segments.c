@@ -383,32 +383,72 @@ static void reclaimer_start(struct disk_tier *tier, uint32_t segment)
 }
 
 /* Clearing a free segment gives its space back to the file system, which tells the device (TRIM). Where no hole can be
- * punched zeros are written, from the end to the head: a head of zeros says that all is clear. */
+ * punched zeros are written. A head of zeros says that all is clear: so the head is cleared last, when the rest is
+ * durable. */
+enum cleaner_step { CLEANER_BODY, CLEANER_SYNC, CLEANER_HEAD };
+
 static void cleaner_zero(struct disk_tier *tier)
 {
     struct disk_job *job = &tier->cleaner;
-    uint64_t bytes = job->at < DISK_CHUNK_BYTES ? job->at : DISK_CHUNK_BYTES;
+    const uint64_t left = job->at - DISK_PAGE, bytes = left < DISK_CHUNK_BYTES ? left : DISK_CHUNK_BYTES;
     job->at -= bytes;
     disk_job_submit(job, DISK_IO_WRITE, segment_offset(tier, job->segment) + job->at, bytes, tier->zeros);
+}
+
+static bool cleaner_failed(struct disk_tier *tier, int64_t result)
+{
+    struct disk_job *job = &tier->cleaner;
+    if (result >= 0 && (job->op.kind != DISK_IO_WRITE || result == (int64_t)job->op.bytes))
+        return false;
+    disk_job_end(job);
+    disk_tier_write_failed(tier, result);
+    return true;
+}
+
+static bool cannot_punch(struct disk_tier *tier, int64_t result)
+{
+    if (tier->cleaner.op.kind != DISK_IO_PUNCH || result != -EOPNOTSUPP)
+        return false;
+    if (!tier->no_punch)
+        log_warn("no holes can be punched here: free segments are overwritten", "path=%s", tier->path);
+    tier->no_punch = true;
+    return true;
+}
+
+static void clear_head(struct disk_tier *tier)
+{
+    struct disk_job *job = &tier->cleaner;
+    job->step = CLEANER_HEAD;
+    disk_job_submit(job, tier->no_punch ? DISK_IO_WRITE : DISK_IO_PUNCH, segment_offset(tier, job->segment), DISK_PAGE,
+                    tier->zeros);
 }
 
 static void cleaner_advance(struct disk_tier *tier, int64_t result)
 {
     struct disk_job *job = &tier->cleaner;
-    if (job->op.kind == DISK_IO_PUNCH && result == -EOPNOTSUPP) {
-        if (!tier->no_punch)
-            log_warn("no holes can be punched here: free segments are overwritten", "path=%s", tier->path);
-        tier->no_punch = true;
-    } else if (result < 0 || (job->op.kind == DISK_IO_WRITE && result != (int64_t)job->op.bytes)) {
-        disk_job_end(job);
-        disk_tier_write_failed(tier, result);
+    if (job->step == CLEANER_BODY && cannot_punch(tier, result)) {
+        cleaner_zero(tier);
         return;
-    } else if (job->op.kind == DISK_IO_PUNCH || job->at == 0) {
+    }
+    if (cleaner_failed(tier, result))
+        return;
+    switch ((enum cleaner_step)job->step) {
+    case CLEANER_BODY:
+        if (job->op.kind == DISK_IO_WRITE && job->at > DISK_PAGE) {
+            cleaner_zero(tier);
+            return;
+        }
+        job->step = CLEANER_SYNC;
+        disk_job_submit(job, DISK_IO_SYNC, 0, 0, NULL);
+        return;
+    case CLEANER_SYNC:
+        clear_head(tier);
+        return;
+    case CLEANER_HEAD:
         tier->segments[job->segment].clean = true;
         disk_job_end(job);
         return;
     }
-    cleaner_zero(tier);
 }
 
 static void cleaner_start(struct disk_tier *tier, uint32_t segment)
@@ -417,11 +457,13 @@ static void cleaner_start(struct disk_tier *tier, uint32_t segment)
     if (segment == NO_SEGMENT || !disk_job_start(job))
         return;
     job->segment = segment;
+    job->step = CLEANER_BODY;
     job->at = tier->options.segment_bytes;
     if (tier->no_punch)
         cleaner_zero(tier);
     else
-        disk_job_submit(job, DISK_IO_PUNCH, segment_offset(tier, segment), tier->options.segment_bytes, NULL);
+        disk_job_submit(job, DISK_IO_PUNCH, segment_offset(tier, segment) + DISK_PAGE,
+                        tier->options.segment_bytes - DISK_PAGE, NULL);
 }
 
 void disk_segments_init_jobs(struct disk_tier *tier)
