@@ -25,6 +25,7 @@
     X(GENERATE, 10) X(TOKENS, 11) X(TOKENS_ACK, 12) X(RESUME, 13) X(CANCEL, 14) X(STALE, 15)              \
     X(PREFILL, 20) X(GRANT_ASK, 21) X(GRANT, 22) X(LAYERS_READY, 24) X(CHUNK_DONE, 25) X(CHUNK_TAKEN, 26) \
     X(PREFILL_FAILED, 27)                                                                                 \
+    X(FIND, 30) X(FOUND, 31) X(PULLED, 32) X(OFFER, 33) X(OFFER_TAKEN, 34)                                \
     X(LOAD, 40) X(EVENT, 41)
 /* clang-format on */
 

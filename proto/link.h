@@ -94,7 +94,7 @@ status link_send(struct link *link, const struct message_head *head, const Proto
  * to send elsewhere; anything else the peer would wait for in vain, so the link, where it is up, is lost a little
  * later ("overrun") and both sides end what they share over it. */
 status link_send_acked(struct link *link, const struct message_head *head, const ProtobufCMessage *body);
-/* True for what begins something: Generate and Prefill. */
+/* True for what begins something: Generate, Prefill, Find and Offer. */
 bool link_may_refuse(enum frame_type type);
 /* Stops repeating what is pending for this key with attempt <= attempt (leg: any). */
 void link_forget(struct link *link, struct request_key key, uint32_t attempt);

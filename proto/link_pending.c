@@ -30,7 +30,7 @@ void pending_clear(struct pending *p)
 
 bool link_may_refuse(enum frame_type type)
 {
-    return type == FRAME_GENERATE || type == FRAME_PREFILL;
+    return type == FRAME_GENERATE || type == FRAME_PREFILL || type == FRAME_FIND || type == FRAME_OFFER;
 }
 
 status pending_add(struct pending *p, uint64_t id, const struct message_head *head, const ProtobufCMessage *body,
