@@ -23,6 +23,7 @@ struct acceptor_options {
     const struct exchange_io *io;       /* borrowed */
     const struct acceptor_store *store; /* borrowed */
     char kv_format[128];
+    uint64_t format; /* store_format_id(kv_format) */
     struct transfer_geometry geometry;
     uint32_t max_offers; /* worked on at one time; beyond: OFFER_BUSY */
     uint32_t max_blocks; /* of one offer */

@@ -34,7 +34,7 @@ struct pull_result {
                           no sense), AGAIN (the holder is busy), UNSUPPORTED (its format is another), LIMIT (takes) */
     uint32_t n_blocks; /* verified, from the first one on; none may be normal */
     uint32_t announced;              /* how many the holder said it had */
-    uint32_t damaged;                /* did not come as their checksum says: one, or none */
+    uint32_t damaged;                /* of those taken, did not come as their checksum says */
     uint32_t by_tier[KV_TIER_COUNT]; /* of n_blocks, where they lay at the holder */
     uint64_t bytes;                  /* taken, of all blocks */
     uint64_t answer_us;              /* from Find to the first Found; 0: none came */

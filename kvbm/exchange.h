@@ -30,9 +30,12 @@ struct exchange_io {
     const char *(*name)(void *ctx, void *peer); /* for the log */
 };
 
-/* BlockSeed's fields; false when its salt is none. NULL is no seed. */
+/* A seed on the wire; its salt is the low and then the high half, little-endian, or nothing for the common one. False:
+ * none, or a salt of another length. */
 bool exchange_read_seed(const Baton__BlockSeed *msg, struct block_seed_parts *out);
-/* salt is where 16 bytes of the message lie; it must outlive it. */
+/* The message's salt lies in `salt`, which must outlive it. */
 void exchange_write_seed(const struct block_seed_parts *parts, uint8_t salt[BLOCK_HASH_BYTES], Baton__BlockSeed *out);
+/* NULL: the payload is no such message. */
+ProtobufCMessage *exchange_unpack(const ProtobufCMessageDescriptor *type, const struct frame *frame);
 
 #endif

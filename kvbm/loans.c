@@ -52,6 +52,8 @@ static void end(struct loans *loans, struct loan *loan)
     loan->state = LOAN_ENDED;
     loan->ended = loans->n_ended++;
     loans->n_open--;
+    if (loans->options.ended)
+        loans->options.ended(loans->options.ctx, loan->id);
 }
 
 void loans_destroy(struct loans **loans)
@@ -122,7 +124,8 @@ status loans_open(struct loans *loans, struct loan_id id, uint64_t borrower, con
     slot->borrower = borrower;
     slot->alive_us = now_us;
     slot->deadline_us = deadline_us;
-    memcpy(slot->blocks, blocks, n_blocks * sizeof *blocks);
+    if (n_blocks)
+        memcpy(slot->blocks, blocks, n_blocks * sizeof *blocks);
     lease_open(&slot->lease, loans->options.pool, slot->blocks, n_blocks);
     loans->n_open++;
     return ST_OK;

@@ -15,24 +15,29 @@
 
 struct loans;
 
-struct loans_options {
-    struct block_pool *pool; /* borrowed */
-    uint32_t max_loans;      /* also how many ended ones are remembered at least, when few are open */
-    uint32_t max_blocks;     /* of one loan */
-    uint64_t lifetime_us;    /* without a sign of life */
-};
-
 struct loan_id {
     uint64_t request;
     uint32_t attempt, leg;
+};
+
+struct loans_options {
+    struct block_pool *pool; /* borrowed; NULL: loans hold no blocks here, and are opened with none */
+    uint32_t max_loans;      /* also how many ended ones are remembered at least, when few are open */
+    uint32_t max_blocks;     /* of one loan */
+    uint64_t lifetime_us;    /* without a sign of life */
+    /* A loan has ended, however it did: the last that is said of it. It calls nothing of the table that the loan is
+     * in. May be NULL. */
+    void (*ended)(void *ctx, struct loan_id id);
+    void *ctx;
 };
 
 MUST_CHECK status loans_create(const struct loans_options *options, struct loans **out);
 /* Ends all. */
 void loans_destroy(struct loans **loans);
 
-/* Lends blocks that have an owner or are registered; they are held for a transfer. ST_STALE: it ended before, or a
- * newer one of its request is known; ST_LIMIT: too many loans, or blocks. An older one of the request ends first. */
+/* Lends blocks that have an owner or are registered; they are held for a transfer. Without blocks the loan is a name
+ * and a time, for who holds them himself. ST_STALE: it ended before, or a newer one of its request is known; ST_LIMIT:
+ * too many loans, or blocks. An older one of the request ends first. */
 MUST_CHECK status loans_open(struct loans *loans, struct loan_id id, uint64_t borrower, const block_id blocks[],
                              uint32_t n_blocks, uint64_t now_us, uint64_t deadline_us);
 /* Taken or cancelled; false when no such loan is open. */

@@ -394,7 +394,9 @@ static void run_round(uint64_t random, int steps)
     assert_int_equal(block_pool_create(&pool, &w->pool), ST_OK);
     const struct block_registry_options index = { w->pool, 1 };
     assert_int_equal(block_registry_create(&index, &w->index), ST_OK);
-    const struct loans_options options = { w->pool, MAX_LOANS, OF_LOAN, LIFETIME };
+    const struct loans_options options = {
+        .pool = w->pool, .max_loans = MAX_LOANS, .max_blocks = OF_LOAN, .lifetime_us = LIFETIME
+    };
     assert_int_equal(loans_create(&options, &w->loans), ST_OK);
     for (int i = 0; i < steps; i++)
         step(w);

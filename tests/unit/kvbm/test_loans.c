@@ -18,7 +18,7 @@ static int set_up(void **state)
     const struct block_pool_options options = { .n_blocks = 4, .block_tokens = 16 };
     if (block_pool_create(&options, &pool) != ST_OK || block_pool_take(pool, 4, BLOCK_FILLING, blocks) != ST_OK)
         return -1;
-    const struct loans_options lending = { pool, 2, 3, 100 };
+    const struct loans_options lending = { .pool = pool, .max_loans = 2, .max_blocks = 3, .lifetime_us = 100 };
     return loans_create(&lending, &loans) == ST_OK ? 0 : -1;
 }
 
