@@ -7,8 +7,6 @@
 #include "common/log.h"
 #include "kvbm/whole_checksum.h"
 
-#define TAKE_BYTES (1u << 20) /* layers of less are taken together */
-
 struct batch;
 
 /* Some layers of a batch, on their way. */
@@ -395,7 +393,8 @@ static status take_batch(struct pull *pull, uint32_t n)
     if (!pull->first_take_us)
         pull->first_take_us = now_of(pull->borrower);
     size_t bytes = n * transfer_layer_bytes(geometry);
-    uint32_t together = bytes >= TAKE_BYTES ? 1 : (uint32_t)(TAKE_BYTES / bytes);
+    size_t together_bytes = pull->borrower->options.take_bytes;
+    uint32_t together = bytes >= together_bytes ? 1 : (uint32_t)(together_bytes / bytes);
     for (uint32_t layer = 0; layer < geometry->n_layers; layer += together) {
         uint32_t left = geometry->n_layers - layer;
         if (!take_layers(pull, batch, way, layer, left < together ? left : together))

@@ -25,6 +25,7 @@ struct borrower_options {
     uint32_t batch_blocks; /* taken together: how many are lost at most when one of them was reused meanwhile */
     uint32_t batches;      /* of one pull at one time */
     uint64_t answer_us;    /* for the first Found to come */
+    uint32_t take_bytes;   /* layers are taken together until they are so many: 1 MiB is worth a take */
 };
 
 /* How a pull went. */

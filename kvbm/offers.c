@@ -407,8 +407,8 @@ bool offers_on_message(struct offers *offers, void *peer, const struct frame *fr
         return false;
     Baton__OfferTaken *msg = (Baton__OfferTaken *)(void *)exchange_unpack(&baton__offer_taken__descriptor, frame);
     struct offer *offer = find_offer(offers, peer, frame);
-    if (!msg || !offer || msg->n_outcomes != offer->n)
-        offers->counters.malformed++;
+    offers->counters.late += msg && !offer;
+    offers->counters.malformed += !msg || (offer && msg->n_outcomes != offer->n);
     for (size_t i = 0; msg && offer && i < msg->n_outcomes && i < offer->n; i++)
         count(&offers->counters, msg->outcomes[i]);
     if (msg && offer)

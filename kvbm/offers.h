@@ -70,7 +70,8 @@ uint32_t offers_under_way(const struct offers *offers);
     X(gone, "blocks reused while they waited to be offered")                                                           \
     X(expired, "offers that ended by time")                                                                            \
     X(lost, "offers that ended because the manager was lost, or could not be sent")                                    \
-    X(malformed, "answers that made no sense, or came late")
+    X(late, "answers to offers that were over")                                                                        \
+    X(malformed, "answers that made no sense")
 
 struct offers_counters {
 #define X(name, help) uint64_t name;
