@@ -111,6 +111,21 @@ static void test_a_frozen_manager(void **state)
     finish(vx);
 }
 
+/* The block that waits is another sequence's by the time of its turn. */
+static void test_blocks_of_another_life_are_not_offered(void **state)
+{
+    (void)state;
+    struct vx *vx = begin((struct vx_options){ 0 });
+    compute(vx, 1);
+    for (uint64_t i = 1; i < 5; i++)
+        (void)vx_compute(&vx->nodes[1], &(struct block_seed_parts){ .weights = 10 + i }, tokens, VX_CHAIN, false);
+    assert_int_equal(vx_has(&vx->nodes[1], &parts, tokens, 1), 0);
+    vx_run(vx, 10000);
+    assert_int_equal(offers(vx)->gone, 1);
+    assert_int_equal(vx->sent[FRAME_OFFER], 0);
+    finish(vx);
+}
+
 static void test_an_offer_ends_by_time(void **state)
 {
     (void)state;
@@ -160,6 +175,26 @@ static void test_a_worker_that_dies_while_its_blocks_are_taken(void **state)
     assert_int_equal(acceptor_under_way(vx->nodes[0].acceptor), 0);
     assert_int_equal(acceptor(vx)->failed, 4);
     assert_int_equal(manager_has(vx), 0);
+    finish(vx);
+}
+
+/* Its link is lost before the take is over: the slots come back at once. */
+static void test_a_worker_that_is_lost(void **state)
+{
+    (void)state;
+    struct vx *vx = begin((struct vx_options){ .by_tcp = true });
+    compute(vx, 4);
+    while (acceptor_under_way(vx->nodes[0].acceptor) == 0)
+        vx_run(vx, 1);
+    vx_freeze(&vx->nodes[1], 500000);
+    vx_run(vx, 10000);
+    assert_int_equal(acceptor_under_way(vx->nodes[0].acceptor), 1);
+    acceptor_on_peer_lost(vx->nodes[0].acceptor, &vx->nodes[0].peers[1]);
+    vx_run(vx, 100);
+    assert_int_equal(acceptor_under_way(vx->nodes[0].acceptor), 0);
+    assert_int_equal(acceptor(vx)->lost, 1);
+    assert_int_equal(acceptor(vx)->failed, 4);
+    assert_int_equal(vx->sent[FRAME_OFFER_TAKEN], 0);
     finish(vx);
 }
 
@@ -263,9 +298,11 @@ int main(void)
         cmocka_unit_test(test_chunks_of_a_sequence_join),
         cmocka_unit_test(test_what_is_there_is_not_taken_again),
         cmocka_unit_test(test_a_frozen_manager),
+        cmocka_unit_test(test_blocks_of_another_life_are_not_offered),
         cmocka_unit_test(test_an_offer_ends_by_time),
         cmocka_unit_test(test_a_manager_that_dies),
         cmocka_unit_test(test_a_worker_that_dies_while_its_blocks_are_taken),
+        cmocka_unit_test(test_a_worker_that_is_lost),
         cmocka_unit_test(test_flipped_bits_are_not_kept),
         cmocka_unit_test(test_lost_messages_come_again),
         cmocka_unit_test(test_a_full_manager_says_so),

@@ -82,6 +82,9 @@ static void test_pulls_that_fail_make_a_holder_dear(void **state)
     /* It is tried again later, and well thought of after that. */
     now += 300 * SECOND;
     assert_near(pull_cost_predict(&cost, &prior, 1000000, KV_TIER_HOST, now), 750, .05);
+    const struct pull_measurement usual = { 1000000, KV_TIER_HOST, 500, 250 };
+    pull_cost_observe(&cost, &prior, &usual, now); /* nor does what has faded come back */
+    assert_near(pull_cost_predict(&cost, &prior, 1000000, KV_TIER_HOST, now), 750, .05);
     pull_often(&cost, 500, 1000, KV_TIER_HOST, &now);
     assert_near(pull_cost_predict(&cost, &prior, 1000000, KV_TIER_HOST, now), before, .05);
 }
