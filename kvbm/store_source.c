@@ -10,6 +10,7 @@ struct ticket {
     struct lender_find *find;
     uint64_t number;
     bool is_opening; /* the lender is answered when open returns */
+    bool is_over;
 };
 
 static void tell(const struct ticket *ticket)
@@ -48,7 +49,9 @@ static void on_over(void *ctx, uint64_t number)
 {
     struct ticket *ticket = ctx;
     (void)number;
-    lender_withdrawn(ticket->source->lender, ticket->find); /* frees the ticket */
+    ticket->is_over = true;
+    if (!ticket->is_opening)
+        lender_withdrawn(ticket->source->lender, ticket->find); /* frees the ticket */
 }
 
 static void open_find(void *ctx, struct lender_find *find)
@@ -79,6 +82,8 @@ static void open_find(void *ctx, struct lender_find *find)
     find->run = promised.host + promised.disk - find->first;
     store_run(source->store); /* so that what lies in memory is in the first answer */
     ticket->is_opening = false;
+    if (ticket->is_over)
+        find->run = find->n_ready = 0;
 }
 
 static void close_find(void *ctx, struct lender_find *find)
