@@ -376,6 +376,16 @@ static struct batch *batch_create(struct pull *pull, uint32_t n)
     return batch;
 }
 
+/* Layers of n blocks that one take moves. */
+static uint32_t layers_together(const struct borrower_options *options, uint32_t n)
+{
+    uint32_t layers = 1;
+    size_t bytes = n * transfer_layer_bytes(&options->geometry);
+    while (layers < options->geometry.n_layers && (layers + 1) * bytes <= options->take_bytes)
+        layers++;
+    return layers;
+}
+
 static status take_batch(struct pull *pull, uint32_t n)
 {
     const struct exchange_io *io = pull->borrower->options.io;
@@ -392,9 +402,7 @@ static status take_batch(struct pull *pull, uint32_t n)
     pull->n_taken += n;
     if (!pull->first_take_us)
         pull->first_take_us = now_of(pull->borrower);
-    size_t bytes = n * transfer_layer_bytes(geometry);
-    size_t together_bytes = pull->borrower->options.take_bytes;
-    uint32_t together = bytes >= together_bytes ? 1 : (uint32_t)(together_bytes / bytes);
+    uint32_t together = layers_together(&pull->borrower->options, n);
     for (uint32_t layer = 0; layer < geometry->n_layers; layer += together) {
         uint32_t left = geometry->n_layers - layer;
         if (!take_layers(pull, batch, way, layer, left < together ? left : together))
