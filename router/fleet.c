@@ -1,22 +1,10 @@
-#include "router/fleet.h"
+#include "router/fleet_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/log.h"
-
-struct fleet {
-    struct fleet_options options;
-    struct links *links;
-    struct fleet_list workers;
-    uint32_t n_workers;
-    uint64_t turn, last_number;
-    struct known_adapters adapters;
-    /* scratch of choosing */
-    struct fleet_worker *listed[FLEET_MAX_WORKERS];
-    struct pick_candidate candidates[FLEET_MAX_WORKERS];
-};
 
 static status send_by_link(void *ctx, struct fleet_worker *worker, const struct message_head *head,
                            const ProtobufCMessage *body, bool acked)
@@ -59,6 +47,8 @@ void fleet_set_callbacks(struct fleet *fleet, const struct fleet_callbacks *call
 
 static void worker_free(struct fleet_worker *worker)
 {
+    fleet_drop_counts(worker);
+    fleet_leave_candidate(worker);
     TAILQ_REMOVE(&worker->fleet->workers, worker, entry);
     worker->fleet->n_workers--;
     subscription_close(&worker->loads);
@@ -78,7 +68,7 @@ void fleet_destroy(struct fleet **fleet)
     *fleet = NULL;
 }
 
-static struct fleet_worker *find(const struct fleet *fleet, const char *id)
+struct fleet_worker *fleet_find(struct fleet *fleet, const char *id)
 {
     struct fleet_worker *worker;
     TAILQ_FOREACH(worker, &fleet->workers, entry)
@@ -89,6 +79,35 @@ static struct fleet_worker *find(const struct fleet *fleet, const char *id)
 
 /* ---- membership --------------------------------------------------------------- */
 
+static void on_load(struct fleet_worker *worker, const Baton__Load *load)
+{
+    const struct fleet *fleet = worker->fleet;
+    if (worker->instance.incarnation != load->incarnation)
+        return;
+    worker->load_us = fleet_now(fleet);
+    worker->draining = load->draining;
+    worker->queued_tokens = load->queued_tokens;
+    worker->running_tokens = load->running_tokens;
+    worker->requests = load->queued_requests;
+    worker->running = load->running_sequences;
+    worker->kv_blocks = load->kv_blocks;
+    worker->kv_free = load->kv_free;
+    for (size_t i = 0; i < load->n_marks; i++)
+        if (load->marks[i]->router == fleet->options.incarnation)
+            fleet_on_mark(worker, load->marks[i]->dispatch);
+    if (!worker->is_decode)
+        fleet_on_prefill_load(worker);
+    fleet_refresh(worker);
+    fleet_refresh_rates(worker, 1e3 * load->step_ms);
+}
+
+void fleet_on_load(struct fleet *fleet, const Baton__Load *load)
+{
+    struct fleet_worker *worker = fleet_find(fleet, load->id);
+    if (worker)
+        on_load(worker, load);
+}
+
 static void on_event(void *arg, const uint8_t *payload, size_t len)
 {
     struct fleet_worker *worker = arg;
@@ -96,7 +115,7 @@ static void on_event(void *arg, const uint8_t *payload, size_t len)
     if (!load)
         return;
     if (!strcmp(load->id, worker->instance.id))
-        fleet_on_load(worker->fleet, load);
+        on_load(worker, load);
     baton__load__free_unpacked(load, NULL);
 }
 
@@ -127,8 +146,10 @@ static struct fleet_worker *add_worker(struct fleet *fleet, const struct instanc
     worker->instance = *instance;
     worker->is_decode = !strcmp(instance->role, "decode");
     TAILQ_INIT(&worker->later_list);
+    TAILQ_INIT(&worker->held_list);
     TAILQ_INSERT_TAIL(&fleet->workers, worker, entry);
     fleet->n_workers++;
+    fleet_enter_candidate(worker);
     if (connect_worker(worker))
         return worker;
     log_error("cannot connect to a worker", "id=%s address=%s", instance->id, instance->control);
@@ -136,12 +157,24 @@ static struct fleet_worker *add_worker(struct fleet *fleet, const struct instanc
     return NULL;
 }
 
+void fleet_set_up(struct fleet_worker *worker, bool up)
+{
+    worker->up = up;
+    fleet_refresh(worker);
+}
+
+void fleet_forgive(struct fleet_worker *worker)
+{
+    worker->faults = 0;
+    fleet_refresh(worker);
+}
+
 static void tell_lost(struct fleet_worker *worker)
 {
     struct fleet *fleet = worker->fleet;
-    worker->up = false;
     worker->faults++;
-    worker->fault_us = fleet->options.now(fleet->options.now_ctx);
+    worker->fault_us = fleet_now(fleet);
+    fleet_set_up(worker, false);
     if (worker->is_decode && fleet->options.callbacks.on_lost)
         fleet->options.callbacks.on_lost(fleet->options.callbacks.ctx, worker);
 }
@@ -159,7 +192,7 @@ void fleet_member(struct fleet *fleet, const struct instance *instance)
 {
     if (strcmp(instance->role, "decode") != 0 && strcmp(instance->role, "prefill") != 0)
         return;
-    struct fleet_worker *worker = find(fleet, instance->id);
+    struct fleet_worker *worker = fleet_find(fleet, instance->id);
     if (worker && (worker->instance.incarnation != instance->incarnation ||
                    strcmp(worker->instance.control, instance->control) != 0)) {
         /* The same name, another process. */
@@ -173,6 +206,7 @@ void fleet_member(struct fleet *fleet, const struct instance *instance)
     if (!worker)
         return;
     worker->is_member = true;
+    fleet_refresh(worker);
     worker->instance.max_model_len = instance->max_model_len;
     memcpy(worker->instance.adapters, instance->adapters, sizeof instance->adapters);
     if (worker->is_decode)
@@ -187,10 +221,11 @@ void fleet_member(struct fleet *fleet, const struct instance *instance)
  * not. But it gets nothing new: it has taken itself out, or its lease ran out. */
 void fleet_member_gone(struct fleet *fleet, const char *id)
 {
-    struct fleet_worker *worker = find(fleet, id);
+    struct fleet_worker *worker = fleet_find(fleet, id);
     if (!worker)
         return;
     worker->is_member = false;
+    fleet_refresh(worker);
     if (!worker->up)
         worker_free(worker);
 }
@@ -200,7 +235,8 @@ static void forget_load(struct fleet_worker *worker)
     worker->load_us = 0;
     worker->draining = false;
     worker->queued_tokens = worker->running_tokens = 0;
-    worker->requests = worker->kv_blocks = worker->kv_free = 0;
+    worker->requests = worker->running = worker->kv_blocks = worker->kv_free = 0;
+    fleet_refresh(worker);
 }
 
 void fleet_on_up(void *ctx, struct link *link, const Baton__Hello *hello, bool first)
@@ -209,7 +245,7 @@ void fleet_on_up(void *ctx, struct link *link, const Baton__Hello *hello, bool f
     struct fleet_worker *worker = link_user(link);
     if (!worker)
         return;
-    worker->up = true;
+    fleet_set_up(worker, true);
     if (hello->incarnation != worker->instance.incarnation) {
         /* It restarted at its address, and says so before etcd does. */
         worker->instance.incarnation = hello->incarnation;
@@ -252,160 +288,7 @@ size_t fleet_live(void *ctx, struct link *link, Baton__Live *out, size_t max)
     return fleet->options.callbacks.live(fleet->options.callbacks.ctx, worker, out, max);
 }
 
-static void no_longer_later(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
-{
-    TAILQ_REMOVE(&worker->later_list, dispatch, entry);
-    dispatch->is_later = false;
-    worker->later--;
-    worker->later_tokens -= dispatch->n_tokens;
-}
-
-/* The figures of this load hold what we dispatched up to our mark. */
-static void on_mark(struct fleet_worker *worker, uint64_t number)
-{
-    struct fleet_dispatch *dispatch;
-    while ((dispatch = TAILQ_FIRST(&worker->later_list)) && dispatch->number <= number)
-        no_longer_later(worker, dispatch);
-}
-
-void fleet_on_load(struct fleet *fleet, const Baton__Load *load)
-{
-    struct fleet_worker *worker = find(fleet, load->id);
-    if (!worker || worker->instance.incarnation != load->incarnation)
-        return;
-    worker->load_us = fleet->options.now(fleet->options.now_ctx);
-    worker->draining = load->draining;
-    worker->queued_tokens = load->queued_tokens;
-    worker->running_tokens = load->running_tokens;
-    worker->requests = load->queued_requests;
-    worker->kv_blocks = load->kv_blocks;
-    worker->kv_free = load->kv_free;
-    for (size_t i = 0; i < load->n_marks; i++)
-        if (load->marks[i]->router == fleet->options.incarnation)
-            on_mark(worker, load->marks[i]->dispatch);
-}
-
-/* ---- choosing ------------------------------------------------------------------------ */
-
-static bool avoided(const struct fleet_worker *worker, const char (*avoid)[64], uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (!strcmp(worker->instance.id, avoid[i]))
-            return true;
-    return false;
-}
-
-#define FAULT_TOKENS    4096u /* what each loss in a row weighs at first, in prompt tokens waiting */
-#define MAX_FAULTS      16u
-#define FAULT_MEMORY_US 10000000u /* then it is forgotten: a worker that nobody chooses could never redeem itself */
-
-static uint64_t fault_weight(const struct fleet_worker *worker)
-{
-    const struct fleet_options *options = &worker->fleet->options;
-    uint64_t age = options->now(options->now_ctx) - worker->fault_us;
-    uint64_t faults = worker->faults < MAX_FAULTS ? worker->faults : MAX_FAULTS;
-    return age < FAULT_MEMORY_US ? FAULT_TOKENS * faults * (FAULT_MEMORY_US - age) / FAULT_MEMORY_US : 0;
-}
-
-/* What the worker said, and what we gave it since. */
-static struct pick_candidate snapshot(const struct fleet_worker *worker, bool usable)
-{
-    return (struct pick_candidate){
-        .queued_tokens = worker->queued_tokens + worker->later_tokens + fault_weight(worker),
-        .running_tokens = worker->running_tokens,
-        .requests = worker->requests + worker->later,
-        .kv_blocks = worker->kv_blocks,
-        .kv_free = worker->kv_free,
-        .usable = usable,
-    };
-}
-
-static bool decode_usable(const struct fleet_worker *worker, const char *model)
-{
-    return worker->is_decode && worker->up && worker->is_member && !worker->draining &&
-           !strcmp(worker->instance.model, model);
-}
-
-static bool has_adapter(const struct fleet_worker *worker, const char *adapter)
-{
-    return !adapter[0] || instance_has_adapter(&worker->instance, adapter);
-}
-
-static bool is_of_class(const struct fleet_worker *worker, const char *class)
-{
-    return !class[0] || !strcmp(worker->instance.class, class);
-}
-
-static struct fleet_worker *choose(struct fleet *fleet, const struct fleet_want *want, const char (*avoid)[64],
-                                   uint32_t n_avoid)
-{
-    struct fleet_worker *worker;
-    uint32_t n = 0;
-    TAILQ_FOREACH(worker, &fleet->workers, entry)
-    if (decode_usable(worker, want->model) && has_adapter(worker, want->adapter) && is_of_class(worker, want->class)) {
-        fleet->listed[n] = worker;
-        fleet->candidates[n++] = snapshot(worker, !avoided(worker, avoid, n_avoid));
-    }
-    uint32_t i = pick_worker(fleet->options.policy, fleet->candidates, n, fleet->turn++);
-    return i == PICK_NONE ? NULL : fleet->listed[i];
-}
-
-struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const struct fleet_want *want, const char (*avoid)[64],
-                                       uint32_t n_avoid)
-{
-    struct fleet_worker *worker = choose(fleet, want, avoid, n_avoid);
-    return worker || n_avoid == 0 ? worker : choose(fleet, want, NULL, 0);
-}
-
-static bool prefill_usable(const struct fleet *fleet, const struct fleet_worker *worker,
-                           const struct fleet_worker *decode)
-{
-    uint64_t now = fleet->options.now(fleet->options.now_ctx);
-    bool silent = worker->load_us && now - worker->load_us > fleet->options.silent_us;
-    return !worker->is_decode && worker->is_member && !worker->draining && !silent &&
-           !strcmp(worker->instance.kv_format, decode->instance.kv_format) &&
-           !strcmp(worker->instance.model, decode->instance.model);
-}
-
-uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, const char *adapter,
-                             struct fleet_worker **out, uint32_t max)
-{
-    struct fleet_worker *worker;
-    uint32_t order[64], n = 0;
-    TAILQ_FOREACH(worker, &fleet->workers, entry)
-    if (prefill_usable(fleet, worker, decode) && has_adapter(worker, adapter)) {
-        fleet->listed[n] = worker;
-        fleet->candidates[n++] = snapshot(worker, true);
-    }
-    uint32_t ranked = pick_rank(fleet->candidates, n, fleet->turn, order, max < 64 ? max : 64);
-    for (uint32_t i = 0; i < ranked; i++)
-        out[i] = fleet->listed[order[i]];
-    return ranked;
-}
-
-uint64_t fleet_next_number(struct fleet *fleet)
-{
-    return ++fleet->last_number;
-}
-
-void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, uint64_t number, uint32_t n_tokens)
-{
-    const struct fleet_dispatch *last = TAILQ_LAST(&worker->later_list, fleet_dispatches);
-    ASSERT(!last || last->number < number);
-    *dispatch = (struct fleet_dispatch){ .number = number, .n_tokens = n_tokens, .is_later = true };
-    TAILQ_INSERT_TAIL(&worker->later_list, dispatch, entry);
-    worker->ours++;
-    worker->later++;
-    worker->later_tokens += n_tokens;
-}
-
-void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
-{
-    ASSERT(worker->ours > 0);
-    worker->ours--;
-    if (dispatch->is_later)
-        no_longer_later(worker, dispatch);
-}
+/* ---- for others ------------------------------------------------------------------------------ */
 
 status fleet_send(struct fleet_worker *worker, const struct message_head *head, const ProtobufCMessage *body,
                   bool acked)
@@ -418,6 +301,12 @@ void fleet_forget(struct fleet_worker *worker, struct request_key key, uint32_t 
 {
     struct fleet *fleet = worker->fleet;
     fleet->options.forget(fleet->options.io_ctx, worker, key, attempt);
+}
+
+static bool decode_usable(const struct fleet_worker *worker, const char *model)
+{
+    return worker->is_decode && worker->up && worker->is_member && !worker->draining &&
+           !strcmp(worker->instance.model, model);
 }
 
 bool fleet_has_decode(const struct fleet *fleet, const char *model)
@@ -447,13 +336,4 @@ const struct known_adapters *fleet_adapters(const struct fleet *fleet)
 const struct fleet_list *fleet_workers(const struct fleet *fleet)
 {
     return &fleet->workers;
-}
-
-uint32_t fleet_ours(const struct fleet *fleet)
-{
-    const struct fleet_worker *worker;
-    uint32_t n = 0;
-    TAILQ_FOREACH(worker, &fleet->workers, entry)
-    n += worker->ours;
-    return n;
 }

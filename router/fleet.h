@@ -10,17 +10,21 @@
 
 #include "proto/instance.h"
 #include "proto/link.h"
+#include "router/fleet_rates.h"
 #include "router/known_adapters.h"
 #include "router/pick.h"
 
 #define FLEET_MAX_WORKERS 4096
 
-/* One Generate of ours that is not over. Owned by whoever sends it. */
+/* A request of ours as it is counted at one worker. Owned by whoever sends it. */
 struct fleet_dispatch {
-    TAILQ_ENTRY(fleet_dispatch) entry;
-    uint64_t number; /* in Generate */
+    TAILQ_ENTRY(fleet_dispatch) entry, held_entry;
+    struct fleet_worker *worker; /* NULL: not counted, or the worker is gone */
+    uint64_t number;             /* in Generate */
+    uint64_t at_us;
     uint32_t n_tokens;
-    bool is_later; /* in later_list */
+    bool is_later;  /* in later_list */
+    bool is_remote; /* at a decode worker: a prefill worker computes its prompt */
 };
 TAILQ_HEAD(fleet_dispatches, fleet_dispatch);
 
@@ -36,12 +40,17 @@ struct fleet_worker {
     uint64_t load_us; /* when load was heard; 0: never */
     bool draining;
     uint64_t queued_tokens, running_tokens;
-    uint32_t requests, kv_blocks, kv_free;
+    uint32_t requests, running, kv_blocks, kv_free;
     /* dispatched by us and not over; and the later ones of them, which its figures do not hold yet: these are
      * counted at once, so that bursts spread */
     uint32_t ours, later;
-    uint64_t later_tokens;
-    struct fleet_dispatches later_list; /* numbers rise */
+    uint64_t later_tokens, remote_tokens; /* remote_tokens: of all of ours */
+    struct fleet_dispatches held_list;    /* all of ours */
+    struct fleet_dispatches later_list;   /* numbers rise */
+    struct fleet_rates rates;
+    uint32_t place;    /* among the candidates of its role */
+    uint64_t model;    /* a number for instance.model */
+    uint32_t holder;   /* its number in the last holding that named it */
     uint32_t faults;   /* consecutive losses: a worker that keeps failing is chosen late, for a while */
     uint64_t fault_us; /* the last one */
 };
@@ -63,7 +72,8 @@ struct fleet_callbacks {
 struct fleet_options {
     struct links *links; /* set later by fleet_set_links, as links call back into the fleet */
     enum pick_policy policy;
-    uint64_t incarnation; /* the router's: names its mark in loads */
+    uint64_t itl_target_us; /* of decode workers that compute prompts; 0: none */
+    uint64_t incarnation;   /* the router's: names its mark in loads */
     uint64_t (*now)(void *ctx);
     void *now_ctx;
     uint64_t silent_us; /* a prefill worker that published nothing for so long is taken for dead */
@@ -97,18 +107,65 @@ struct fleet_want {
     const char *class;   /* of instance.h; "": any */
 };
 
-/* A decode worker that has all of it, not one of the `avoid` ids unless there is no other. NULL: none is up. */
-struct fleet_worker *fleet_pick_decode(struct fleet *fleet, const struct fleet_want *want, const char (*avoid)[64],
-                                       uint32_t n_avoid);
-/* Prefill workers which have the adapter and whose KV the decode worker can use, best first. Returns how many. */
-uint32_t fleet_rank_prefills(struct fleet *fleet, const struct fleet_worker *decode, const char *adapter,
-                             struct fleet_worker **out, uint32_t max);
+/* What somebody is known to hold of a prompt's beginning: tokens in its device, in device or host, ... */
+struct fleet_holding {
+    const char *id;  /* of a worker, or of another holder of KV */
+    uint32_t number; /* the same for one id until that is gone; FLEET_NO_NUMBER: it has none */
+    uint32_t tokens[KV_TIER_COUNT];
+};
+#define FLEET_NO_NUMBER UINT32_MAX
+
+struct fleet_ask {
+    struct fleet_want want;
+    const char (*avoid)[64]; /* ids that are taken only where nobody else is there */
+    uint32_t n_avoid;
+    uint32_t n_tokens;
+    enum pick_route route;
+    const struct fleet_holding *holdings;
+    uint32_t n_holdings;
+};
+
+struct fleet_picked {
+    struct fleet_worker *decode;
+    struct fleet_worker *prefills[PICK_MAX_RANKED]; /* whose KV decode can use, best first */
+    uint32_t n_prefills;
+    enum pick_route route;
+    struct pick_parts predicted;
+};
+
+/* Workers that have all that is asked for. False: no decode worker is up. */
+bool fleet_pick(struct fleet *fleet, const struct fleet_ask *ask, struct fleet_picked *out);
+/* What the last fleet_pick decided from, until a worker's figures change. */
+const struct pick_input *fleet_last_input(const struct fleet *fleet);
+const struct pick_choice *fleet_last_choice(const struct fleet *fleet);
+const char *fleet_candidate_id(const struct fleet *fleet, bool decode, uint32_t index);
+
+/* It answered, so earlier losses weigh nothing. */
+void fleet_forgive(struct fleet_worker *worker);
+/* Its link came up or went down. */
+void fleet_set_up(struct fleet_worker *worker, bool up);
+
 /* The number of the next Generate; each is higher than the last. */
 uint64_t fleet_next_number(struct fleet *fleet);
 /* Load is counted at dispatch, under a number that no other had, and given back on every exit path. A load whose mark
- * has reached the number holds it already. */
+ * has reached the number holds it already. At a prefill worker n_tokens are those it is to compute; it hears of them
+ * through the decode worker, without a number, so its loads hold them a moment later (FLEET_HEARD_US). */
 void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, uint64_t number, uint32_t n_tokens);
 void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch);
+/* At the decode worker: a prefill worker computes the prompt; and: its KV is there. */
+void fleet_count_remote(struct fleet_dispatch *dispatch);
+void fleet_prompt_done(struct fleet_dispatch *dispatch);
+
+#define FLEET_HEARD_US 20000u
+
+/* What was measured of requests that ran alone in their part: the worker's rates, and those of its like. */
+void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed, uint64_t us);
+void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us);
+void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us);
+/* What so many tokens of KV are. */
+uint64_t fleet_kv_bytes(const struct fleet_worker *worker, uint32_t n_tokens);
+/* NULL: there is none. */
+struct fleet_worker *fleet_find(struct fleet *fleet, const char *id);
 
 status fleet_send(struct fleet_worker *worker, const struct message_head *head, const ProtobufCMessage *body,
                   bool acked);
@@ -121,5 +178,11 @@ uint32_t fleet_max_model_len(const struct fleet *fleet, const char *model);
 const struct known_adapters *fleet_adapters(const struct fleet *fleet);
 const struct fleet_list *fleet_workers(const struct fleet *fleet);
 uint32_t fleet_ours(const struct fleet *fleet); /* dispatched and not over, of all workers */
+
+/* What is counted at the workers of a role; all zero when nothing is under way. */
+struct fleet_counted {
+    uint64_t dispatches, tokens; /* tokens: that loads do not hold yet */
+};
+struct fleet_counted fleet_counted(const struct fleet *fleet, bool decode);
 
 #endif

@@ -57,12 +57,20 @@ const char *flow_worker_id(const struct flow *flow)
 
 /* ---- ending -------------------------------------------------------------------- */
 
+void flow_uncount(struct flow *flow)
+{
+    if (flow->dispatch.worker)
+        fleet_uncount(flow->dispatch.worker, &flow->dispatch);
+    if (flow->help.worker)
+        fleet_uncount(flow->help.worker, &flow->help);
+}
+
 void flow_leave_worker(struct flow *flow)
 {
     if (!flow->worker)
         return;
     fleet_forget(flow->worker, flow_key(flow), flow->attempt);
-    fleet_uncount(flow->worker, &flow->dispatch);
+    flow_uncount(flow);
     flow->worker = NULL;
 }
 
@@ -98,7 +106,7 @@ void flow_send_cancel(struct flow *flow, const char *reason)
     /* Before the Cancel, which must not be forgotten with the rest. */
     fleet_forget(worker, flow_key(flow), flow->attempt);
     (void)fleet_send(worker, &head, &body.base, true);
-    fleet_uncount(worker, &flow->dispatch);
+    flow_uncount(flow);
     flow->worker = NULL;
 }
 

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/metrics.h"
 #include "common/timers.h"
 #include "engine/sampling.h"
 #include "kvbm/block_hash.h"
@@ -80,6 +81,16 @@ struct flow_request {
     void *arg;
 };
 
+/* What of a prompt's time is predicted, and told afterwards. */
+#define FLOW_PREDICTED(X) X(QUEUE, "queue") X(PREFILL, "prefill") X(PULL, "pull") X(HANDOFF, "handoff")
+
+enum flow_predicted {
+#define X(name, text) FLOW_PREDICTED_##name,
+    FLOW_PREDICTED(X)
+#undef X
+        FLOW_PREDICTED_COUNT
+};
+
 struct flows_options {
     struct fleet *fleet;
     struct timers *timers;
@@ -89,6 +100,8 @@ struct flows_options {
     uint32_t max_attempts;
     uint64_t worker_wait_us;
     bool keep_class; /* an answer that began in a class never goes on in another */
+    /* Where predictions are compared with what came; NULL: nowhere. */
+    struct metric *prediction_error[FLOW_PREDICTED_COUNT];
 };
 
 MUST_CHECK status flows_create(const struct flows_options *options, struct flows **out);

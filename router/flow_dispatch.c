@@ -4,8 +4,7 @@
 #include "proto/kv_events.h"
 #include "router/flow_internal.h"
 
-#define MAX_PREFILL_CANDIDATES 8
-#define RETRY_MAX_US           800000u
+#define RETRY_MAX_US 800000u
 
 static void fill_sampling(const struct flow *flow, Baton__Sampling *out, Baton__LogitBias *bias, uint32_t *ids,
                           float *values)
@@ -52,22 +51,25 @@ static ProtobufCBinaryData salt_bytes(struct block_hash salt, uint8_t bytes[BLOC
     return (ProtobufCBinaryData){ BLOCK_HASH_BYTES, bytes };
 }
 
-static status send_generate(struct flow *flow, struct fleet_worker *worker, uint64_t number)
+_Static_assert((int)PICK_ROUTE_AUTO == (int)BATON__ROUTE__ROUTE_AUTO &&
+                   (int)PICK_ROUTE_LOCAL == (int)BATON__ROUTE__ROUTE_LOCAL &&
+                   (int)PICK_ROUTE_REMOTE == (int)BATON__ROUTE__ROUTE_REMOTE,
+               "routes have the numbers of the wire");
+
+static status send_generate(struct flow *flow, const struct fleet_picked *picked, uint64_t number)
 {
-    struct fleet_worker *prefills[MAX_PREFILL_CANDIDATES];
-    Baton__Instance instances[MAX_PREFILL_CANDIDATES], *pointers[MAX_PREFILL_CANDIDATES];
+    Baton__Instance instances[PICK_MAX_RANKED], *pointers[PICK_MAX_RANKED];
     Baton__Generate body = BATON__GENERATE__INIT;
     Baton__Sampling sampling;
     Baton__LogitBias bias;
     uint32_t bias_ids[SAMPLING_MAX_BIAS];
     float bias_values[SAMPLING_MAX_BIAS];
     uint8_t salt[BLOCK_HASH_BYTES];
-    uint32_t n = fleet_rank_prefills(flow->flows->options.fleet, worker, flow->request.adapter, prefills,
-                                     MAX_PREFILL_CANDIDATES);
+    uint32_t n = picked->n_prefills;
     for (uint32_t i = 0; i < n; i++) {
         baton__instance__init(&instances[i]);
-        instances[i].id = prefills[i]->instance.id;
-        instances[i].address = prefills[i]->instance.control;
+        instances[i].id = picked->prefills[i]->instance.id;
+        instances[i].address = picked->prefills[i]->instance.control;
         pointers[i] = &instances[i];
     }
     fill_sampling(flow, &sampling, &bias, bias_ids, bias_values);
@@ -75,7 +77,7 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker, uint
     body.tokens = flow->tokens;
     body.n_tokens = flow->n_tokens;
     body.sampling = &sampling;
-    body.route = flow->request.route;
+    body.route = (Baton__Route)picked->route;
     body.prefills = pointers;
     body.n_prefills = n;
     body.no_cache = flow->request.no_cache;
@@ -84,7 +86,7 @@ static status send_generate(struct flow *flow, struct fleet_worker *worker, uint
     body.dispatch = number;
     struct message_head head = { FRAME_GENERATE,      flow_key(flow), flow->attempt, 0, flow->request.deadline_us,
                                  &flow->request.trace };
-    return fleet_send(worker, &head, &body.base, true);
+    return fleet_send(picked->decode, &head, &body.base, true);
 }
 
 static void on_retry(void *arg)
@@ -123,20 +125,36 @@ static void wait_for_worker(struct flow *flow)
     flow->retry_us = 2 * flow->retry_us < RETRY_MAX_US ? 2 * flow->retry_us : RETRY_MAX_US;
 }
 
-static struct fleet_worker *pick_of(struct flow *flow, const char *class)
+static bool pick_of(struct flow *flow, const char *class, struct fleet_picked *out)
 {
-    const struct fleet_want want = { flow->request.model, flow->request.adapter, class };
-    return fleet_pick_decode(flow->flows->options.fleet, &want, (const char(*)[64])flow->avoid, flow->n_avoid);
+    const struct fleet_ask ask = {
+        .want = { flow->request.model, flow->request.adapter, class },
+        .avoid = (const char(*)[64])flow->avoid,
+        .n_avoid = flow->n_avoid,
+        .n_tokens = flow->n_tokens,
+        .route = (enum pick_route)flow->request.route,
+    };
+    return fleet_pick(flow->flows->options.fleet, &ask, out);
 }
 
 /* An answer stays in its class while that has a worker. */
-static struct fleet_worker *pick(struct flow *flow)
+static bool pick_worker(struct flow *flow, struct fleet_picked *out)
 {
-    struct fleet_worker *worker = pick_of(flow, flow->class);
-    return worker || !flow->class[0] || flow->flows->options.keep_class ? worker : pick_of(flow, "");
+    return pick_of(flow, flow->class, out) ||
+           (flow->class[0] && !flow->flows->options.keep_class && pick_of(flow, "", out));
 }
 
-static void dispatch_to(struct flow *flow, struct fleet_worker *worker)
+/* What the workers' figures do not hold yet: the context at one, the tokens to compute at the other. */
+static void count(struct flow *flow, const struct fleet_picked *picked, uint64_t number)
+{
+    fleet_count(picked->decode, &flow->dispatch, number, flow->n_tokens);
+    if (picked->n_prefills == 0)
+        return;
+    fleet_count_remote(&flow->dispatch);
+    fleet_count(picked->prefills[0], &flow->help, number, picked->predicted.computed);
+}
+
+static void dispatch_to(struct flow *flow, const struct fleet_picked *picked)
 {
     struct flows *flows = flow->flows;
     timer_cancel(flows->options.timers, &flow->retry);
@@ -147,13 +165,15 @@ static void dispatch_to(struct flow *flow, struct fleet_worker *worker)
     }
     flow->attempt++;
     uint64_t number = fleet_next_number(flows->options.fleet);
-    if (send_generate(flow, worker, number) != ST_OK) {
+    if (send_generate(flow, picked, number) != ST_OK) {
         wait_for_worker(flow);
         return;
     }
     flow->runs++;
-    flow->worker = worker;
-    fleet_count(worker, &flow->dispatch, number, flow->n_tokens);
+    flow->worker = picked->decode;
+    flow->predicted = picked->predicted;
+    flow->told = false;
+    count(flow, picked, number);
     flow->dispatched_us = flows_now(flows);
     flow->resume_asked_us = 0;
     flows->counters.dispatched++;
@@ -163,9 +183,9 @@ static void dispatch_to(struct flow *flow, struct fleet_worker *worker)
 
 void flow_dispatch(struct flow *flow)
 {
-    struct fleet_worker *worker = pick(flow);
-    if (worker)
-        dispatch_to(flow, worker);
+    struct fleet_picked picked;
+    if (pick_worker(flow, &picked))
+        dispatch_to(flow, &picked);
     else
         wait_for_worker(flow);
 }
@@ -208,9 +228,9 @@ void flow_dispatch_elsewhere(struct flow *flow)
     flow->runs -= flow->state == FLOW_DISPATCHED;
     flow_enter(flow, FLOW_WAITING);
     flow->waiting_since_us += flows_now(flow->flows) - flow->dispatched_us;
-    struct fleet_worker *other = pick(flow);
-    if (other && !is_avoided(flow, other))
-        dispatch_to(flow, other);
+    struct fleet_picked picked;
+    if (pick_worker(flow, &picked) && !is_avoided(flow, picked.decode))
+        dispatch_to(flow, &picked);
     else
         wait_for_worker(flow);
 }

@@ -2,6 +2,7 @@
  *   flow.c           one flow: its states, its beginning and its end
  *   flow_dispatch.c  to a worker, to another, or later
  *   flow_receive.c   tokens, failures and the last word of a worker
+ *   flow_learn.c     what its timing teaches
  *   flows.c          all of them: by key, and when workers come and go */
 #ifndef BATON_ROUTER_FLOW_INTERNAL_H
 #define BATON_ROUTER_FLOW_INTERNAL_H
@@ -32,6 +33,9 @@ struct flow {
     bool class_changed;
     struct fleet_worker *worker;    /* NULL while waiting */
     struct fleet_dispatch dispatch; /* as counted at the worker */
+    struct fleet_dispatch help;     /* as counted at the prefill worker that was named first */
+    struct pick_parts predicted;
+    bool told; /* its worker said how the prompt fared */
     char avoid[FLOW_MAX_AVOIDED][64];
     uint32_t n_avoid;
     struct timer deadline, retry;
@@ -56,6 +60,8 @@ struct flows {
 /* flow.c */
 /* The only place that assigns a flow's state. */
 void flow_enter(struct flow *flow, enum flow_state state);
+/* It is no longer counted anywhere. */
+void flow_uncount(struct flow *flow);
 /* The worker's loads and messages no longer count this flow. */
 void flow_leave_worker(struct flow *flow);
 /* Leaves the worker with a Cancel. */
@@ -72,6 +78,10 @@ void flow_dispatch_again(struct flow *flow);
 /* Its worker refused it: on to one that did not refuse yet; where all did, a little later. */
 void flow_dispatch_elsewhere(struct flow *flow);
 void flow_avoid(struct flow *flow, const struct fleet_worker *worker);
+
+/* flow_learn.c */
+/* The worker says how the prompt fared: rates are learned from it, and compared with what was predicted. */
+void flow_learn(struct flow *flow, const Baton__Timing *timing);
 
 /* flows.c */
 uint64_t flows_now(const struct flows *flows);

@@ -78,8 +78,8 @@ static void on_finish(struct flow *flow, const Baton__SequenceTokens *msg)
     flow->flows->counters.finished++;
     send_tokens_ack(flow->worker, flow_key(flow), flow->attempt, flow->n_tokens);
     /* The worker is done with it: nothing is cancelled, and the acknowledgement is not forgotten. */
-    fleet_uncount(flow->worker, &flow->dispatch);
-    flow->worker->faults = 0;
+    flow_uncount(flow);
+    fleet_forgive(flow->worker);
     flow->worker = NULL;
     flow_free(flow);
     callbacks->on_finish(arg, msg->finish, &timing);
@@ -119,8 +119,12 @@ static bool deliver(struct flows *flows, struct flow *flow, const Baton__Sequenc
     }
     if (!flow->first_token_us)
         flow->first_token_us = flows_now(flows);
-    if (flow->state == FLOW_DISPATCHED)
+    if (flow->state == FLOW_DISPATCHED) {
         flow_enter(flow, FLOW_STREAMING);
+        fleet_prompt_done(&flow->dispatch);
+        if (flow->help.worker)
+            fleet_uncount(flow->help.worker, &flow->help);
+    }
     flow->resume_asked_us = 0;
     note_class(flow);
     flow->request.callbacks->on_tokens(flow->request.arg, position, (const Baton__Token *const *)msg->tokens + skip,
@@ -154,6 +158,8 @@ static void on_sequence(struct flows *flows, struct fleet_worker *worker, const 
     if (skip > msg->n_tokens)
         skip = msg->n_tokens;
     flows->counters.repeats_dropped += skip;
+    if (msg->timing && !flow->told)
+        flow_learn(flow, msg->timing);
     if (msg->timing)
         flow->request.callbacks->on_timing(flow->request.arg, msg->timing);
     if (deliver(flows, flow, msg, skip) && msg->finish)

@@ -101,9 +101,22 @@ static status open_links(struct router_process *p, struct error *err)
     return links_create(&options, &p->links, err);
 }
 
+/* Series of the errors of what was predicted, by part. */
+static void open_prediction_errors(struct router_process *p, struct metric *series[FLOW_PREDICTED_COUNT])
+{
+    static const char *const parts[] = {
+#define X(name, text) text,
+        FLOW_PREDICTED(X)
+#undef X
+    };
+    for (int i = 0; i < FLOW_PREDICTED_COUNT; i++)
+        series[i] = metrics_series(daemon_metrics(p->daemon), &router_metric_table, ROUTER_PREDICTION_ERROR,
+                                   (const char *[]){ parts[i] });
+}
+
 static status open_flows(struct router_process *p, struct error *err)
 {
-    const struct flows_options options = {
+    struct flows_options options = {
         .fleet = p->fleet,
         .timers = loop_timers(daemon_loop(p->daemon)),
         .now = now,
@@ -112,6 +125,7 @@ static status open_flows(struct router_process *p, struct error *err)
         .worker_wait_us = p->config->worker_wait,
         .keep_class = p->config->class_lost == CLASS_LOST_ERROR,
     };
+    open_prediction_errors(p, options.prediction_error);
     status st = flows_create(&options, &p->flows);
     return st == ST_OK ? ST_OK : error_set(err, st, "no memory");
 }
@@ -130,6 +144,7 @@ static status fleet_start(struct daemon *d, struct error *err)
     const struct fleet_options options = {
         .incarnation = daemon_incarnation(d),
         .policy = (enum pick_policy)p->config->policy,
+        .itl_target_us = p->config->itl_target,
         .now = now,
         .silent_us = SILENT_US,
         .callbacks = { on_message, on_ready, on_again, on_lost, live, p },

@@ -86,6 +86,16 @@ static void report_workers(struct router_process *p)
     }
 }
 
+static void report_dispatched(struct router_process *p)
+{
+    static const char *const roles[] = { "prefill", "decode" };
+    for (int role = 0; role < 2; role++) {
+        struct fleet_counted counted = fleet_counted(p->fleet, role == 1);
+        set(p, ROUTER_DISPATCHED, LABELS(roles[role]), (double)counted.dispatches);
+        set(p, ROUTER_DISPATCHED_TOKENS, LABELS(roles[role]), (double)counted.tokens);
+    }
+}
+
 static void report(void *arg)
 {
     struct router_process *p = arg;
@@ -101,6 +111,7 @@ static void report(void *arg)
     set(p, ROUTER_POOL, NULL, p->pool ? tokenize_pool_pending(p->pool) : 0);
     set(p, ROUTER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_workers(p);
+    report_dispatched(p);
     report_links(p);
     report_http(p);
     report_index(p);

@@ -260,8 +260,9 @@ class Cluster:
             if w["role"] == "router":
                 requests = m.get("baton_router_requests_held", 0)
                 choices = sum(v for k, v in m.items() if k.startswith("baton_router_choices{"))
-                if requests or choices:
-                    held[w["id"]] = (requests, choices)
+                counted = sum(v for k, v in m.items() if k.startswith("baton_router_dispatched"))
+                if requests or choices or counted:
+                    held[w["id"]] = (requests, choices, counted)
                 continue
             used = m.get("baton_worker_kv_used_ratio", 0)  # what is only kept for later requests counts as free
             if used or m.get("baton_worker_requests", 0):

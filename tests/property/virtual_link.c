@@ -28,7 +28,7 @@ void virtual_link_up(struct node *n, uint32_t other)
     snprintf(in.role, sizeof in.role, "%s", vc->nodes[other].is_prefill ? "prefill" : "decode");
     snprintf(in.control, sizeof in.control, "virtual");
     fleet_member(n->fleet, &in);
-    fleet_entry(n, other)->up = !vc->nodes[other].is_prefill;
+    fleet_set_up(fleet_entry(n, other), !vc->nodes[other].is_prefill);
     flows_on_worker_ready(n->flows);
 }
 
@@ -49,7 +49,7 @@ void virtual_link_lost(struct node *n, uint32_t other)
     network_drop(n, (int)other);
     if (n->is_router) {
         struct fleet_worker *w = fleet_entry(n, other);
-        w->up = false;
+        fleet_set_up(w, false);
         flows_on_worker_lost(n->flows, w, true);
         if (w->is_decode == false)
             fleet_member_gone(n->fleet, w->instance.id);

@@ -136,7 +136,7 @@ static inline struct fleet_worker *fake_worker_with(struct fake_fleet *f, const 
     if (!strcmp(w->instance.id, id))
         break;
     ASSERT(w != NULL);
-    w->up = w->is_decode;
+    fleet_set_up(w, w->is_decode);
     return w;
 }
 

@@ -451,7 +451,7 @@ static void test_stop_text_of_a_slow_client(void **state)
 static void test_no_worker(void **state)
 {
     (void)state;
-    rig.worker->up = false;
+    fleet_set_up(rig.worker, false);
     struct client *c = ask("/v1/chat/completions", "{" HI ",\"stream\":true}");
     json_t *json = expect_json(c, 503);
     assert_non_null(strstr(c->text, "\r\nRetry-After: 1\r\n"));

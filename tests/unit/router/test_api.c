@@ -159,7 +159,9 @@ static void test_adapters(void **state)
     show_model("/baton-tiny:green", 404, "model_not_found");
     show_model("/baton-tiny:", 404, "model_not_found");
     show_model("/other:red", 404, "model_not_found");
-    struct client *c = ask("/v1/completions", "{\"model\":\"baton-tiny:blue\",\"prompt\":\"Hello world\"}");
+    struct client *c =
+        ask("/v1/completions",
+            "{\"model\":\"baton-tiny:blue\",\"prompt\":\"Hello world\",\"baton\":{\"route\":\"remote\"}}");
     struct fake_sent g = *expect_sent(FRAME_GENERATE, 0);
     assert_string_equal(g.to->instance.id, "w1");
     assert_string_equal(g.adapter, "blue@2");

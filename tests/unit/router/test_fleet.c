@@ -193,6 +193,21 @@ static void test_random_routers(void **state)
     scene_close(&s);
 }
 
+/* What a request for the model gets; NULL: nobody. */
+static struct fleet_worker *pick_decode(struct fake_fleet *f, const char *adapter, const char *class, const char *avoid,
+                                        struct fleet_picked *out)
+{
+    char avoided[1][64] = { "" };
+    struct fleet_picked picked;
+    snprintf(avoided[0], sizeof avoided[0], "%s", avoid);
+    const struct fleet_ask ask = { .want = { "m", adapter, class },
+                                   .avoid = (const char(*)[64])avoided,
+                                   .n_avoid = avoid[0] != 0,
+                                   .n_tokens = 10,
+                                   .route = PICK_ROUTE_REMOTE };
+    return fleet_pick(f->fleet, &ask, out ? out : &picked) ? (out ? out : &picked)->decode : NULL;
+}
+
 /* A burst of one router is seen by the other as soon as the worker speaks of it. */
 static void test_the_other_routers_burst_is_avoided(void **state)
 {
@@ -206,9 +221,9 @@ static void test_the_other_routers_burst_is_avoided(void **state)
     own = dispatch(&s, 1, 20);
     struct fleet_dispatch other;
     fleet_count(idle, &other, fleet_next_number(s.routers[1].fleet), 200);
-    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), s.worker[1]);
+    assert_ptr_equal(pick_decode(&s.routers[1], "", "", "", NULL), s.worker[1]);
     publish(&s);
-    assert_ptr_equal(fleet_pick_decode(s.routers[1].fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), idle);
+    assert_ptr_equal(pick_decode(&s.routers[1], "", "", "", NULL), idle);
     fleet_uncount(idle, &other);
     end(&s, own);
     for (int i = 0; i < 8; i++)
@@ -259,22 +274,20 @@ static void test_losses_are_forgotten_with_time(void **state)
     struct fleet_worker *busy = fake_worker(&fake, "127.0.0.1:2", "decode", "m");
     struct fleet_dispatch some, more;
     fleet_count(busy, &some, fleet_next_number(fake.fleet), 1000);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), lost);
+    assert_ptr_equal(pick_decode(&fake, "", "", "", NULL), lost);
     fleet_on_lost(fake.fleet, lost->link, "closed");
-    lost->up = true; /* back at once */
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), busy);
+    fleet_set_up(lost, true); /* back at once */
+    assert_ptr_equal(pick_decode(&fake, "", "", "", NULL), busy);
     fleet_count(busy, &more, fleet_next_number(fake.fleet), 1000);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0),
-                     busy); /* a loss weighs more than that */
+    assert_ptr_equal(pick_decode(&fake, "", "", "", NULL), busy); /* a loss weighs more than that */
     fake.now_us += 6000000;
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), lost);
+    assert_ptr_equal(pick_decode(&fake, "", "", "", NULL), lost);
     fleet_uncount(busy, &more);
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0), busy);
+    assert_ptr_equal(pick_decode(&fake, "", "", "", NULL), busy);
     fleet_uncount(busy, &some);
     fleet_count(busy, &some, fleet_next_number(fake.fleet), 1);
     fake.now_us += 4000000;
-    assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, NULL, 0),
-                     lost); /* as if nothing had been */
+    assert_ptr_equal(pick_decode(&fake, "", "", "", NULL), lost); /* as if nothing had been */
     fleet_uncount(busy, &some);
     fleet_destroy(&fake.fleet);
     links_destroy(&links);
@@ -286,7 +299,7 @@ static void test_adapters(void **state)
 {
     (void)state;
     struct fake_fleet fake;
-    struct fleet_worker *ranked[4];
+    struct fleet_picked picked;
     fake_fleet_open(&fake, fake_now);
     struct fleet_worker *plain = fake_worker(&fake, "d1", "decode", "m");
     struct fleet_worker *red = fake_worker_with(&fake, "d2", "decode", "m", "blue@2,red@1");
@@ -294,21 +307,23 @@ static void test_adapters(void **state)
     (void)fake_worker_with(&fake, "p2", "prefill", "m", "red@9,blue@9");
     (void)fake_worker_with(&fake, "d3", "decode", "other", "green@3");
     for (int i = 0; i < 5; i++)
-        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "red@1", "" }, NULL, 0), red);
-    assert_ptr_equal(
-        fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "red@1", "" }, (const char[][64]){ "d2" }, 1), red);
-    assert_null(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "red@9", "" }, NULL, 0));
-    assert_null(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "green@3", "" }, NULL, 0));
-    assert_int_equal(fleet_rank_prefills(fake.fleet, red, "red@1", ranked, 4), 1);
-    assert_ptr_equal(ranked[0], prefill);
-    assert_int_equal(fleet_rank_prefills(fake.fleet, red, "blue@2", ranked, 4), 0);
-    assert_int_equal(fleet_rank_prefills(fake.fleet, plain, "", ranked, 4), 2);
+        assert_ptr_equal(pick_decode(&fake, "red@1", "", "", NULL), red);
+    assert_ptr_equal(pick_decode(&fake, "red@1", "", "d2", NULL), red);
+    assert_null(pick_decode(&fake, "red@9", "", "", NULL));
+    assert_null(pick_decode(&fake, "green@3", "", "", NULL));
+    assert_ptr_equal(pick_decode(&fake, "red@1", "", "", &picked), red);
+    assert_int_equal(picked.n_prefills, 1);
+    assert_ptr_equal(picked.prefills[0], prefill);
+    assert_ptr_equal(pick_decode(&fake, "blue@2", "", "", &picked), red);
+    assert_int_equal(picked.n_prefills, 0);
+    assert_ptr_equal(pick_decode(&fake, "", "", "d2", &picked), plain);
+    assert_int_equal(picked.n_prefills, 2);
     const struct known_adapters *known = fleet_adapters(fake.fleet);
     assert_int_equal(known->n, 3); /* what only prefill workers have serves nobody */
     assert_string_equal(known_adapters_find(known, "m", "red", 3)->id, "red@1");
     assert_null(known_adapters_find(known, "m", "green", 5));
     assert_null(known_adapters_find(known, "m", "re", 2));
-    red->up = false;
+    fleet_set_up(red, false);
     fleet_member_gone(fake.fleet, "d2");
     assert_non_null(known_adapters_find(known, "m", "red", 3)); /* it may come back */
     (void)fake_worker_with(&fake, "d2", "decode", "m", "blue@2");
@@ -328,18 +343,177 @@ static void test_a_class_is_kept(void **state)
     struct fleet_worker *amx = fake_worker(&fake, "a", "decode", "m");
     strcpy(amx->instance.class, "amx-bf16");
     for (int i = 0; i < 4; i++) {
-        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" }, NULL, 0), amx);
-        assert_ptr_equal(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "portable-bf16" }, NULL, 0),
-                         portable);
-        assert_ptr_equal(
-            fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" }, (const char[1][64]){ "a" }, 1),
-            amx);
-        assert_ptr_equal(
-            fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "" }, (const char[1][64]){ "a" }, 1),
-            portable);
+        assert_ptr_equal(pick_decode(&fake, "", "amx-bf16", "", NULL), amx);
+        assert_ptr_equal(pick_decode(&fake, "", "portable-bf16", "", NULL), portable);
+        assert_ptr_equal(pick_decode(&fake, "", "amx-bf16", "a", NULL), amx);
+        assert_ptr_equal(pick_decode(&fake, "", "", "a", NULL), portable);
     }
-    amx->up = false;
-    assert_null(fleet_pick_decode(fake.fleet, &(struct fleet_want){ "m", "", "amx-bf16" }, NULL, 0));
+    fleet_set_up(amx, false);
+    assert_null(pick_decode(&fake, "", "amx-bf16", "", NULL));
+    fleet_destroy(&fake.fleet);
+}
+
+/* ---- what is counted at prefill workers, and learned ------------------------------------------ */
+
+static void publish_plain(struct fake_fleet *f, struct fleet_worker *w, uint64_t queued_tokens)
+{
+    Baton__Load load = BATON__LOAD__INIT;
+    load.id = w->instance.id;
+    load.incarnation = w->instance.incarnation;
+    load.queued_tokens = queued_tokens;
+    load.kv_blocks = load.kv_free = 1000;
+    fleet_on_load(f->fleet, &load);
+}
+
+static struct fleet_worker *first_helper(struct fake_fleet *f)
+{
+    struct fleet_picked picked;
+    assert_non_null(pick_decode(f, "", "", "", &picked));
+    assert_true(picked.n_prefills > 0);
+    return picked.prefills[0];
+}
+
+/* A burst spreads over prefill workers before any of them has said a word of it; then their own figures count. */
+static void test_prefill_workers_are_counted_at_once(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_dispatch burst[8];
+    struct fleet_worker *p[2], *at[8];
+    int hits[2] = { 0 };
+    fake_fleet_open(&fake, fake_now);
+    (void)fake_worker(&fake, "d", "decode", "m");
+    p[0] = fake_worker(&fake, "p0", "prefill", "m");
+    p[1] = fake_worker(&fake, "p1", "prefill", "m");
+    for (int i = 0; i < 8; i++) {
+        at[i] = first_helper(&fake);
+        hits[at[i] == p[1]]++;
+        fleet_count(at[i], &burst[i], fleet_next_number(fake.fleet), 100);
+    }
+    assert_int_equal(hits[0], 4);
+    assert_int_equal(fleet_counted(fake.fleet, false).dispatches, 8);
+    assert_int_equal(fleet_counted(fake.fleet, false).tokens, 800);
+    publish_plain(&fake, p[0], 0); /* it cannot know of them yet */
+    assert_int_equal(p[0]->later_tokens, 400);
+    fake.now_us += FLEET_HEARD_US;
+    publish_plain(&fake, p[0], 300);
+    assert_int_equal(p[0]->later_tokens, 0);
+    assert_ptr_equal(first_helper(&fake), p[0]); /* 300 it says itself, and 400 of ours at the other */
+    for (int i = 0; i < 8; i++)
+        fleet_uncount(at[i], &burst[i]);
+    assert_int_equal(fleet_counted(fake.fleet, false).dispatches, 0);
+    assert_int_equal(fleet_counted(fake.fleet, false).tokens, 0);
+    fleet_destroy(&fake.fleet);
+}
+
+/* A worker that goes away takes its counts with it. */
+static void test_counts_end_with_the_worker(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_dispatch a, b;
+    fake_fleet_open(&fake, fake_now);
+    struct fleet_worker *gone = fake_worker(&fake, "p0", "prefill", "m");
+    struct fleet_worker *stays = fake_worker(&fake, "p1", "prefill", "m");
+    fleet_count(gone, &a, fleet_next_number(fake.fleet), 10);
+    fleet_count(stays, &b, fleet_next_number(fake.fleet), 20);
+    fleet_member_gone(fake.fleet, "p0");
+    assert_null(a.worker);
+    assert_ptr_equal(b.worker, stays);
+    assert_int_equal(fleet_counted(fake.fleet, false).tokens, 20);
+    fleet_uncount(stays, &b);
+    fleet_destroy(&fake.fleet);
+}
+
+/* Local prompts wait only for what the decode worker computes itself. */
+static void test_remote_tokens(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_dispatch a;
+    fake_fleet_open(&fake, fake_now);
+    struct fleet_worker *d = fake_worker(&fake, "d", "decode", "m");
+    fleet_count(d, &a, fleet_next_number(fake.fleet), 50);
+    fleet_count_remote(&a);
+    assert_int_equal(d->remote_tokens, 50);
+    assert_int_equal(fleet_counted(fake.fleet, true).tokens, 100);
+    fleet_prompt_done(&a);
+    fleet_prompt_done(&a);
+    assert_int_equal(d->remote_tokens, 0);
+    fleet_uncount(d, &a);
+    fleet_count(d, &a, fleet_next_number(fake.fleet), 50);
+    fleet_count_remote(&a);
+    fleet_uncount(d, &a); /* it ended before its prompt was there */
+    assert_int_equal(fleet_counted(fake.fleet, true).tokens, 0);
+    fleet_destroy(&fake.fleet);
+}
+
+static const struct pick_rates *rates_of(const struct fake_fleet *f, uint32_t prefill)
+{
+    return &fleet_last_input(f->fleet)->prefills[prefill].rates;
+}
+
+/* Who was never measured is taken for one like those that were: neither starved nor flooded. */
+static void test_the_unmeasured_are_like_the_others(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    int hits[3] = { 0 };
+    fake_fleet_open(&fake, fake_now);
+    (void)fake_worker(&fake, "d", "decode", "m");
+    struct fleet_worker *p[3];
+    p[0] = fake_worker(&fake, "p0", "prefill", "m");
+    p[1] = fake_worker(&fake, "p1", "prefill", "m");
+    (void)first_helper(&fake);
+    assert_true(rates_of(&fake, 0)->prefill_token == RATE_PREFILL_TOKEN_US);
+    for (int i = 0; i < 40; i++)
+        for (uint32_t n = 16; n <= 4096; n *= 4)
+            fleet_learn_prefill(p[i % 2], n, n, 300 + 20 * n);
+    p[2] = fake_worker(&fake, "p2", "prefill", "m"); /* new */
+    for (int i = 0; i < 3; i++)
+        publish_plain(&fake, p[i], 0);
+    (void)first_helper(&fake);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_true(rates_of(&fake, i)->prefill_token > 19.0f && rates_of(&fake, i)->prefill_token < 21.0f);
+    for (int i = 0; i < 90; i++) {
+        struct fleet_dispatch count;
+        struct fleet_worker *at = first_helper(&fake);
+        hits[at == p[1] ? 1 : at == p[2] ? 2 : 0]++;
+        fleet_count(at, &count, fleet_next_number(fake.fleet), 100);
+        fleet_uncount(at, &count);
+    }
+    assert_true(hits[2] >= 20 && hits[2] <= 40);
+    fleet_destroy(&fake.fleet);
+}
+
+static void test_holdings(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_picked picked;
+    fake_fleet_open(&fake, fake_now);
+    (void)fake_worker(&fake, "d", "decode", "m");
+    (void)fake_worker(&fake, "p0", "prefill", "m");
+    struct fleet_worker *holds = fake_worker(&fake, "p1", "prefill", "m");
+    const struct fleet_holding holdings[] = { { "p1", 5, { 480, 480, 480, 480 } },
+                                              { "kvbm", 6, { 0, 800, 800, 800 } } };
+    const struct fleet_ask ask = {
+        .want = { "m", "", "" }, .n_tokens = 1000, .route = PICK_ROUTE_REMOTE, .holdings = holdings, .n_holdings = 2
+    };
+    for (int i = 0; i < 4; i++) {
+        assert_true(fleet_pick(fake.fleet, &ask, &picked));
+        assert_ptr_equal(picked.prefills[0], holds);
+        assert_int_equal(fleet_last_input(fake.fleet)->request.elsewhere, 800);
+        assert_int_equal(picked.predicted.cached, 480);
+        assert_int_equal(picked.predicted.cached + picked.predicted.pulled + picked.predicted.computed, 1000);
+    }
+    fleet_member_gone(fake.fleet, "p1"); /* and its number with it */
+    assert_true(fleet_pick(fake.fleet, &ask, &picked));
+    assert_string_equal(picked.prefills[0]->instance.id, "p0");
+    assert_int_equal(picked.predicted.cached, 0);
+    const struct fleet_ask bare = { .want = { "m", "", "" }, .n_tokens = 1000, .route = PICK_ROUTE_REMOTE };
+    assert_true(fleet_pick(fake.fleet, &bare, &picked)); /* what one prompt finds is not the next one's */
+    assert_int_equal(picked.predicted.cached + picked.predicted.pulled, 0);
     fleet_destroy(&fake.fleet);
 }
 
@@ -353,6 +527,11 @@ int main(void)
         cmocka_unit_test(test_losses_are_forgotten_with_time),
         cmocka_unit_test(test_adapters),
         cmocka_unit_test(test_a_class_is_kept),
+        cmocka_unit_test(test_prefill_workers_are_counted_at_once),
+        cmocka_unit_test(test_counts_end_with_the_worker),
+        cmocka_unit_test(test_remote_tokens),
+        cmocka_unit_test(test_the_unmeasured_are_like_the_others),
+        cmocka_unit_test(test_holdings),
     };
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);
 }

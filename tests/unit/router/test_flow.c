@@ -30,6 +30,7 @@ static struct timers timers;
 static struct flows *flows;
 static struct client client;
 static struct fleet_worker *w0;
+static Baton__Route route; /* of what is submitted */
 
 static void on_timing(void *arg, const Baton__Timing *timing)
 {
@@ -79,6 +80,18 @@ static void pass(uint64_t us)
     timers_run(&timers, fake.now_us);
 }
 
+static struct flows_options flows_options(bool keep_class)
+{
+    return (struct flows_options){ .fleet = fake.fleet,
+                                   .timers = &timers,
+                                   .now = fake_now,
+                                   .ctx = &fake,
+                                   .incarnation = FAKE_ROUTER,
+                                   .max_attempts = 4,
+                                   .worker_wait_us = WAIT_US,
+                                   .keep_class = keep_class };
+}
+
 static int open_all(void **state)
 {
     (void)state;
@@ -86,8 +99,9 @@ static int open_all(void **state)
     fake_fleet_open(&fake, fake_now);
     timers_init(&timers);
     timers_set_now(&timers, fake.now_us);
-    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, FAKE_ROUTER, 4, WAIT_US, false };
+    const struct flows_options options = flows_options(false);
     client = (struct client){ 0 };
+    route = BATON__ROUTE__ROUTE_AUTO;
     w0 = fake_worker(&fake, "w0", "decode", MODEL);
     return flows_create(&options, &flows) == ST_OK ? 0 : -1;
 }
@@ -115,6 +129,7 @@ static struct flow *submit_with(int32_t priority)
         .n_prompt = 3,
         .sampling = { .max_tokens = 20, .seed = 99, .choice = 2, .top_p = 1, .n_logprobs = -1 },
         .priority = priority,
+        .route = route,
         .deadline_us = fake.now_us + DEADLINE_US,
         .callbacks = &callbacks,
         .arg = &client,
@@ -138,7 +153,7 @@ static struct flow *submit_and_run(void)
 
 static void lose(struct fleet_worker *worker)
 {
-    worker->up = false;
+    fleet_set_up(worker, false);
     flows_on_worker_lost(flows, worker, true);
 }
 
@@ -224,7 +239,7 @@ static void test_replay_after_loss(void **state)
 /* Two of class amx and an idle one of class portable; two tokens came from the first. Returns the second. */
 static struct fleet_worker *begin_in_class_amx(bool keep_class)
 {
-    const struct flows_options options = { fake.fleet, &timers, fake_now, &fake, FAKE_ROUTER, 4, WAIT_US, keep_class };
+    const struct flows_options options = flows_options(keep_class);
     flows_destroy(&flows);
     assert_int_equal(flows_create(&options, &flows), ST_OK);
     strcpy(w0->instance.class, "amx-bf16");
@@ -255,7 +270,7 @@ static void test_goes_on_in_another_class(void **state)
     (void)state;
     struct fleet_worker *w1 = begin_in_class_amx(false);
     struct fleet_worker *other = fake_worker(&fake, "other", "decode", MODEL);
-    w1->up = false;
+    fleet_set_up(w1, false);
     lose(w0);
     const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
     assert_ptr_equal(again->to, other);
@@ -272,7 +287,7 @@ static void test_waits_for_its_class_and_fails(void **state)
     (void)state;
     struct fleet_worker *w1 = begin_in_class_amx(true);
     (void)fake_worker(&fake, "other", "decode", MODEL);
-    w1->up = false;
+    fleet_set_up(w1, false);
     lose(w0);
     assert_int_equal(fake_count(&fake, FRAME_GENERATE), 1);
     pass(WAIT_US + 1000000);
@@ -287,10 +302,10 @@ static void test_its_class_comes_back(void **state)
     (void)state;
     struct fleet_worker *w1 = begin_in_class_amx(true);
     (void)fake_worker(&fake, "other", "decode", MODEL);
-    w1->up = false;
+    fleet_set_up(w1, false);
     lose(w0);
     pass(WAIT_US / 2);
-    w1->up = true;
+    fleet_set_up(w1, true);
     flows_on_worker_ready(flows);
     const struct fake_sent *again = fake_last(&fake, FRAME_GENERATE);
     assert_ptr_equal(again->to, w1);
@@ -315,12 +330,12 @@ static void test_no_token_no_class(void **state)
 static void test_waits_for_a_worker(void **state)
 {
     (void)state;
-    w0->up = false;
+    fleet_set_up(w0, false);
     (void)submit_and_run();
     assert_int_equal(fake.n_sent, 0);
     assert_int_equal(flows_in_state(flows, FLOW_WAITING), 1);
     pass(WAIT_US / 2);
-    w0->up = true;
+    fleet_set_up(w0, true);
     flows_on_worker_ready(flows);
     assert_int_equal(fake_count(&fake, FRAME_GENERATE), 1);
 }
@@ -332,11 +347,11 @@ static void test_priorities(void **state)
     static const int32_t priorities[] = { 0, 5, -1, 0, -1 };
     static const int32_t expected[] = { -1, -1, 0, 0, 5 };
     static const uint64_t seqs[] = { 3, 5, 1, 4, 2 };
-    w0->up = false;
+    fleet_set_up(w0, false);
     for (size_t i = 0; i < 5; i++)
         (void)submit_with(priorities[i]);
     pass(1);
-    w0->up = true;
+    fleet_set_up(w0, true);
     flows_on_worker_ready(flows);
     for (size_t i = 0; i < 5; i++) {
         assert_int_equal(fake.sent[i].priority, expected[i]);
@@ -347,7 +362,7 @@ static void test_priorities(void **state)
 static void test_no_worker_at_all(void **state)
 {
     (void)state;
-    w0->up = false;
+    fleet_set_up(w0, false);
     (void)submit_and_run();
     pass(WAIT_US - 100000);
     assert_int_equal(client.failed, 0);
@@ -500,10 +515,92 @@ static void test_loads_cover_what_was_dispatched(void **state)
     assert_int_equal(w0->later_tokens, 0);
 }
 
+static uint64_t counted_at_prefill(void)
+{
+    return fleet_counted(fake.fleet, false).dispatches;
+}
+
+static const struct fake_sent *submit_remote(struct flow **flow)
+{
+    struct flow *submitted = submit_and_run();
+    const struct fake_sent *g = fake_last(&fake, FRAME_GENERATE);
+    assert_int_equal(g->n_prefills, 1);
+    assert_int_equal(g->route, BATON__ROUTE__ROUTE_REMOTE);
+    assert_int_equal(counted_at_prefill(), 1);
+    if (flow)
+        *flow = submitted;
+    return g;
+}
+
+/* What is counted at a prefill worker ends with the first token, or with the choice, however that ends. */
+static void test_the_helper_is_given_back(void **state)
+{
+    (void)state;
+    struct flow *flow;
+    route = BATON__ROUTE__ROUTE_REMOTE;
+    (void)fake_worker(&fake, "p0", "prefill", MODEL);
+    const struct fake_sent *g = submit_remote(NULL);
+    fake_tokens(flows, g, 3, (uint32_t[]){ 1 }, 1, 0, NULL);
+    assert_int_equal(counted_at_prefill(), 0);
+    fake_tokens(flows, g, 4, (uint32_t[]){ 2 }, 1, BATON__FINISH__FINISH_STOP, NULL);
+    (void)submit_remote(&flow);
+    flow_cancel(&flow, "client_gone");
+    assert_int_equal(counted_at_prefill(), 0);
+    (void)submit_remote(NULL);
+    pass(DEADLINE_US + 1);
+    assert_int_equal(counted_at_prefill(), 0);
+    fake_failure(flows, submit_remote(NULL), BATON__FAILURE_CODE__FAILURE_LIMIT, false, "too long");
+    assert_int_equal(counted_at_prefill(), 0);
+    (void)submit_remote(NULL);
+    lose(w0); /* and it waits: counted nowhere */
+    assert_int_equal(counted_at_prefill(), 0);
+    fleet_set_up(w0, true);
+    flows_on_worker_ready(flows);
+    assert_int_equal(counted_at_prefill(), 1);
+    fleet_member_gone(fake.fleet, "p0"); /* the other way round: the helper goes first */
+    assert_int_equal(counted_at_prefill(), 0);
+    assert_int_equal(fleet_ours(fake.fleet), 1);
+}
+
+/* The worker's timing teaches what its like can be expected to do. */
+static void test_timing_is_learned(void **state)
+{
+    (void)state;
+    Baton__Timing timing = BATON__TIMING__INIT;
+    Baton__Load load = BATON__LOAD__INIT;
+    (void)fake_worker(&fake, "p0", "prefill", MODEL);
+    route = BATON__ROUTE__ROUTE_REMOTE;
+    timing.route = "remote";
+    timing.prefill_worker = "p0";
+    timing.legs = 1;
+    timing.computed_tokens = 3;
+    timing.prefill_us = 600;
+    timing.moved_bytes = 3072;
+    timing.handoff_us = 30;
+    const struct fake_sent *g = submit_remote(NULL);
+    fake_tokens(flows, g, 3, (uint32_t[]){ 1 }, 1, BATON__FINISH__FINISH_STOP, &timing);
+    load.id = "p0";
+    load.incarnation = 7;
+    fleet_on_load(fake.fleet, &load);
+    load.id = "w0";
+    fleet_on_load(fake.fleet, &load);
+    g = submit_remote(NULL);
+    const struct pick_input *in = fleet_last_input(fake.fleet);
+    assert_true(in->prefills[0].rates.prefill_token == 200.0f);
+    assert_true(in->decodes[0].rates.handoff[0].byte == 10.0f / 1024);
+    assert_true(in->decodes[0].rates.prefill_token == RATE_PREFILL_TOKEN_US); /* it computed nothing */
+    timing.legs = 2;
+    timing.prefill_us = 60000;
+    fake_tokens(flows, g, 3, (uint32_t[]){ 1 }, 1, BATON__FINISH__FINISH_STOP, &timing); /* no plain case */
+    load.id = "p0";
+    fleet_on_load(fake.fleet, &load);
+    assert_true(in->prefills[0].rates.prefill_token == 200.0f);
+}
+
 static void test_other_models_workers_are_not_taken(void **state)
 {
     (void)state;
-    w0->up = false;
+    fleet_set_up(w0, false);
     (void)fake_worker(&fake, "other", "decode", "another");
     (void)fake_worker(&fake, "p", "prefill", MODEL);
     (void)submit_and_run();
@@ -536,6 +633,8 @@ int main(void)
         TEST(test_back_on_its_link),
         TEST(test_loads_cover_what_was_dispatched),
         TEST(test_other_models_workers_are_not_taken),
+        TEST(test_the_helper_is_given_back),
+        TEST(test_timing_is_learned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

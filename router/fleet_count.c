@@ -1,0 +1,140 @@
+#include <string.h>
+
+#include "router/fleet_internal.h"
+
+uint64_t fleet_now(const struct fleet *fleet)
+{
+    return fleet->options.now(fleet->options.now_ctx);
+}
+
+/* ---- what we dispatched --------------------------------------------------------------- */
+
+static void no_longer_later(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
+{
+    TAILQ_REMOVE(&worker->later_list, dispatch, entry);
+    dispatch->is_later = false;
+    worker->later--;
+    worker->later_tokens -= dispatch->n_tokens;
+}
+
+void fleet_on_mark(struct fleet_worker *worker, uint64_t number)
+{
+    struct fleet_dispatch *dispatch;
+    while ((dispatch = TAILQ_FIRST(&worker->later_list)) && dispatch->number <= number)
+        no_longer_later(worker, dispatch);
+}
+
+void fleet_on_prefill_load(struct fleet_worker *worker)
+{
+    struct fleet_dispatch *dispatch;
+    uint64_t now = fleet_now(worker->fleet);
+    while ((dispatch = TAILQ_FIRST(&worker->later_list)) && now - dispatch->at_us >= FLEET_HEARD_US)
+        no_longer_later(worker, dispatch);
+}
+
+uint64_t fleet_next_number(struct fleet *fleet)
+{
+    return ++fleet->last_number;
+}
+
+void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, uint64_t number, uint32_t n_tokens)
+{
+    const struct fleet_dispatch *last = TAILQ_LAST(&worker->later_list, fleet_dispatches);
+    ASSERT(!last || last->number < number);
+    *dispatch = (struct fleet_dispatch){
+        .worker = worker, .number = number, .at_us = fleet_now(worker->fleet), .n_tokens = n_tokens, .is_later = true
+    };
+    TAILQ_INSERT_TAIL(&worker->later_list, dispatch, entry);
+    TAILQ_INSERT_TAIL(&worker->held_list, dispatch, held_entry);
+    worker->ours++;
+    worker->later++;
+    worker->later_tokens += n_tokens;
+    fleet_refresh(worker);
+}
+
+void fleet_count_remote(struct fleet_dispatch *dispatch)
+{
+    ASSERT(dispatch->worker && !dispatch->is_remote);
+    dispatch->is_remote = true;
+    dispatch->worker->remote_tokens += dispatch->n_tokens;
+    fleet_refresh(dispatch->worker);
+}
+
+void fleet_prompt_done(struct fleet_dispatch *dispatch)
+{
+    if (!dispatch->worker || !dispatch->is_remote)
+        return;
+    dispatch->is_remote = false;
+    dispatch->worker->remote_tokens -= dispatch->n_tokens;
+    fleet_refresh(dispatch->worker);
+}
+
+void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
+{
+    ASSERT(worker->ours > 0 && dispatch->worker == worker);
+    fleet_prompt_done(dispatch);
+    worker->ours--;
+    if (dispatch->is_later)
+        no_longer_later(worker, dispatch);
+    TAILQ_REMOVE(&worker->held_list, dispatch, held_entry);
+    dispatch->worker = NULL;
+    fleet_refresh(worker);
+}
+
+void fleet_drop_counts(struct fleet_worker *worker)
+{
+    struct fleet_dispatch *dispatch;
+    while ((dispatch = TAILQ_FIRST(&worker->held_list)))
+        fleet_uncount(worker, dispatch);
+}
+
+uint32_t fleet_ours(const struct fleet *fleet)
+{
+    return (uint32_t)(fleet_counted(fleet, true).dispatches + fleet_counted(fleet, false).dispatches);
+}
+
+struct fleet_counted fleet_counted(const struct fleet *fleet, bool decode)
+{
+    const struct fleet_worker *worker;
+    struct fleet_counted counted = { 0 };
+    TAILQ_FOREACH(worker, &fleet->workers, entry)
+    if (worker->is_decode == decode) {
+        counted.dispatches += worker->ours;
+        counted.tokens += worker->later_tokens + worker->remote_tokens;
+    }
+    return counted;
+}
+
+/* ---- what was learned -------------------------------------------------------------------- */
+
+struct fleet_kind *fleet_kind_of(struct fleet_worker *worker)
+{
+    struct fleet *fleet = worker->fleet;
+    for (uint32_t i = 0; i < fleet->n_kinds; i++)
+        if (fleet->kinds[i].model == worker->model && fleet->kinds[i].is_decode == worker->is_decode)
+            return &fleet->kinds[i];
+    if (fleet->n_kinds == FLEET_MAX_KINDS)
+        return &fleet->kinds[FLEET_MAX_KINDS - 1];
+    struct fleet_kind *kind = &fleet->kinds[fleet->n_kinds++];
+    kind->model = worker->model;
+    kind->is_decode = worker->is_decode;
+    return kind;
+}
+
+void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed, uint64_t us)
+{
+    fleet_rates_prefill(&worker->rates, n_tokens, computed, us);
+    fleet_rates_prefill(&fleet_kind_of(worker)->rates, n_tokens, computed, us);
+}
+
+void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us)
+{
+    fleet_rates_handoff(&decode->rates, other_host, bytes, us);
+    fleet_rates_handoff(&fleet_kind_of(decode)->rates, other_host, bytes, us);
+}
+
+void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us)
+{
+    fleet_rates_pull(&worker->rates, tier, bytes, us);
+    fleet_rates_pull(&fleet_kind_of(worker)->rates, tier, bytes, us);
+}

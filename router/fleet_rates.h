@@ -1,0 +1,28 @@
+/* fleet_rates.h - how fast a worker is, learned from how its requests fared. Pure: the caller measures. */
+#ifndef BATON_ROUTER_FLEET_RATES_H
+#define BATON_ROUTER_FLEET_RATES_H
+
+#include "engine/step_cost.h"
+#include "router/pick.h"
+
+/* What is taken for a worker until it, or another of its model and role, was measured. */
+#define RATE_PREFILL_TOKEN_US 1000.0f /* 1000 tokens/s */
+#define RATE_HANDOFF_BASE_US  1000.0f
+#define RATE_HANDOFF_BYTE_US  0.001f /* 1 GB/s */
+#define RATE_PULL_BASE_US     2000.0f
+#define RATE_PULL_BYTE_US     0.002f /* 500 MB/s */
+
+struct fleet_rates {                      /* zeroed: nothing is known */
+    struct step_cost prefill;             /* rows: tokens computed */
+    struct step_cost handoff[2];          /* rows: KiB moved; [1]: from another host */
+    struct step_cost pull[KV_TIER_COUNT]; /* rows: KiB fetched */
+};
+
+/* A prompt of n_tokens was computed but for its beginning. */
+void fleet_rates_prefill(struct fleet_rates *rates, uint32_t n_tokens, uint32_t computed, uint64_t us);
+void fleet_rates_handoff(struct fleet_rates *rates, bool other_host, uint64_t bytes, uint64_t us);
+void fleet_rates_pull(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us);
+/* Each from own where it was measured, else from typical, else the default. step is the caller's. */
+void fleet_rates_read(const struct fleet_rates *own, const struct fleet_rates *typical, struct pick_rates *out);
+
+#endif

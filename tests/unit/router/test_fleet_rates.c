@@ -1,0 +1,123 @@
+/* How fast a worker is taken to be. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "router/fleet_rates.h"
+
+static bool is_near(double a, double b)
+{
+    return a > 0.9 * b && a < 1.1 * b;
+}
+
+static void test_defaults_until_something_was_measured(void **state)
+{
+    (void)state;
+    const struct fleet_rates none = { 0 };
+    struct pick_rates r;
+    fleet_rates_read(&none, &none, &r);
+    assert_true(r.prefill_token == RATE_PREFILL_TOKEN_US && r.prefill_base == 0 && r.prefill_pair == 0);
+    assert_true(r.handoff[0].base == RATE_HANDOFF_BASE_US && r.handoff[1].byte == RATE_HANDOFF_BYTE_US);
+    assert_true(r.pull[KV_TIER_REMOTE].base == RATE_PULL_BASE_US && r.pull[KV_TIER_HOST].byte == RATE_PULL_BYTE_US);
+}
+
+/* One size says nothing of others: a long prompt is not taken to be as quick as a short one. */
+static void test_one_size(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 };
+    const struct fleet_rates none = { 0 };
+    struct pick_rates r;
+    for (int i = 0; i < 20; i++)
+        fleet_rates_prefill(&own, 20, 20, 1000);
+    fleet_rates_read(&own, &none, &r);
+    assert_true(is_near((double)r.prefill_token, 50) && r.prefill_base == 0);
+}
+
+static double predicted(const struct pick_rates *r, double context, double n)
+{
+    return (double)r->prefill_base + (double)r->prefill_token * n +
+           (double)r->prefill_pair * (n * context + n * (n + 1) / 2);
+}
+
+static void test_the_square_is_learned(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 };
+    const struct fleet_rates none = { 0 };
+    struct pick_rates r;
+    for (int i = 0; i < 60; i++)
+        for (uint32_t n = 8; n <= 16384; n *= 2) {
+            double us = 2000 + 30.0 * n + 0.02 * n * (n + 1) / 2;
+            fleet_rates_prefill(&own, n, n, (uint64_t)us);
+        }
+    fleet_rates_read(&own, &none, &r);
+    assert_true(is_near(predicted(&r, 0, 64), 2000 + 30 * 64 + 0.02 * 64 * 65 / 2));
+    assert_true(is_near(predicted(&r, 0, 10000), 2000 + 30 * 10000 + 0.02 * 10000.0 * 10001 / 2));
+    assert_true(is_near(predicted(&r, 9000, 1000), 2000 + 30 * 1000 + 0.02 * (1000.0 * 9000 + 1000.0 * 1001 / 2)));
+}
+
+static void test_lines(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 };
+    const struct fleet_rates none = { 0 };
+    struct pick_rates r;
+    for (int i = 0; i < 60; i++)
+        for (uint64_t kib = 16; kib <= 16384; kib *= 4) {
+            fleet_rates_handoff(&own, true, kib << 10, 400 + kib);
+            fleet_rates_pull(&own, KV_TIER_DISK, kib << 10, 5000 + 2 * kib);
+        }
+    fleet_rates_read(&own, &none, &r);
+    assert_true(is_near((double)r.handoff[1].base, 400) && is_near(1024 * (double)r.handoff[1].byte, 1));
+    assert_true(is_near((double)r.pull[KV_TIER_DISK].base, 5000) &&
+                is_near(1024 * (double)r.pull[KV_TIER_DISK].byte, 2));
+    assert_true(r.handoff[0].base == RATE_HANDOFF_BASE_US); /* each by itself */
+    assert_true(r.pull[KV_TIER_HOST].base == RATE_PULL_BASE_US);
+}
+
+/* Its own figures count before those of its like. */
+static void test_own_before_typical(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 }, typical = { 0 };
+    struct pick_rates r;
+    fleet_rates_prefill(&typical, 100, 100, 2000);
+    fleet_rates_read(&own, &typical, &r);
+    assert_true(is_near((double)r.prefill_token, 20));
+    fleet_rates_prefill(&own, 100, 100, 8000);
+    fleet_rates_read(&own, &typical, &r);
+    assert_true(is_near((double)r.prefill_token, 80));
+}
+
+static void test_nonsense_teaches_nothing(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 };
+    const struct fleet_rates none = { 0 };
+    struct pick_rates r;
+    fleet_rates_prefill(&own, 10, 11, 1000);
+    fleet_rates_prefill(&own, 10, 0, 1000);
+    fleet_rates_handoff(&own, false, 0, 1000);
+    fleet_rates_read(&own, &none, &r);
+    assert_true(r.prefill_token == RATE_PREFILL_TOKEN_US && r.handoff[0].base == RATE_HANDOFF_BASE_US);
+    fleet_rates_handoff(&own, false, UINT64_MAX, UINT64_MAX);
+    fleet_rates_read(&own, &none, &r);
+    assert_true(r.handoff[0].base >= 0 && r.handoff[0].byte >= 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults_until_something_was_measured),
+        cmocka_unit_test(test_one_size),
+        cmocka_unit_test(test_the_square_is_learned),
+        cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_own_before_typical),
+        cmocka_unit_test(test_nonsense_teaches_nothing),
+    };
+    return cmocka_run_group_tests_name("fleet_rates", tests, NULL, NULL);
+}
