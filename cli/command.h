@@ -20,7 +20,7 @@ struct command {
 };
 
 extern const struct command command_up, command_down, command_status, command_logs, command_scale, command_drain,
-    command_chat, command_model, command_bench, command_doctor, command_version;
+    command_chat, command_model, command_bench, command_replay, command_doctor, command_version;
 extern const struct command command_model_list, command_model_fetch, command_model_inspect, command_model_quantize,
     command_model_score, command_model_gc, command_bench_share, command_bench_evict, command_bench_index,
     command_bench_multiturn, command_bench_disk;

@@ -14,6 +14,7 @@ int main(int argc, char **argv)
                                                       &command_down,   /* stop all of it                    */
                                                       &command_model,  /* list, fetch, quantize, score, ...   */
                                                       &command_bench,  /* engine and transfer against limits */
+                                                      &command_replay, /* a router's decisions, again      */
                                                       &command_doctor, /* is this machine fit               */
                                                       &command_version, NULL };
     if (argc == 2 && !strcmp(argv[1], "--version"))

@@ -48,11 +48,12 @@ struct fleet_worker {
     struct fleet_dispatches held_list;    /* all of ours */
     struct fleet_dispatches later_list;   /* numbers rise */
     struct fleet_rates rates;
-    uint32_t place;    /* among the candidates of its role */
-    uint64_t model;    /* a number for instance.model */
-    uint32_t holder;   /* its number in the last holding that named it */
-    uint32_t faults;   /* consecutive losses: a worker that keeps failing is chosen late, for a while */
-    uint64_t fault_us; /* the last one */
+    uint64_t learned_us; /* when they changed last; 0: never */
+    uint32_t place;      /* among the candidates of its role */
+    uint64_t model;      /* a number for instance.model */
+    uint32_t holder;     /* its number in the last holding that named it */
+    uint32_t faults;     /* consecutive losses: a worker that keeps failing is chosen late, for a while */
+    uint64_t fault_us;   /* the last one */
 };
 TAILQ_HEAD(fleet_list, fleet_worker);
 

@@ -107,34 +107,40 @@ struct fleet_counted fleet_counted(const struct fleet *fleet, bool decode)
 
 /* ---- what was learned -------------------------------------------------------------------- */
 
-struct fleet_kind *fleet_kind_of(struct fleet_worker *worker)
+struct fleet_kind *fleet_kind(struct fleet *fleet, uint64_t model, bool is_decode)
 {
-    struct fleet *fleet = worker->fleet;
     for (uint32_t i = 0; i < fleet->n_kinds; i++)
-        if (fleet->kinds[i].model == worker->model && fleet->kinds[i].is_decode == worker->is_decode)
+        if (fleet->kinds[i].model == model && fleet->kinds[i].is_decode == is_decode)
             return &fleet->kinds[i];
     if (fleet->n_kinds == FLEET_MAX_KINDS)
         return &fleet->kinds[FLEET_MAX_KINDS - 1];
     struct fleet_kind *kind = &fleet->kinds[fleet->n_kinds++];
-    kind->model = worker->model;
-    kind->is_decode = worker->is_decode;
+    kind->model = model;
+    kind->is_decode = is_decode;
     return kind;
+}
+
+/* The rates of the worker's kind. */
+static struct fleet_rates *learning(struct fleet_worker *worker)
+{
+    worker->learned_us = fleet_now(worker->fleet);
+    return &fleet_kind(worker->fleet, worker->model, worker->is_decode)->rates;
 }
 
 void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed, uint64_t us)
 {
     fleet_rates_prefill(&worker->rates, n_tokens, computed, us);
-    fleet_rates_prefill(&fleet_kind_of(worker)->rates, n_tokens, computed, us);
+    fleet_rates_prefill(learning(worker), n_tokens, computed, us);
 }
 
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us)
 {
     fleet_rates_handoff(&decode->rates, other_host, bytes, us);
-    fleet_rates_handoff(&fleet_kind_of(decode)->rates, other_host, bytes, us);
+    fleet_rates_handoff(learning(decode), other_host, bytes, us);
 }
 
 void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us)
 {
     fleet_rates_pull(&worker->rates, tier, bytes, us);
-    fleet_rates_pull(&fleet_kind_of(worker)->rates, tier, bytes, us);
+    fleet_rates_pull(learning(worker), tier, bytes, us);
 }

@@ -51,7 +51,7 @@ struct fleet {
 
 /* fleet_count.c */
 uint64_t fleet_now(const struct fleet *fleet);
-struct fleet_kind *fleet_kind_of(struct fleet_worker *worker);
+struct fleet_kind *fleet_kind(struct fleet *fleet, uint64_t model, bool is_decode);
 /* The worker's figures of now hold what we dispatched up to our mark; at a prefill worker: what was sent before. */
 void fleet_on_mark(struct fleet_worker *worker, uint64_t number);
 void fleet_on_prefill_load(struct fleet_worker *worker);

@@ -10,6 +10,10 @@
 #define MAX_FAULTS      16u
 #define FAULT_MEMORY_US 10000000u /* then it is forgotten: a worker that nobody chooses could never redeem itself */
 
+/* A worker that was slow once, and was not chosen since, is taken for one like the others again: nothing else would
+ * show whether it still is. */
+#define RATES_MEMORY_US 60000000u
+
 #define UNKNOWN_TOKEN_BYTES  65536.0f
 #define UNKNOWN_BLOCK_TOKENS 16u
 
@@ -61,7 +65,8 @@ void fleet_refresh(struct fleet_worker *worker)
         .fits = worker->is_member && !worker->draining && (worker->up || !worker->is_decode),
         .faulty = worker->faults > 0,
     };
-    c->queued_tokens = worker->queued_tokens + worker->later_tokens;
+    c->queued_tokens = worker->queued_tokens;
+    c->later_tokens = worker->later_tokens;
     c->remote_tokens = worker->remote_tokens;
     c->running_tokens = worker->running_tokens;
     c->requests = worker->requests + worker->later;
@@ -73,7 +78,15 @@ void fleet_refresh(struct fleet_worker *worker)
 void fleet_refresh_rates(struct fleet_worker *worker, double step_us)
 {
     struct pick_candidate *c = candidate_of(worker);
-    fleet_rates_read(&worker->rates, &fleet_kind_of(worker)->rates, &c->rates);
+    static const struct fleet_rates nothing;
+    struct fleet *fleet = worker->fleet;
+    bool fresh = worker->learned_us && fleet_now(fleet) - worker->learned_us < RATES_MEMORY_US;
+    const struct fleet_rates *const from[FLEET_RATE_SOURCES] = {
+        fresh ? &worker->rates : &nothing,
+        &fleet_kind(fleet, worker->model, worker->is_decode)->rates,
+        &fleet_kind(fleet, worker->model, !worker->is_decode)->rates,
+    };
+    fleet_rates_read(from, &c->rates);
     c->rates.step = (float)step_us;
 }
 
@@ -164,6 +177,7 @@ static uint32_t mark_usable(struct fleet_side *side, const struct fleet_ask *ask
         bool silent = state->load_us && state->load_us < silent_since;
         c->usable =
             state->fits && state->model == model && !silent && (plain || has_all(side->workers[i], ask, n_avoid));
+        c->age_us = state->load_us ? now - state->load_us : 0;
         c->fault_tokens = state->faulty ? fault_weight(side->workers[i], now) : 0;
         usable += c->usable;
     }

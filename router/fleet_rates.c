@@ -48,45 +48,87 @@ static uint32_t seen(const struct step_cost *cost, const struct step_cost_class 
 }
 
 struct terms {
-    float base, row, position;
+    double base, row, position;
 };
 
-/* False: nothing was measured. After few sizes all time is the rows': too much for the long ones rather than nothing.
- */
-static bool terms_of(const struct step_cost *cost, bool rows_cost, struct terms *out)
+/* False: too few sizes were seen, or they say that rows cost nothing, which is no rate. */
+static bool fitted(const struct step_cost *cost, bool rows_cost, struct terms *out)
 {
     const struct step_cost_class *largest;
-    uint32_t n = seen(cost, &largest);
-    if (n == 0)
+    if (seen(cost, &largest) < CLASSES_TO_FIT || (rows_cost && cost->row_us <= 0.0))
         return false;
-    if (n < CLASSES_TO_FIT || (rows_cost && cost->row_us <= 0.0))
-        *out = (struct terms){ 0, (float)(largest->us / largest->rows), 0 };
-    else
-        *out = (struct terms){ (float)(cost->drift * cost->base_us), (float)(cost->drift * cost->row_us),
-                               (float)(cost->drift * cost->position_us) };
+    *out = (struct terms){ cost->drift * cost->base_us, cost->drift * cost->row_us, cost->drift * cost->position_us };
     return true;
 }
 
-static struct pick_line line_of(const struct step_cost *own, const struct step_cost *typical, struct pick_line unknown)
+/* All time is the rows': too much for long ones rather than nothing. */
+static bool rough(const struct step_cost *cost, struct terms *out)
 {
-    struct terms terms;
-    if (!terms_of(own, false, &terms) && !terms_of(typical, false, &terms))
-        return unknown;
-    return (struct pick_line){ terms.base, terms.row / (float)KIB };
+    const struct step_cost_class *largest;
+    if (seen(cost, &largest) == 0)
+        return false;
+    *out = (struct terms){ 0, largest->us / largest->rows, 0 };
+    return true;
 }
 
-void fleet_rates_read(const struct fleet_rates *own, const struct fleet_rates *typical, struct pick_rates *out)
+/* How much slower than these terms it was. */
+static void scale_to(const struct step_cost *cost, struct terms *terms)
+{
+    double measured = 0, expected = 0;
+    for (uint32_t i = 0; i < STEP_COST_CLASSES; i++) {
+        const struct step_cost_class *class = &cost->classes[i];
+        if (class->us <= 0.0)
+            continue;
+        measured += class->us;
+        expected += terms->base + terms->row * class->rows + terms->position * class->attended;
+    }
+    double scale = measured > 0.0 && expected > 0.0 ? measured / expected : 1.0;
+    *terms = (struct terms){ scale * terms->base, scale * terms->row, scale * terms->position };
+}
+
+/* The shape of others' times with its own speed, where it was measured at few sizes only. */
+static bool terms_of(const struct step_cost *const costs[FLEET_RATE_SOURCES], bool rows_cost, struct terms *out)
+{
+    for (int i = 0; i < FLEET_RATE_SOURCES; i++)
+        if (fitted(costs[i], rows_cost, out)) {
+            if (i > 0)
+                scale_to(costs[0], out);
+            return true;
+        }
+    for (int i = 0; i < FLEET_RATE_SOURCES; i++)
+        if (rough(costs[i], out))
+            return true;
+    return false;
+}
+
+static struct pick_line line_of(const struct step_cost *const costs[FLEET_RATE_SOURCES], struct pick_line unknown)
+{
+    struct terms terms;
+    if (!terms_of(costs, false, &terms))
+        return unknown;
+    return (struct pick_line){ (float)terms.base, (float)(terms.row / KIB) };
+}
+
+void fleet_rates_read(const struct fleet_rates *const from[FLEET_RATE_SOURCES], struct pick_rates *out)
 {
     const struct pick_line handoff = { RATE_HANDOFF_BASE_US, RATE_HANDOFF_BYTE_US };
     const struct pick_line pull = { RATE_PULL_BASE_US, RATE_PULL_BYTE_US };
+    const struct step_cost *costs[FLEET_RATE_SOURCES];
     struct terms terms = { 0, RATE_PREFILL_TOKEN_US, 0 };
-    if (!terms_of(&own->prefill, true, &terms))
-        (void)terms_of(&typical->prefill, true, &terms);
-    out->prefill_base = terms.base;
-    out->prefill_token = terms.row;
-    out->prefill_pair = terms.position;
-    for (int i = 0; i < 2; i++)
-        out->handoff[i] = line_of(&own->handoff[i], &typical->handoff[i], handoff);
-    for (int i = 0; i < KV_TIER_COUNT; i++)
-        out->pull[i] = line_of(&own->pull[i], &typical->pull[i], pull);
+    for (int k = 0; k < FLEET_RATE_SOURCES; k++)
+        costs[k] = &from[k]->prefill;
+    (void)terms_of(costs, true, &terms);
+    out->prefill_base = (float)terms.base;
+    out->prefill_token = (float)terms.row;
+    out->prefill_pair = (float)terms.position;
+    for (int i = 0; i < 2; i++) {
+        for (int k = 0; k < FLEET_RATE_SOURCES; k++)
+            costs[k] = &from[k]->handoff[i];
+        out->handoff[i] = line_of(costs, handoff);
+    }
+    for (int i = 0; i < KV_TIER_COUNT; i++) {
+        for (int k = 0; k < FLEET_RATE_SOURCES; k++)
+            costs[k] = &from[k]->pull[i];
+        out->pull[i] = line_of(costs, pull);
+    }
 }

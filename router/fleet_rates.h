@@ -22,7 +22,11 @@ struct fleet_rates {                      /* zeroed: nothing is known */
 void fleet_rates_prefill(struct fleet_rates *rates, uint32_t n_tokens, uint32_t computed, uint64_t us);
 void fleet_rates_handoff(struct fleet_rates *rates, bool other_host, uint64_t bytes, uint64_t us);
 void fleet_rates_pull(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us);
-/* Each from own where it was measured, else from typical, else the default. step is the caller's. */
-void fleet_rates_read(const struct fleet_rates *own, const struct fleet_rates *typical, struct pick_rates *out);
+/* Its own, those of its model and role, those of its model in the other role. Zeroed ones know nothing. */
+#define FLEET_RATE_SOURCES 3
+
+/* Each from the first that was measured at enough sizes, scaled to its own speed; else from the first that was measured
+ * at all; else the default. step is the caller's. */
+void fleet_rates_read(const struct fleet_rates *const from[FLEET_RATE_SOURCES], struct pick_rates *out);
 
 #endif

@@ -15,6 +15,8 @@
 #include "kvbm/block_hash.h"
 #include "proto/baton.pb-c.h"
 #include "proto/frame.h"
+#include "router/decision.h"
+#include "router/decision_log.h"
 
 struct flow;
 struct flows;
@@ -81,16 +83,6 @@ struct flow_request {
     void *arg;
 };
 
-/* What of a prompt's time is predicted, and told afterwards. */
-#define FLOW_PREDICTED(X) X(QUEUE, "queue") X(PREFILL, "prefill") X(PULL, "pull") X(HANDOFF, "handoff")
-
-enum flow_predicted {
-#define X(name, text) FLOW_PREDICTED_##name,
-    FLOW_PREDICTED(X)
-#undef X
-        FLOW_PREDICTED_COUNT
-};
-
 struct flows_options {
     struct fleet *fleet;
     struct timers *timers;
@@ -101,7 +93,8 @@ struct flows_options {
     uint64_t worker_wait_us;
     bool keep_class; /* an answer that began in a class never goes on in another */
     /* Where predictions are compared with what came; NULL: nowhere. */
-    struct metric *prediction_error[FLOW_PREDICTED_COUNT];
+    struct metric *prediction_error[DECISION_PART_COUNT];
+    struct decision_log *decision_log; /* NULL: decisions are not logged */
 };
 
 MUST_CHECK status flows_create(const struct flows_options *options, struct flows **out);

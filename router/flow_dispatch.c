@@ -173,6 +173,7 @@ static void dispatch_to(struct flow *flow, const struct fleet_picked *picked)
     flow->worker = picked->decode;
     flow->predicted = picked->predicted;
     flow->told = false;
+    flow_log_decision(flow);
     count(flow, picked, number);
     flow->dispatched_us = flows_now(flows);
     flow->resume_asked_us = 0;

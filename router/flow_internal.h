@@ -3,6 +3,7 @@
  *   flow_dispatch.c  to a worker, to another, or later
  *   flow_receive.c   tokens, failures and the last word of a worker
  *   flow_learn.c     what its timing teaches
+ *   flow_log.c       lines of the decision log
  *   flows.c          all of them: by key, and when workers come and go */
 #ifndef BATON_ROUTER_FLOW_INTERNAL_H
 #define BATON_ROUTER_FLOW_INTERNAL_H
@@ -55,6 +56,7 @@ struct flows {
     uint64_t next_seq;
     uint32_t in_state[FLOW_STATE_COUNT];
     struct flow_counters counters;
+    struct text_buffer line; /* of the decision log */
 };
 
 /* flow.c */
@@ -82,6 +84,12 @@ void flow_avoid(struct flow *flow, const struct fleet_worker *worker);
 /* flow_learn.c */
 /* The worker says how the prompt fared: rates are learned from it, and compared with what was predicted. */
 void flow_learn(struct flow *flow, const Baton__Timing *timing);
+
+/* flow_log.c */
+/* What the fleet picked last is sent as this attempt. */
+void flow_log_decision(struct flow *flow);
+/* Fills time and key, and logs it. */
+void flow_log_outcome(struct flow *flow, struct decision_outcome *outcome);
 
 /* flows.c */
 uint64_t flows_now(const struct flows *flows);

@@ -2,16 +2,12 @@
 
 #include "router/flow_internal.h"
 
-#define LEAST_US 1000u /* errors of shorter times are told as shares of this */
-
-/* Microseconds, as they came. */
-struct outcome {
+/* What a worker's timing says of a prompt. */
+struct fared {
     bool is_remote;
     struct fleet_worker *computed_at; /* NULL: not known any more */
-    uint32_t computed;
-    uint32_t fetched; /* tokens that came from below the device, or from others */
-    enum kv_tier source;
-    uint64_t us[FLOW_PREDICTED_COUNT];
+    uint32_t fetched;                 /* tokens that came from below the device, or from others */
+    enum kv_tier source;              /* of most of them */
 };
 
 static struct fleet_worker *where_computed(struct flow *flow, const Baton__Timing *timing)
@@ -25,85 +21,92 @@ static struct fleet_worker *where_computed(struct flow *flow, const Baton__Timin
     return fleet_find(flow->flows->options.fleet, id);
 }
 
-/* Where most of what was fetched came from. */
-static void note_fetched(const Baton__Timing *timing, struct outcome *out)
+static void read_cached(const Baton__Timing *timing, struct fared *fared, uint32_t cached[KV_TIER_COUNT])
 {
     uint32_t most = 0;
-    for (size_t tier = KV_TIER_DEVICE + 1; tier < timing->n_cached_tokens && tier < KV_TIER_COUNT; tier++) {
-        out->fetched += timing->cached_tokens[tier];
-        if (timing->cached_tokens[tier] > most) {
-            most = timing->cached_tokens[tier];
-            out->source = (enum kv_tier)tier;
+    for (size_t tier = 0; tier < timing->n_cached_tokens && tier < KV_TIER_COUNT; tier++) {
+        cached[tier] = timing->cached_tokens[tier];
+        if (tier == KV_TIER_DEVICE)
+            continue;
+        fared->fetched += cached[tier];
+        if (cached[tier] > most) {
+            most = cached[tier];
+            fared->source = (enum kv_tier)tier;
         }
     }
 }
 
 /* Fetching and computing are one time to the worker: what computing alone should take is known from prompts of which
  * nothing was fetched, the rest is the fetch. */
-static void split_pull(const struct flow *flow, struct outcome *o)
+static void split_pull(const struct fared *fared, struct decision_outcome *o)
 {
-    uint64_t whole = o->us[FLOW_PREDICTED_PREFILL], compute = flow->predicted.prefill_us;
-    if (!o->fetched)
+    uint64_t whole = o->us[DECISION_PREFILL], compute = o->predicted_us[DECISION_PREFILL];
+    if (!fared->fetched)
         return;
-    o->us[FLOW_PREDICTED_PREFILL] = whole < compute ? whole : compute;
-    o->us[FLOW_PREDICTED_PULL] = whole - o->us[FLOW_PREDICTED_PREFILL];
+    o->us[DECISION_PREFILL] = whole < compute ? whole : compute;
+    o->us[DECISION_PULL] = whole - o->us[DECISION_PREFILL];
 }
 
-static void read_timing(struct flow *flow, const Baton__Timing *timing, struct outcome *out)
+static void read_timing(struct flow *flow, const Baton__Timing *timing, struct fared *fared, struct decision_outcome *o)
 {
-    *out = (struct outcome){ .is_remote = !strcmp(timing->route, "remote"),
+    const struct pick_parts *p = &flow->predicted;
+    *fared = (struct fared){ .is_remote = !strcmp(timing->route, "remote"),
                              .computed_at = where_computed(flow, timing),
-                             .computed = timing->computed_tokens,
                              .source = KV_TIER_DEVICE };
-    out->us[FLOW_PREDICTED_QUEUE] = out->is_remote ? timing->prefill_queue_us : timing->queue_us;
-    out->us[FLOW_PREDICTED_PREFILL] = timing->prefill_us;
-    out->us[FLOW_PREDICTED_HANDOFF] = out->is_remote ? timing->handoff_us : 0;
-    note_fetched(timing, out);
-    split_pull(flow, out);
+    *o = (struct decision_outcome){
+        .route = timing->route,
+        .prefill_worker = timing->prefill_worker,
+        .decode_worker = timing->decode_worker,
+        .computed = timing->computed_tokens,
+        .predicted_us = { p->wait_us, p->prefill_us, p->pull_us, p->handoff_us },
+        .us = { fared->is_remote ? timing->prefill_queue_us : timing->queue_us, timing->prefill_us, 0,
+                fared->is_remote ? timing->handoff_us : 0 },
+    };
+    read_cached(timing, fared, o->cached);
+    split_pull(fared, o);
+    o->has[DECISION_QUEUE] = o->has[DECISION_PREFILL] = true;
+    o->has[DECISION_PULL] = fared->fetched > 0 || p->pulled > 0;
+    o->has[DECISION_HANDOFF] = fared->is_remote;
+    for (int i = 0; i < DECISION_PART_COUNT; i++)
+        o->error[i] = decision_error(o->predicted_us[i], o->us[i]);
 }
 
-static void learn(struct flow *flow, const Baton__Timing *timing, const struct outcome *o)
+static void learn(struct flow *flow, const Baton__Timing *timing, const struct fared *fared,
+                  const struct decision_outcome *o)
 {
-    struct fleet_worker *at = o->computed_at;
+    struct fleet_worker *at = fared->computed_at;
     if (!at)
         return;
-    if (!o->fetched)
+    if (!fared->fetched)
         fleet_learn_prefill(at, flow->dispatch.n_tokens, o->computed, timing->prefill_us);
-    else if (o->us[FLOW_PREDICTED_PULL] > 0)
-        fleet_learn_pull(at, o->source, fleet_kv_bytes(at, o->fetched), o->us[FLOW_PREDICTED_PULL]);
-    if (o->is_remote)
+    else if (o->us[DECISION_PULL] > 0)
+        fleet_learn_pull(at, fared->source, fleet_kv_bytes(at, fared->fetched), o->us[DECISION_PULL]);
+    if (fared->is_remote)
         fleet_learn_handoff(flow->worker, strcmp(at->instance.host, flow->worker->instance.host) != 0,
                             timing->moved_bytes, timing->handoff_us);
 }
 
-static double error_of(uint64_t predicted, uint64_t real)
+static void observe(const struct flow *flow, const struct decision_outcome *o)
 {
-    uint64_t far = predicted > real ? predicted - real : real - predicted;
-    return (double)far / (double)(real > LEAST_US ? real : LEAST_US);
-}
-
-static void compare(const struct flow *flow, const struct outcome *o)
-{
-    const struct pick_parts *p = &flow->predicted;
-    const uint64_t predicted[] = { p->wait_us, p->prefill_us, p->pull_us, p->handoff_us };
-    for (int i = 0; i < FLOW_PREDICTED_COUNT; i++) {
+    for (int i = 0; i < DECISION_PART_COUNT; i++) {
         struct metric *m = flow->flows->options.prediction_error[i];
-        bool part =
-            (i != FLOW_PREDICTED_PULL || o->fetched || p->pulled) && (i != FLOW_PREDICTED_HANDOFF || o->is_remote);
-        if (m && part)
-            metric_observe_us(m, (uint64_t)(1e6 * error_of(predicted[i], o->us[i])));
+        if (m && o->has[i])
+            metric_observe_us(m, (uint64_t)(1e6 * o->error[i]));
     }
 }
 
 void flow_learn(struct flow *flow, const Baton__Timing *timing)
 {
-    struct outcome outcome;
+    struct fared fared;
+    struct decision_outcome outcome;
     flow->told = true;
-    read_timing(flow, timing, &outcome);
-    /* A prompt that was preempted, or computed in several legs, teaches nothing. */
+    read_timing(flow, timing, &fared, &outcome);
+    /* A prompt that was preempted, or computed in several legs, is no measure of anything. */
     if (timing->legs > 1 || timing->preempted > 0 || outcome.computed == 0)
         return;
-    if (outcome.is_remote == flow->dispatch.is_remote)
-        compare(flow, &outcome);
-    learn(flow, timing, &outcome);
+    if (fared.is_remote == flow->dispatch.is_remote) {
+        observe(flow, &outcome);
+        flow_log_outcome(flow, &outcome);
+    }
+    learn(flow, timing, &fared, &outcome);
 }

@@ -11,6 +11,7 @@ status flows_create(const struct flows_options *options, struct flows **out)
         return ST_NO_MEMORY;
     flows->options = *options;
     TAILQ_INIT(&flows->list);
+    text_buffer_init(&flows->line, DECISION_LINE_BYTES);
     *out = flows;
     return ST_OK;
 }
@@ -22,6 +23,7 @@ void flows_destroy(struct flows **flows)
         return;
     while ((flow = TAILQ_FIRST(&(*flows)->list)))
         flow_cancel(&flow, "router_stops");
+    text_buffer_free(&(*flows)->line);
     free(*flows);
     *flows = NULL;
 }

@@ -101,17 +101,19 @@ static status open_links(struct router_process *p, struct error *err)
     return links_create(&options, &p->links, err);
 }
 
-/* Series of the errors of what was predicted, by part. */
-static void open_prediction_errors(struct router_process *p, struct metric *series[FLOW_PREDICTED_COUNT])
+static void open_prediction_errors(struct router_process *p, struct metric *series[DECISION_PART_COUNT])
 {
-    static const char *const parts[] = {
-#define X(name, text) text,
-        FLOW_PREDICTED(X)
-#undef X
-    };
-    for (int i = 0; i < FLOW_PREDICTED_COUNT; i++)
+    for (int i = 0; i < DECISION_PART_COUNT; i++)
         series[i] = metrics_series(daemon_metrics(p->daemon), &router_metric_table, ROUTER_PREDICTION_ERROR,
-                                   (const char *[]){ parts[i] });
+                                   (const char *[]){ decision_part_name((enum decision_part)i) });
+}
+
+static status open_decision_log(struct router_process *p, struct error *err)
+{
+    const struct router_config *c = p->config;
+    if (!c->decision_log[0])
+        return ST_OK;
+    return decision_log_open(c->decision_log, daemon_id(p->daemon), c->decision_log_size, &p->decision_log, err);
 }
 
 static status open_flows(struct router_process *p, struct error *err)
@@ -125,6 +127,10 @@ static status open_flows(struct router_process *p, struct error *err)
         .worker_wait_us = p->config->worker_wait,
         .keep_class = p->config->class_lost == CLASS_LOST_ERROR,
     };
+    status opened = open_decision_log(p, err);
+    if (opened != ST_OK)
+        return opened;
+    options.decision_log = p->decision_log;
     open_prediction_errors(p, options.prediction_error);
     status st = flows_create(&options, &p->flows);
     return st == ST_OK ? ST_OK : error_set(err, st, "no memory");
@@ -134,6 +140,7 @@ static void fleet_stop(struct daemon *d)
 {
     struct router_process *p = router_process_of(d);
     flows_destroy(&p->flows);
+    decision_log_close(&p->decision_log);
     fleet_destroy(&p->fleet);
     links_destroy(&p->links);
 }

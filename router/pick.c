@@ -8,6 +8,7 @@
 
 #define TOKENS_PER_REQUEST 64.0  /* what a request weighs beside prompt tokens that wait */
 #define KV_WEIGHT          256.0 /* what half used KV weighs */
+#define MOST_COST          1e15
 
 static const char *const policy_names[] = {
 #define X(name, text) text,
@@ -119,9 +120,10 @@ static uint64_t load_cost(const struct pick_request *request, const struct pick_
 {
     double used = c->kv_blocks ? 1.0 - (double)c->kv_free / c->kv_blocks : 0.0;
     double pressure = used < PICK_MOST_USED ? used / (1.0 - used) : PICK_MOST_USED / (1.0 - PICK_MOST_USED);
-    double cost = (double)(c->queued_tokens + c->fault_tokens) + TOKENS_PER_REQUEST * c->requests;
+    double cost = (double)(c->queued_tokens + c->later_tokens + c->fault_tokens) + TOKENS_PER_REQUEST * c->requests;
+    cost += pressure > 0.0 ? KV_WEIGHT * pressure : 0.0;
     (void)request;
-    return (uint64_t)((cost + (pressure > 0.0 ? KV_WEIGHT * pressure : 0.0)) * 1024.0);
+    return cost < MOST_COST ? (uint64_t)(cost * 1024.0) : (uint64_t)(MOST_COST * 1024.0);
 }
 
 /* As Dynamo's router counts it, times the tokens of a block: prompt blocks to compute, and blocks that decode. */
@@ -129,7 +131,7 @@ static uint64_t overlap_cost(const struct pick_request *request, const struct pi
 {
     uint32_t size = request->block_tokens ? request->block_tokens : 1;
     uint64_t cached = c->cached[KV_TIER_DEVICE] / size * size;
-    uint64_t prompts = c->queued_tokens + c->fault_tokens + request->n_tokens;
+    uint64_t prompts = c->queued_tokens + c->later_tokens + c->fault_tokens + request->n_tokens;
     return (prompts > cached ? prompts - cached : 0) + c->running_tokens;
 }
 

@@ -62,8 +62,10 @@ struct pick_candidate {
     bool usable;             /* up, right model, not draining, not tried in vain before */
     uint32_t place;          /* in its side's turn; its index unless the list was cut */
     uint64_t format, host;   /* equal numbers: KV can be exchanged, same host */
-    uint64_t queued_tokens;  /* prompt tokens whose KV is not there yet */
-    uint64_t remote_tokens;  /* decode: of these, what prefill workers compute */
+    uint64_t queued_tokens;  /* prompt tokens whose KV is not there yet, as it said */
+    uint64_t age_us;         /* since it said so: its queue has run on */
+    uint64_t later_tokens;   /* dispatched to it and not in what it said */
+    uint64_t remote_tokens;  /* decode: of both, what prefill workers compute */
     uint64_t fault_tokens;   /* what losses in the last seconds weigh, as if so many tokens waited */
     uint64_t running_tokens; /* context of running sequences */
     uint32_t requests, running;

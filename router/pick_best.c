@@ -75,7 +75,7 @@ static bool is_in(const struct side *side, uint32_t index)
 
 uint64_t pick_work(const struct pick_candidate *c)
 {
-    return c->queued_tokens + c->running_tokens;
+    return c->queued_tokens + c->later_tokens + c->running_tokens;
 }
 
 uint32_t pick_turn(uint32_t place, uint32_t places, uint64_t turn)

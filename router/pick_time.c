@@ -64,10 +64,16 @@ void pick_time_plan(const struct pick_request *request, const struct pick_candid
 
 uint64_t pick_time_wait(const struct pick_candidate *c, bool local)
 {
-    if (!local)
-        return whole((double)c->rates.prefill_token * (double)(c->queued_tokens + c->fault_tokens));
-    uint64_t own = c->queued_tokens > c->remote_tokens ? c->queued_tokens - c->remote_tokens : 0;
-    return whole((double)c->rates.prefill_token * (double)own);
+    double token = (double)c->rates.prefill_token, said = (double)c->queued_tokens, later = (double)c->later_tokens;
+    if (local) { /* what is on its way to prefill workers may stand in either */
+        double own = said + later - (double)c->remote_tokens;
+        said = own < said ? own : said;
+        later = own - said;
+    } else {
+        later += (double)c->fault_tokens;
+    }
+    double left = token * said - (double)c->age_us;
+    return whole((left > 0 ? left : 0) + token * later);
 }
 
 uint64_t pick_time_pressure(const struct pick_request *request, const struct pick_candidate *decode)
@@ -75,7 +81,7 @@ uint64_t pick_time_pressure(const struct pick_request *request, const struct pic
     uint32_t blocks = decode->kv_blocks ? decode->kv_blocks : PICK_DEFAULT_KV_BLOCKS;
     uint32_t free = decode->kv_blocks ? decode->kv_free : PICK_DEFAULT_KV_BLOCKS;
     double size = request->block_tokens ? request->block_tokens : 1;
-    double asked = (double)(decode->queued_tokens + request->n_tokens) / size;
+    double asked = (double)(decode->queued_tokens + decode->later_tokens + request->n_tokens) / size;
     double used = ((double)blocks - (double)free + asked) / (double)blocks;
     double k = used < PICK_MOST_USED ? used : PICK_MOST_USED;
     return whole(PICK_LAMBDA_US * k / (1.0 - k) + (double)decode->rates.prefill_token * (double)decode->fault_tokens);
@@ -93,8 +99,8 @@ uint64_t pick_time_handoff(const struct pick_candidate *decode, uint32_t moved, 
 
 uint64_t pick_time_beside(const struct pick_candidate *decode, uint32_t computed)
 {
-    uint32_t steps = (computed + PICK_CHUNK_TOKENS - 1) / PICK_CHUNK_TOKENS;
-    return decode->running ? whole((double)decode->rates.step * steps) : 0;
+    uint64_t steps = ((uint64_t)computed + PICK_CHUNK_TOKENS - 1) / PICK_CHUNK_TOKENS;
+    return decode->running ? whole((double)decode->rates.step * (double)steps) : 0;
 }
 
 uint64_t pick_time_itl(const struct pick_request *request, const struct pick_candidate *decode,

@@ -23,6 +23,7 @@ struct router_process {
     struct fleet *fleet;
     struct links *links;
     struct flows *flows;
+    struct decision_log *decision_log; /* NULL: none */
     struct membership *membership;
     struct salt_key salt_key;
     struct tokenize_pool *pool; /* NULL: the loop does it */

@@ -96,6 +96,15 @@ static void report_dispatched(struct router_process *p)
     }
 }
 
+static void report_decision_log(struct router_process *p)
+{
+    struct decision_log_stats s = { 0 };
+    if (p->decision_log)
+        decision_log_stats(p->decision_log, &s);
+    set(p, ROUTER_DECISION_LINES, LABELS("written"), (double)s.lines);
+    set(p, ROUTER_DECISION_LINES, LABELS("dropped"), (double)s.dropped);
+}
+
 static void report(void *arg)
 {
     struct router_process *p = arg;
@@ -112,6 +121,7 @@ static void report(void *arg)
     set(p, ROUTER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_workers(p);
     report_dispatched(p);
+    report_decision_log(p);
     report_links(p);
     report_http(p);
     report_index(p);

@@ -20,7 +20,7 @@ LOGS = os.path.join(ROOT, "build", "test-logs")
 VENV = os.path.join(ROOT, "build", "venv", "bin", "python3")
 EVERY = "^(unit|property|replay)"
 THREADED = (r"loop|metrics|team|cores|engine_thread|model_quantise|drafter|weights_client|weights_holder|control|transfer|failpoint"
-            r"|tokenize_pool|unit_router_prefix_index")
+            r"|tokenize_pool|decision_log|unit_router_prefix_index")
 PROGRAMS = {"release": EVERY, "asan": EVERY, "tsan": THREADED, "cuda": "^unit_engine_device$"}  # of ctest, that are run
 
 passed = failed = skipped = 0
@@ -202,6 +202,7 @@ SCRIPTS = [
     ("flow/model_fetch", ["tests/flow/model_fetch.py"], 120, set()),
     ("flow/hostile_http", [CLUSTER, "--set", "router.request_timeout=3s", "tests/flow/hostile_http.py",
                            "--request-timeout", "3", "{host}", "{port}"], 200, {"asan"}),
+    ("flow/routing", ["tests/flow/routing.py"], 120, {"asan"}),
     ("flow/exact", ["tests/flow/exact.py"], 200, set()),
     ("flow/cache", ["tests/flow/cache.py"], 120, set()),
     ("flow/cache_smollm2", ["tests/flow/cache.py", "--smollm2"], 600, {"smollm2", "long"}),

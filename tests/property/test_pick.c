@@ -98,6 +98,8 @@ static struct pick_candidate random_worker(uint32_t place, const struct shape *s
                                 .format = below(shape->formats),
                                 .host = below(shape->hosts),
                                 .queued_tokens = below(3) ? below(20000) : 0,
+                                .age_us = below(60000),
+                                .later_tokens = below(2) ? below(4000) : 0,
                                 .running_tokens = below(40000),
                                 .requests = below(60),
                                 .running = below(30),

@@ -486,6 +486,34 @@ static void test_the_unmeasured_are_like_the_others(void **state)
     fleet_destroy(&fake.fleet);
 }
 
+/* Slow once is not slow for ever: who is not chosen cannot show that it is quick again. */
+static void test_a_slow_measure_is_forgotten(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    fake_fleet_open(&fake, fake_now);
+    (void)fake_worker(&fake, "d", "decode", "m");
+    struct fleet_worker *p[2];
+    p[0] = fake_worker(&fake, "p0", "prefill", "m");
+    p[1] = fake_worker(&fake, "p1", "prefill", "m");
+    for (int i = 0; i < 60; i++)
+        for (uint32_t n = 16; n <= 4096; n *= 4)
+            fleet_learn_prefill(p[0], n, n, 20 * n);
+    fleet_learn_prefill(p[1], 16, 16, 100 * 20 * 16);
+    publish_plain(&fake, p[0], 0);
+    publish_plain(&fake, p[1], 0);
+    for (int i = 0; i < 5; i++)
+        assert_ptr_equal(first_helper(&fake), p[0]);
+    fake.now_us += 61000000;
+    publish_plain(&fake, p[0], 0);
+    publish_plain(&fake, p[1], 0);
+    struct fleet_dispatch one;
+    fleet_count(p[0], &one, fleet_next_number(fake.fleet), 10);
+    assert_ptr_equal(first_helper(&fake), p[1]);
+    fleet_uncount(p[0], &one);
+    fleet_destroy(&fake.fleet);
+}
+
 static void test_holdings(void **state)
 {
     (void)state;
@@ -531,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_counts_end_with_the_worker),
         cmocka_unit_test(test_remote_tokens),
         cmocka_unit_test(test_the_unmeasured_are_like_the_others),
+        cmocka_unit_test(test_a_slow_measure_is_forgotten),
         cmocka_unit_test(test_holdings),
     };
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);

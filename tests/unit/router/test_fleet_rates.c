@@ -8,6 +8,13 @@
 
 #include "router/fleet_rates.h"
 
+static void read_rates(const struct fleet_rates *own, const struct fleet_rates *typical, struct pick_rates *out)
+{
+    static const struct fleet_rates none;
+    const struct fleet_rates *const from[] = { own, typical, &none };
+    fleet_rates_read(from, out);
+}
+
 static bool is_near(double a, double b)
 {
     return a > 0.9 * b && a < 1.1 * b;
@@ -18,7 +25,7 @@ static void test_defaults_until_something_was_measured(void **state)
     (void)state;
     const struct fleet_rates none = { 0 };
     struct pick_rates r;
-    fleet_rates_read(&none, &none, &r);
+    read_rates(&none, &none, &r);
     assert_true(r.prefill_token == RATE_PREFILL_TOKEN_US && r.prefill_base == 0 && r.prefill_pair == 0);
     assert_true(r.handoff[0].base == RATE_HANDOFF_BASE_US && r.handoff[1].byte == RATE_HANDOFF_BYTE_US);
     assert_true(r.pull[KV_TIER_REMOTE].base == RATE_PULL_BASE_US && r.pull[KV_TIER_HOST].byte == RATE_PULL_BYTE_US);
@@ -33,7 +40,7 @@ static void test_one_size(void **state)
     struct pick_rates r;
     for (int i = 0; i < 20; i++)
         fleet_rates_prefill(&own, 20, 20, 1000);
-    fleet_rates_read(&own, &none, &r);
+    read_rates(&own, &none, &r);
     assert_true(is_near((double)r.prefill_token, 50) && r.prefill_base == 0);
 }
 
@@ -54,7 +61,7 @@ static void test_the_square_is_learned(void **state)
             double us = 2000 + 30.0 * n + 0.02 * n * (n + 1) / 2;
             fleet_rates_prefill(&own, n, n, (uint64_t)us);
         }
-    fleet_rates_read(&own, &none, &r);
+    read_rates(&own, &none, &r);
     assert_true(is_near(predicted(&r, 0, 64), 2000 + 30 * 64 + 0.02 * 64 * 65 / 2));
     assert_true(is_near(predicted(&r, 0, 10000), 2000 + 30 * 10000 + 0.02 * 10000.0 * 10001 / 2));
     assert_true(is_near(predicted(&r, 9000, 1000), 2000 + 30 * 1000 + 0.02 * (1000.0 * 9000 + 1000.0 * 1001 / 2)));
@@ -71,7 +78,7 @@ static void test_lines(void **state)
             fleet_rates_handoff(&own, true, kib << 10, 400 + kib);
             fleet_rates_pull(&own, KV_TIER_DISK, kib << 10, 5000 + 2 * kib);
         }
-    fleet_rates_read(&own, &none, &r);
+    read_rates(&own, &none, &r);
     assert_true(is_near((double)r.handoff[1].base, 400) && is_near(1024 * (double)r.handoff[1].byte, 1));
     assert_true(is_near((double)r.pull[KV_TIER_DISK].base, 5000) &&
                 is_near(1024 * (double)r.pull[KV_TIER_DISK].byte, 2));
@@ -86,11 +93,30 @@ static void test_own_before_typical(void **state)
     struct fleet_rates own = { 0 }, typical = { 0 };
     struct pick_rates r;
     fleet_rates_prefill(&typical, 100, 100, 2000);
-    fleet_rates_read(&own, &typical, &r);
+    read_rates(&own, &typical, &r);
     assert_true(is_near((double)r.prefill_token, 20));
     fleet_rates_prefill(&own, 100, 100, 8000);
-    fleet_rates_read(&own, &typical, &r);
+    read_rates(&own, &typical, &r);
     assert_true(is_near((double)r.prefill_token, 80));
+}
+
+/* Its own speed at the one size that it was measured at, the others' shape beyond. */
+static void test_own_speed_in_the_shape_of_others(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 }, typical = { 0 };
+    struct pick_rates r;
+    for (int i = 0; i < 60; i++)
+        for (uint64_t kib = 16; kib <= 16384; kib *= 4)
+            fleet_rates_handoff(&typical, false, kib << 10, 400 + kib);
+    for (int i = 0; i < 20; i++)
+        fleet_rates_handoff(&own, false, 64 << 10, 2 * (400 + 64));
+    read_rates(&own, &typical, &r);
+    assert_true(is_near((double)r.handoff[0].base, 800) && is_near(1024 * (double)r.handoff[0].byte, 2));
+    const struct fleet_rates none = { 0 };
+    const struct fleet_rates *const other_role[] = { &none, &none, &typical };
+    fleet_rates_read(other_role, &r);
+    assert_true(is_near((double)r.handoff[0].base, 400));
 }
 
 static void test_nonsense_teaches_nothing(void **state)
@@ -102,10 +128,10 @@ static void test_nonsense_teaches_nothing(void **state)
     fleet_rates_prefill(&own, 10, 11, 1000);
     fleet_rates_prefill(&own, 10, 0, 1000);
     fleet_rates_handoff(&own, false, 0, 1000);
-    fleet_rates_read(&own, &none, &r);
+    read_rates(&own, &none, &r);
     assert_true(r.prefill_token == RATE_PREFILL_TOKEN_US && r.handoff[0].base == RATE_HANDOFF_BASE_US);
     fleet_rates_handoff(&own, false, UINT64_MAX, UINT64_MAX);
-    fleet_rates_read(&own, &none, &r);
+    read_rates(&own, &none, &r);
     assert_true(r.handoff[0].base >= 0 && r.handoff[0].byte >= 0);
 }
 
@@ -117,6 +143,7 @@ int main(void)
         cmocka_unit_test(test_the_square_is_learned),
         cmocka_unit_test(test_lines),
         cmocka_unit_test(test_own_before_typical),
+        cmocka_unit_test(test_own_speed_in_the_shape_of_others),
         cmocka_unit_test(test_nonsense_teaches_nothing),
     };
     return cmocka_run_group_tests_name("fleet_rates", tests, NULL, NULL);

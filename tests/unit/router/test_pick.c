@@ -137,6 +137,31 @@ static void test_a_full_worker_is_not_endless(void **state)
     assert_true(time_of(&s, NULL) > 1000000000);
 }
 
+/* What a worker said of its queue is older every moment; what was sent to it since is not. */
+static void test_a_queue_runs_off(void **state)
+{
+    (void)state;
+    struct pick_scene s;
+    struct pick_parts p;
+    scene_init(&s, PICK_CACHE_AWARE, 1, 1);
+    s.prefills[0].queued_tokens = s.decodes[0].queued_tokens = 70;
+    s.prefills[0].later_tokens = s.decodes[0].later_tokens = 30;
+    for (uint64_t age = 0; age < 10000; age += 1000) {
+        s.prefills[0].age_us = s.decodes[0].age_us = age;
+        (void)time_of(&s, &p);
+        assert_int_equal(p.wait_us, age < 7000 ? 10000 - age : 3000);
+        (void)local_time_of(&s, &p);
+        assert_int_equal(p.wait_us, age < 7000 ? 10000 - age : 3000);
+    }
+    s.decodes[0].age_us = 1000;
+    s.decodes[0].remote_tokens = 40; /* 60 are its own */
+    (void)local_time_of(&s, &p);
+    assert_int_equal(p.wait_us, 5000);
+    s.decodes[0].remote_tokens = 200;
+    (void)local_time_of(&s, &p);
+    assert_int_equal(p.wait_us, 0);
+}
+
 static void test_cached_tokens(void **state)
 {
     (void)state;
@@ -476,6 +501,7 @@ int main(void)
         cmocka_unit_test(test_terms_add_up),
         cmocka_unit_test(test_each_term_rises_with_its_input),
         cmocka_unit_test(test_a_full_worker_is_not_endless),
+        cmocka_unit_test(test_a_queue_runs_off),
         cmocka_unit_test(test_cached_tokens),
         cmocka_unit_test(test_pull_or_compute),
         cmocka_unit_test(test_local_when_faster),

@@ -1,0 +1,166 @@
+"""Decisions of a real router: each is logged with its inputs, and decided again they come out the same; what is counted at
+workers is given back; and what was predicted is compared with what came.
+"""
+import json
+import os
+import subprocess
+import tempfile
+import threading
+
+from cluster import BIN, SIGKILL, STORY, Cluster, Suite, in_parallel, send_signal, wait_for
+
+POLICIES = ["cache-aware", "kv-overlap", "least-loaded", "round-robin", "random", "power-of-two"]
+WORDS = ["dog", "river", "boat", "sea", "hill", "cloud", "stone", "lamp"]
+
+
+def sets(folder, policy):
+    return [f"router.decision_log={folder}/decisions-{{id}}.jsonl", f"router.policy={policy}", "prefill.threads=1",
+            "decode.threads=1", "router.itl_target=5ms"]
+
+
+def logs(folder):
+    return [os.path.join(folder, f) for f in sorted(os.listdir(folder)) if f.startswith("decisions-")]
+
+
+def read_lines(folder):
+    lines = []
+    for path in logs(folder):
+        with open(path) as f:
+            lines += [json.loads(line) for line in f.read().split("\n")[:-1]]  # the last one may be being written
+    return [x for x in lines if "decision" in x], [x for x in lines if "outcome" in x]
+
+
+def replay(path, *args):
+    return subprocess.run([os.path.join(BIN, "baton"), "replay-decisions", path, *args], capture_output=True, text=True,
+                          timeout=60)
+
+
+def prompts(n):
+    return [" ".join([WORDS[i % 8], STORY * (1 + i % 9), WORDS[i // 8 % 8]]) for i in range(n)]
+
+
+def ask_many(c, n):
+    """Some at once, some alone, some given up."""
+    routes = [None, None, "local", "remote"]
+    jobs = [lambda i=i, text=text: c.ask(text, max_tokens=6, route=routes[i % 4]) for i, text in enumerate(prompts(n))]
+    answers = []
+    for i in range(0, n, 6):
+        answers += in_parallel(jobs[i:i + 6])
+    for a in answers:
+        assert not a.error, a.error
+    return answers
+
+
+def every_choice_again(c, folder, policy, asked):
+    ask_many(c, asked)
+    c.wait_nothing_left()  # what is counted at workers included
+    wait_for(f"{asked} decisions in the log", lambda: len(read_lines(folder)[0]) == asked, 10)
+    decisions, outcomes = read_lines(folder)
+    assert {d["policy"] for d in decisions} == {policy}
+    for d in decisions:
+        assert len(d["decodes"]) == 2 and len(d["prefills"]) == 2 and d["whole"], d
+        assert d["choice"]["decode"] in [x["id"] for x in d["decodes"]]
+    forced = [d for d in decisions if d["asked"] != "auto"]
+    assert forced and all(d["choice"]["route"] == d["asked"] for d in forced)
+    for path in logs(folder):
+        done = replay(path, "--json")
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout)
+        assert summary["compared"] == summary["same"] == summary["decisions"] == asked, summary
+    return decisions, outcomes
+
+
+def predictions(decisions, outcomes):
+    """Prompts of both routes, and a second line for each."""
+    routes = {d["choice"]["route"] for d in decisions if d["asked"] == "auto"}
+    assert routes == {"local", "remote"}, routes  # short ones stay, long ones go
+    assert {o["request"] for o in outcomes} <= {d["request"] for d in decisions}
+    assert len(outcomes) > 0.8 * len(decisions), (len(outcomes), len(decisions))
+    for o in outcomes:
+        assert o["parts"]["prefill"]["us"] > 0 and "queue" in o["parts"], o
+        assert ("handoff" in o["parts"]) == (o["route"] == "remote"), o
+    last = decisions[-1]
+    assert any(p["prefill_us"][1] != 1000 for p in last["prefills"] + last["decodes"]), "no rate was measured"
+
+
+def other_policies(folder, decisions):
+    path = logs(folder)[0]
+    for policy in POLICIES:
+        done = replay(path, "--policy", policy, "--json")
+        assert done.returncode == 0, done.stderr
+        r = json.loads(done.stdout)
+        assert r["policy"] == policy and r["compared"] == len(decisions)
+        assert sum(w["policy"] for w in r["decode"]) == len(decisions), r
+        assert r["policy_ms"] >= r["logged_ms"] or policy == "cache-aware", r
+        if policy == "cache-aware":
+            assert r["same"] == len(decisions), r
+        if policy == "round-robin":
+            assert all(abs(w["policy"] - len(decisions) / 2) <= 1 for w in r["decode"]), r
+    assert "prefill worker" in replay(path, "--policy", "random").stdout
+
+
+def spoilt(folder):
+    """A choice that was changed is found, and so is a line that is none."""
+    path = logs(folder)[0]
+    with open(path) as f:
+        lines = f.read().splitlines()
+    at = next(i for i, line in enumerate(lines) if json.loads(line).get("choice"))
+    d = json.loads(lines[at])
+    other = [x["id"] for x in d["decodes"] if x["id"] != d["choice"]["decode"]][0]
+    d["choice"]["decode"] = other
+    bad = os.path.join(folder, "spoilt.jsonl")
+    with open(bad, "w") as f:
+        f.write("\n".join(lines[:at] + [json.dumps(d)] + lines[at + 1:]) + "\n")
+    done = replay(bad)
+    assert done.returncode == 1 and f"line {at + 1}, request {d['request']}" in done.stderr, (done.returncode, done.stderr)
+    assert "1 of" in done.stderr and other in done.stderr, done.stderr
+    with open(bad, "a") as f:
+        f.write("no json\n")
+    done = replay(bad)
+    assert done.returncode == 1 and f"line {len(lines) + 1}" in done.stderr, done.stderr
+    assert replay(bad, "--policy", "by-moon").returncode == 2
+    assert replay(bad + "x").returncode == 1
+
+
+def counted_back(c):
+    """Clients that go away and workers that die leave nothing counted anywhere."""
+    def strike(answer):
+        if answer.text and not struck.is_set():
+            struck.set()
+            send_signal(c.pid("prefill"), SIGKILL)
+            send_signal(c.pid("decode"), SIGKILL)
+    struck = threading.Event()
+    asked = [lambda i=i: c.ask(STORY * 6 + str(i), max_tokens=60, ignore_eos=True, on_token=strike) for i in range(6)]
+    for a in in_parallel(asked):
+        assert not a.error, a.error
+    assert struck.is_set()
+    c.wait_healed(2, 2)
+
+
+def metrics(c):
+    m = c.metrics(c.workers("router")[0])
+    written = m['baton_router_decision_log_lines_total{outcome="written"}']
+    assert written > 0 and m['baton_router_decision_log_lines_total{outcome="dropped"}'] == 0
+    assert m['baton_router_prediction_error_count{part="prefill"}'] > 0
+
+
+def run(suite, policy, asked):
+    with tempfile.TemporaryDirectory(prefix="baton-routing-") as folder:
+        with Cluster(prefill=2, decode=2, sets=sets(folder, policy)) as c:
+            found = []
+            suite.test(f"every choice comes out the same again, {policy}",
+                       lambda: found.extend(every_choice_again(c, folder, policy, asked)))
+            if policy == "cache-aware" and found:
+                suite.test("what was predicted is compared with what came", predictions, *found)
+                suite.test("other policies", other_policies, folder, found[0])
+                suite.test("a spoilt log is told", spoilt, folder)
+                suite.test("metrics", metrics, c)
+                suite.test("nothing stays counted after faults", counted_back, c)
+
+
+if __name__ == "__main__":
+    suite = Suite()
+    run(suite, "cache-aware", 48)
+    for policy in POLICIES[1:]:
+        run(suite, policy, 12)
+    suite.finish()
