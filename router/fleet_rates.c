@@ -61,13 +61,42 @@ static bool fitted(const struct step_cost *cost, bool rows_cost, struct terms *o
     return true;
 }
 
-/* All time is the rows': too much for long ones rather than nothing. */
+/* Sums of the least squares of relative errors of base + rows * row. */
+struct line_sums {
+    double one_one, one_rows, rows_rows, one, rows;
+};
+
+static struct line_sums sums_of(const struct step_cost *cost)
+{
+    struct line_sums s = { 0 };
+    for (uint32_t i = 0; i < STEP_COST_CLASSES; i++) {
+        const struct step_cost_class *class = &cost->classes[i];
+        if (class->us <= 0.0)
+            continue;
+        double one = 1.0 / class->us, rows = class->rows / class->us;
+        s.one_one += one * one;
+        s.one_rows += one * rows;
+        s.rows_rows += rows * rows;
+        s.one += one;
+        s.rows += rows;
+    }
+    return s;
+}
+
+/* A line through few sizes; through one, or where the base would be below nothing, all time is the rows': too much for
+ * long ones rather than nothing. */
 static bool rough(const struct step_cost *cost, struct terms *out)
 {
     const struct step_cost_class *largest;
-    if (seen(cost, &largest) == 0)
+    uint32_t n = seen(cost, &largest);
+    struct line_sums s = sums_of(cost);
+    if (n == 0)
         return false;
-    *out = (struct terms){ 0, largest->us / largest->rows, 0 };
+    double det = s.one_one * s.rows_rows - s.one_rows * s.one_rows;
+    double base = n > 1 && det > 0.0 ? (s.one * s.rows_rows - s.rows * s.one_rows) / det : 0.0;
+    double row = n > 1 && det > 0.0 ? (s.rows * s.one_one - s.one * s.one_rows) / det : 0.0;
+    bool is_line = base >= 0.0 && row > 0.0;
+    *out = (struct terms){ is_line ? base : 0.0, is_line ? row : s.rows / s.rows_rows, 0.0 };
     return true;
 }
 

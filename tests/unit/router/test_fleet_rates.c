@@ -44,6 +44,23 @@ static void test_one_size(void **state)
     assert_true(is_near((double)r.prefill_token, 50) && r.prefill_base == 0);
 }
 
+/* A line through two; what would begin below nothing goes through nothing, between them. */
+static void test_two_sizes(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 }, cold = { 0 };
+    const struct fleet_rates none = { 0 };
+    struct pick_rates r;
+    fleet_rates_prefill(&own, 20, 20, 2000);
+    fleet_rates_prefill(&own, 200, 200, 11000);
+    read_rates(&own, &none, &r);
+    assert_true(is_near((double)r.prefill_base, 1000) && is_near((double)r.prefill_token, 50));
+    fleet_rates_prefill(&cold, 200, 200, 60000); /* the first one of a worker */
+    fleet_rates_prefill(&cold, 20, 20, 2000);
+    read_rates(&cold, &none, &r);
+    assert_true(r.prefill_base == 0.0f && r.prefill_token > 100.0f && r.prefill_token < 150.0f);
+}
+
 static double predicted(const struct pick_rates *r, double context, double n)
 {
     return (double)r->prefill_base + (double)r->prefill_token * n +
@@ -140,6 +157,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_until_something_was_measured),
         cmocka_unit_test(test_one_size),
+        cmocka_unit_test(test_two_sizes),
         cmocka_unit_test(test_the_square_is_learned),
         cmocka_unit_test(test_lines),
         cmocka_unit_test(test_own_before_typical),
