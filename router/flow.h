@@ -22,6 +22,7 @@ struct flow;
 struct flows;
 struct fleet;
 struct fleet_worker;
+struct kv_view;
 
 #define FLOW_STATES(X)                         /* any state may go to ENDED */                                         \
     X(WAITING, TO(DISPATCHED))                 /* no decode worker is there, or all refuse */                          \
@@ -91,7 +92,8 @@ struct flows_options {
     uint64_t incarnation; /* the router's: first half of every request key */
     uint32_t max_attempts;
     uint64_t worker_wait_us;
-    bool keep_class; /* an answer that began in a class never goes on in another */
+    struct kv_view *kv_view; /* borrowed; who holds what of a prompt. NULL: nobody knows */
+    bool keep_class;         /* an answer that began in a class never goes on in another */
     /* Where predictions are compared with what came; NULL: nowhere. */
     struct metric *prediction_error[DECISION_PART_COUNT];
     struct decision_log *decision_log; /* NULL: decisions are not logged */

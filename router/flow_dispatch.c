@@ -3,8 +3,10 @@
 
 #include "proto/kv_events.h"
 #include "router/flow_internal.h"
+#include "router/kv_view.h"
 
 #define RETRY_MAX_US 800000u
+#define MAX_HOLDINGS 32u /* of those that hold most of a prompt */
 
 static void fill_sampling(const struct flow *flow, Baton__Sampling *out, Baton__LogitBias *bias, uint32_t *ids,
                           float *values)
@@ -125,23 +127,44 @@ static void wait_for_worker(struct flow *flow)
     flow->retry_us = 2 * flow->retry_us < RETRY_MAX_US ? 2 * flow->retry_us : RETRY_MAX_US;
 }
 
-static bool pick_of(struct flow *flow, const char *class, struct fleet_picked *out)
+/* Who holds what of the tokens; they are hashed once for all workers. */
+static uint32_t find_holdings(const struct flow *flow, struct fleet_holding out[MAX_HOLDINGS])
 {
-    const struct fleet_ask ask = {
-        .want = { flow->request.model, flow->request.adapter, class },
-        .avoid = (const char(*)[64])flow->avoid,
-        .n_avoid = flow->n_avoid,
-        .n_tokens = flow->n_tokens,
-        .route = (enum pick_route)flow->request.route,
-    };
-    return fleet_pick(flow->flows->options.fleet, &ask, out);
+    struct kv_match matches[MAX_HOLDINGS];
+    const struct kv_prompt prompt = { .model = flow->request.model,
+                                      .adapter = flow->request.adapter,
+                                      .salt = flow->request.salt,
+                                      .tokens = flow->tokens,
+                                      .n_tokens = flow->n_tokens };
+    if (flow->request.no_cache)
+        return 0;
+    uint32_t n = kv_view_find(flow->flows->options.kv_view, &prompt, matches, MAX_HOLDINGS);
+    for (uint32_t i = 0; i < n; i++) {
+        out[i].id = matches[i].id;
+        out[i].number = matches[i].number;
+        memcpy(out[i].tokens, matches[i].tokens, sizeof out[i].tokens);
+    }
+    return n;
 }
 
 /* An answer stays in its class while that has a worker. */
 static bool pick_worker(struct flow *flow, struct fleet_picked *out)
 {
-    return pick_of(flow, flow->class, out) ||
-           (flow->class[0] && !flow->flows->options.keep_class && pick_of(flow, "", out));
+    struct fleet *fleet = flow->flows->options.fleet;
+    struct fleet_holding holdings[MAX_HOLDINGS];
+    struct fleet_ask ask = {
+        .want = { flow->request.model, flow->request.adapter, flow->class },
+        .avoid = (const char(*)[64])flow->avoid,
+        .n_avoid = flow->n_avoid,
+        .n_tokens = flow->n_tokens,
+        .route = (enum pick_route)flow->request.route,
+        .holdings = holdings,
+        .n_holdings = find_holdings(flow, holdings),
+    };
+    if (fleet_pick(fleet, &ask, out))
+        return true;
+    ask.want.class = "";
+    return flow->class[0] && !flow->flows->options.keep_class && fleet_pick(fleet, &ask, out);
 }
 
 /* What the workers' figures do not hold yet: the context at one, the tokens to compute at the other. */

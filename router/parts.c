@@ -125,6 +125,7 @@ static status open_flows(struct router_process *p, struct error *err)
         .incarnation = daemon_incarnation(p->daemon),
         .max_attempts = (uint32_t)p->config->max_attempts,
         .worker_wait_us = p->config->worker_wait,
+        .kv_view = p->kv_view,
         .keep_class = p->config->class_lost == CLASS_LOST_ERROR,
     };
     status opened = open_decision_log(p, err);
