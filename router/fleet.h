@@ -153,7 +153,8 @@ uint64_t fleet_next_number(struct fleet *fleet);
  * through the decode worker, without a number, so its loads hold them a moment later (FLEET_HEARD_US). */
 void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, uint64_t number, uint32_t n_tokens);
 void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch);
-/* At the decode worker: a prefill worker computes the prompt; and: its KV is there. */
+/* At the decode worker: a prefill worker computes the prompt; and: its KV is there, whatever the worker's last figures,
+ * which may be older, say. n_tokens is 0 from then on. */
 void fleet_count_remote(struct fleet_dispatch *dispatch);
 void fleet_prompt_done(struct fleet_dispatch *dispatch);
 

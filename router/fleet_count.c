@@ -60,19 +60,32 @@ void fleet_count_remote(struct fleet_dispatch *dispatch)
     fleet_refresh(dispatch->worker);
 }
 
+/* Not in the queue that the worker told of, and not in what it has not told of yet. */
+static void no_longer_queued(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
+{
+    uint64_t n = dispatch->n_tokens;
+    if (dispatch->is_later)
+        worker->later_tokens -= n;
+    else
+        worker->queued_tokens -= n < worker->queued_tokens ? n : worker->queued_tokens;
+    if (dispatch->is_remote)
+        worker->remote_tokens -= n;
+    dispatch->is_remote = false;
+    dispatch->n_tokens = 0;
+}
+
 void fleet_prompt_done(struct fleet_dispatch *dispatch)
 {
-    if (!dispatch->worker || !dispatch->is_remote)
+    if (!dispatch->worker)
         return;
-    dispatch->is_remote = false;
-    dispatch->worker->remote_tokens -= dispatch->n_tokens;
+    no_longer_queued(dispatch->worker, dispatch);
     fleet_refresh(dispatch->worker);
 }
 
 void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
 {
     ASSERT(worker->ours > 0 && dispatch->worker == worker);
-    fleet_prompt_done(dispatch);
+    no_longer_queued(worker, dispatch);
     worker->ours--;
     if (dispatch->is_later)
         no_longer_later(worker, dispatch);

@@ -406,6 +406,30 @@ static void test_prefill_workers_are_counted_at_once(void **state)
     fleet_destroy(&fake.fleet);
 }
 
+/* What is over is not waited for, though the last figures still have it. */
+static void test_what_is_over_does_not_wait(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_dispatch a, b;
+    fake_fleet_open(&fake, fake_now);
+    struct fleet_worker *p = fake_worker(&fake, "p0", "prefill", "m");
+    fleet_count(p, &a, fleet_next_number(fake.fleet), 300);
+    fleet_count(p, &b, fleet_next_number(fake.fleet), 100);
+    fake.now_us += FLEET_HEARD_US;
+    publish_plain(&fake, p, 450); /* and 50 of another router's */
+    fleet_uncount(p, &a);
+    assert_int_equal(p->queued_tokens + p->later_tokens, 150);
+    fleet_uncount(p, &b);
+    assert_int_equal(p->queued_tokens + p->later_tokens, 50);
+    fleet_count(p, &a, fleet_next_number(fake.fleet), 300);
+    fleet_prompt_done(&a); /* before any figures had it */
+    assert_int_equal(p->queued_tokens + p->later_tokens, 50);
+    assert_int_equal(p->later, 1);
+    fleet_uncount(p, &a);
+    fleet_destroy(&fake.fleet);
+}
+
 /* A worker that goes away takes its counts with it. */
 static void test_counts_end_with_the_worker(void **state)
 {
@@ -556,6 +580,7 @@ int main(void)
         cmocka_unit_test(test_adapters),
         cmocka_unit_test(test_a_class_is_kept),
         cmocka_unit_test(test_prefill_workers_are_counted_at_once),
+        cmocka_unit_test(test_what_is_over_does_not_wait),
         cmocka_unit_test(test_counts_end_with_the_worker),
         cmocka_unit_test(test_remote_tokens),
         cmocka_unit_test(test_the_unmeasured_are_like_the_others),
