@@ -83,6 +83,37 @@ def predictions(decisions, outcomes):
     assert any(p["prefill_us"][1] != 1000 for p in last["prefills"] + last["decodes"]), "no rate was measured"
 
 
+def prefixes_are_followed(c, folder):
+    """Who has computed a prompt gets it again, for as much as it holds; what must not be cached finds nothing."""
+    text = "A prompt that comes again. " + STORY * 8
+
+    def last():
+        decisions, outcomes = read_lines(folder)
+        return decisions[-1], next((o for o in outcomes if o["request"] == decisions[-1]["request"]), None)
+
+    def ask(**fields):
+        seen = len(read_lines(folder)[1])
+        answer = c.ask(text, max_tokens=2, **fields)
+        assert not answer.error, answer.error
+        wait_for("an outcome", lambda: len(read_lines(folder)[1]) > seen, 10)
+        return last()
+
+    def known():
+        d, _ = ask(route="remote")
+        return d["predicted"]["cached"] > 0
+    ask(route="remote")
+    wait_for("the router to hear of the prompt's blocks", known, 10)
+    for route in ("remote", "local"):
+        d, o = ask(route=route)
+        side = "prefills" if route == "remote" else "decodes"
+        chosen = d["choice"]["prefills"][0] if route == "remote" else d["choice"]["decode"]
+        held = {x["id"]: x["cached"][0] for x in d[side]}
+        assert held[chosen] == max(held.values()) > 100, (route, held, d["choice"])
+        assert d["predicted"]["computed"] == o["computed"] == d["n_tokens"] - held[chosen], (d["predicted"], o)
+    d, _ = ask(route="remote", no_cache=True)
+    assert d["elsewhere"] == 0 and d["predicted"]["cached"] == 0, d
+
+
 def other_policies(folder, decisions):
     path = logs(folder)[0]
     for policy in POLICIES:
@@ -154,6 +185,7 @@ def run(suite, policy, asked):
                 suite.test("what was predicted is compared with what came", predictions, *found)
                 suite.test("other policies", other_policies, folder, found[0])
                 suite.test("a spoilt log is told", spoilt, folder)
+                suite.test("who holds a prompt gets it", prefixes_are_followed, c, folder)
                 suite.test("metrics", metrics, c)
                 suite.test("nothing stays counted after faults", counted_back, c)
 
