@@ -164,6 +164,8 @@ void fleet_prompt_done(struct fleet_dispatch *dispatch);
 void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed, uint64_t us);
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us);
 void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us);
+/* Microseconds that computing all but the beginning of a prompt is expected to take it. */
+double fleet_compute_us(const struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed);
 /* What so many tokens of KV are. */
 uint64_t fleet_kv_bytes(const struct fleet_worker *worker, uint32_t n_tokens);
 /* NULL: there is none. */

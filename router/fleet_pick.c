@@ -1,10 +1,11 @@
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "engine/kv_layout.h"
-#include "kvbm/kv_format.h"
 #include "router/fleet_internal.h"
+#include "router/pick_time.h"
 
 #define FAULT_TOKENS    4096u /* what each loss in a row weighs at first, in prompt tokens waiting */
 #define MAX_FAULTS      16u
@@ -35,25 +36,26 @@ static uint64_t number_of(const char *text)
     return XXH3_64bits(text, strlen(text)) >> 12;
 }
 
-static float token_bytes(const char *text)
+static bool type_of(const char *name, enum dtype *out)
 {
-    struct kv_format f;
-    struct error err;
-    if (kv_format_parse(text, &f, &err) != ST_OK)
-        return UNKNOWN_TOKEN_BYTES;
-    const struct kv_layout layout = { .n_layers = f.n_layers,
-                                      .n_kv_heads = f.n_kv_heads,
-                                      .head_dim = f.head_dim,
-                                      .block_tokens = f.block_tokens,
-                                      .type = f.type };
-    return (float)kv_token_bytes(&layout);
+    static const enum dtype types[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32, DTYPE_INT8 };
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (!strcmp(name, dtype_name(types[i]))) {
+            *out = types[i];
+            return true;
+        }
+    return false;
 }
 
-static uint32_t block_tokens(const char *text)
+/* Of the format as workers publish it, WEIGHTS-TOKENIZER-BF16-b16-l30h3d64-CLASS; only relations of times hang on it.
+ */
+static float token_bytes(const char *text)
 {
-    struct kv_format f;
-    struct error err;
-    return kv_format_parse(text, &f, &err) == ST_OK ? f.block_tokens : UNKNOWN_BLOCK_TOKENS;
+    char type[16];
+    struct kv_layout l = { 0 };
+    int n = sscanf(text, "%*16[0-9a-f]-%*16[0-9a-f]-%15[A-Z0-9]-b%u-l%uh%ud%u", type, &l.block_tokens, &l.n_layers,
+                   &l.n_kv_heads, &l.head_dim);
+    return n == 5 && type_of(type, &l.type) ? (float)kv_token_bytes(&l) : UNKNOWN_TOKEN_BYTES;
 }
 
 void fleet_refresh(struct fleet_worker *worker)
@@ -127,6 +129,11 @@ void fleet_leave_candidate(struct fleet_worker *worker)
     side->states[worker->place] = side->states[last];
     side->workers[worker->place]->place = worker->place;
     side->at[worker->place].place = worker->place;
+}
+
+double fleet_compute_us(const struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed)
+{
+    return pick_time_compute(candidate_of(worker), n_tokens > computed ? n_tokens - computed : 0, computed);
 }
 
 uint64_t fleet_kv_bytes(const struct fleet_worker *worker, uint32_t n_tokens)
@@ -223,8 +230,8 @@ static uint32_t note_holdings(struct fleet *fleet, const struct fleet_ask *ask)
 static uint32_t block_tokens_of(const struct fleet *fleet)
 {
     for (uint32_t i = 0; i < fleet->decodes.n; i++)
-        if (fleet->decodes.at[i].usable)
-            return block_tokens(fleet->decodes.workers[i]->instance.kv_format);
+        if (fleet->decodes.at[i].usable && fleet->decodes.workers[i]->instance.block_tokens)
+            return fleet->decodes.workers[i]->instance.block_tokens;
     return UNKNOWN_BLOCK_TOKENS;
 }
 

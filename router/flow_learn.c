@@ -2,12 +2,16 @@
 
 #include "router/flow_internal.h"
 
+#define MISSED_COUNTS 2u /* times what it cost, so that computing is predicted from then on, and not either by turns   \
+                          */
+
 /* What a worker's timing says of a prompt. */
 struct fared {
     bool is_remote;
     struct fleet_worker *computed_at; /* NULL: not known any more */
     uint32_t fetched;                 /* tokens that came from below the device, or from others */
-    enum kv_tier source;              /* of most of them */
+    bool was_missed;     /* none did that should have: they were computed, which is what fetching costs there */
+    enum kv_tier source; /* of most of them */
 };
 
 static struct fleet_worker *where_computed(struct flow *flow, const Baton__Timing *timing)
@@ -36,13 +40,25 @@ static void read_cached(const Baton__Timing *timing, struct fared *fared, uint32
     }
 }
 
-/* Fetching and computing are one time to the worker: what computing alone should take is known from prompts of which
- * nothing was fetched, the rest is the fetch. */
-static void split_pull(const struct fared *fared, struct decision_outcome *o)
+static void note_missed(const struct pick_parts *predicted, uint32_t computed, struct fared *fared)
 {
-    uint64_t whole = o->us[DECISION_PREFILL], compute = o->predicted_us[DECISION_PREFILL];
+    if (fared->fetched || !predicted->pulled || computed <= predicted->computed)
+        return;
+    uint32_t more = computed - predicted->computed;
+    fared->was_missed = true;
+    fared->fetched = more < predicted->pulled ? more : predicted->pulled;
+    fared->source = predicted->source;
+}
+
+/* Fetching and computing are one time to the worker: what computing alone should take is known from other prompts, the
+ * rest is the fetch. Of what was computed instead of fetched, the rest beyond what was to be computed anyway. */
+static void split_pull(const struct flow *flow, const struct fared *fared, struct decision_outcome *o)
+{
+    uint64_t whole = o->us[DECISION_PREFILL], compute = flow->predicted.prefill_us;
     if (!fared->fetched)
         return;
+    if (!fared->was_missed && fared->computed_at)
+        compute = (uint64_t)fleet_compute_us(fared->computed_at, flow->dispatch.n_tokens, o->computed);
     o->us[DECISION_PREFILL] = whole < compute ? whole : compute;
     o->us[DECISION_PULL] = whole - o->us[DECISION_PREFILL];
 }
@@ -63,7 +79,8 @@ static void read_timing(struct flow *flow, const Baton__Timing *timing, struct f
                 fared->is_remote ? timing->handoff_us : 0 },
     };
     read_cached(timing, fared, o->cached);
-    split_pull(fared, o);
+    note_missed(p, o->computed, fared);
+    split_pull(flow, fared, o);
     o->has[DECISION_QUEUE] = o->has[DECISION_PREFILL] = true;
     o->has[DECISION_PULL] = fared->fetched > 0 || p->pulled > 0;
     o->has[DECISION_HANDOFF] = fared->is_remote;
@@ -77,10 +94,11 @@ static void learn(struct flow *flow, const Baton__Timing *timing, const struct f
     struct fleet_worker *at = fared->computed_at;
     if (!at)
         return;
-    if (!fared->fetched)
+    if (!fared->fetched || fared->was_missed)
         fleet_learn_prefill(at, flow->dispatch.n_tokens, o->computed, timing->prefill_us);
-    else if (o->us[DECISION_PULL] > 0)
-        fleet_learn_pull(at, fared->source, fleet_kv_bytes(at, fared->fetched), o->us[DECISION_PULL]);
+    if (fared->fetched && o->us[DECISION_PULL] > 0)
+        fleet_learn_pull(at, fared->source, fleet_kv_bytes(at, fared->fetched),
+                         o->us[DECISION_PULL] * (fared->was_missed ? MISSED_COUNTS : 1));
     if (fared->is_remote)
         fleet_learn_handoff(flow->worker, strcmp(at->instance.host, flow->worker->instance.host) != 0,
                             timing->moved_bytes, timing->handoff_us);

@@ -13,7 +13,7 @@ static double attended(double context, double n)
     return n * context + n * (n + 1) / 2;
 }
 
-static double compute_us(const struct pick_candidate *c, uint32_t context, uint32_t n)
+double pick_time_compute(const struct pick_candidate *c, uint32_t context, uint32_t n)
 {
     const struct pick_rates *r = &c->rates;
     return (double)r->prefill_base + (double)r->prefill_token * n + (double)r->prefill_pair * attended(context, n);
@@ -38,7 +38,7 @@ static void consider(struct pick_plan *best, const struct pick_request *request,
         return;
     uint32_t pulled = from - best->cached, computed = request->n_tokens - from;
     uint64_t pull = whole(line_us(&c->rates.pull[source], (double)c->token_bytes * pulled));
-    uint64_t prefill = whole(compute_us(c, from, computed));
+    uint64_t prefill = whole(pick_time_compute(c, from, computed));
     if (pull + prefill >= best->pull_us + best->prefill_us)
         return;
     best->pull_us = pull;
@@ -51,7 +51,7 @@ static void consider(struct pick_plan *best, const struct pick_request *request,
 void pick_time_plan(const struct pick_request *request, const struct pick_candidate *c, struct pick_plan *out)
 {
     uint32_t held = useful(c->cached[KV_TIER_DEVICE], request->n_tokens), computed = request->n_tokens - held;
-    *out = (struct pick_plan){ .prefill_us = whole(compute_us(c, held, computed)),
+    *out = (struct pick_plan){ .prefill_us = whole(pick_time_compute(c, held, computed)),
                                .cached = held,
                                .computed = computed,
                                .source = KV_TIER_DEVICE };
@@ -107,5 +107,5 @@ uint64_t pick_time_itl(const struct pick_request *request, const struct pick_can
                        const struct pick_plan *plan)
 {
     uint32_t rows = plan->computed < PICK_CHUNK_TOKENS ? plan->computed : PICK_CHUNK_TOKENS;
-    return whole((double)decode->rates.step + compute_us(decode, request->n_tokens - rows, rows));
+    return whole((double)decode->rates.step + pick_time_compute(decode, request->n_tokens - rows, rows));
 }

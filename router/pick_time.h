@@ -16,6 +16,8 @@ struct pick_plan {
     enum kv_tier source;
 };
 
+/* Computing n tokens behind `context` others. */
+double pick_time_compute(const struct pick_candidate *c, uint32_t context, uint32_t n);
 /* The cheapest of computing all that is not in its device, and of fetching what one tier or anybody else holds. */
 void pick_time_plan(const struct pick_request *request, const struct pick_candidate *c, struct pick_plan *out);
 /* Until its queue is computed. local: only what the decode worker computes itself. */

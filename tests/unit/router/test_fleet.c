@@ -538,6 +538,19 @@ static void test_a_slow_measure_is_forgotten(void **state)
     fleet_destroy(&fake.fleet);
 }
 
+static void test_bytes_of_a_token(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    fake_fleet_open(&fake, fake_now);
+    struct instance in = { .incarnation = 7, .id = "d", .role = "decode", .model = "m", .control = "tcp://d" };
+    snprintf(in.kv_format, sizeof in.kv_format, "f9388c4fbe333d6c-6ac721d62cac494a-BF16-b16-l30h3d64-portable");
+    fleet_member(fake.fleet, &in);
+    assert_int_equal(fleet_kv_bytes(fleet_find(fake.fleet, "d"), 10), 10 * 30 * 2 * 3 * 64 * 2);
+    assert_int_equal(fleet_kv_bytes(fake_worker(&fake, "p", "prefill", "m"), 10), 10 * 65536); /* it does not say */
+    fleet_destroy(&fake.fleet);
+}
+
 static void test_holdings(void **state)
 {
     (void)state;
@@ -585,6 +598,7 @@ int main(void)
         cmocka_unit_test(test_remote_tokens),
         cmocka_unit_test(test_the_unmeasured_are_like_the_others),
         cmocka_unit_test(test_a_slow_measure_is_forgotten),
+        cmocka_unit_test(test_bytes_of_a_token),
         cmocka_unit_test(test_holdings),
     };
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);

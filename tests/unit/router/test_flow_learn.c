@@ -1,0 +1,219 @@
+/* What a flow learns from how its prompt fared, and what it finds of it in the index. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "common/log.h"
+#include "fake_fleet.h"
+#include "router/kv_view.h"
+
+#define MODEL    "m"
+#define N_PROMPT 1000
+#define BLOCK    16
+#define HELD     800
+
+static struct fake_fleet fake;
+static struct timers timers;
+static struct flows *flows;
+static struct kv_view *view;
+static struct fleet_worker *p0;
+static uint32_t prompt[N_PROMPT];
+static uint32_t holder; /* p1's number in the view */
+
+static void on_timing(void *arg, const Baton__Timing *timing)
+{
+    (void)arg;
+    (void)timing;
+}
+
+static void on_tokens(void *arg, uint32_t position, const Baton__Token *const *tokens, size_t n)
+{
+    (void)arg;
+    (void)position;
+    (void)tokens;
+    (void)n;
+}
+
+static void on_finish(void *arg, Baton__Finish finish, const struct flow_timing *timing)
+{
+    (void)arg;
+    (void)finish;
+    (void)timing;
+}
+
+static void on_error(void *arg, enum flow_error error, const char *text)
+{
+    (void)arg;
+    (void)error;
+    fail_msg("%s", text);
+}
+
+static const struct flow_callbacks callbacks = { on_timing, on_tokens, on_finish, on_error };
+
+/* p1 holds the beginning of the prompt, for those without a salt. */
+static void hold(void)
+{
+    const struct kv_holder p1 = {
+        .id = "p1", .role = "prefill", .host = "", .model = MODEL, .weights = 1, .tokenizer = 2, .block_tokens = BLOCK
+    };
+    const struct block_seed_parts seed = { .weights = 1, .tokenizer = 2 };
+    struct block_hash chain[HELD / BLOCK];
+    struct block_hasher hasher;
+    struct error err;
+    block_hasher_init(&hasher, block_seed(&seed), BLOCK);
+    assert_int_equal(block_hasher_grow(&hasher, prompt, HELD, chain, HELD / BLOCK), HELD / BLOCK);
+    assert_int_equal(kv_view_add(view, &p1, &holder, &err), ST_OK);
+    kv_view_store(view, holder, KV_TIER_DEVICE, chain, HELD / BLOCK);
+}
+
+static int open_all(void **state)
+{
+    (void)state;
+    log_init("test", LOG_OFF);
+    fake_fleet_open(&fake, fake_now);
+    timers_init(&timers);
+    timers_set_now(&timers, fake.now_us);
+    for (uint32_t i = 0; i < N_PROMPT; i++)
+        prompt[i] = 7 * i % 501;
+    if (kv_view_create(&(struct kv_view_options){ .max_bytes = 4 << 20, .max_holders = 64 }, &view) != ST_OK)
+        return -1;
+    (void)fake_worker(&fake, "d", "decode", MODEL);
+    p0 = fake_worker(&fake, "p0", "prefill", MODEL);
+    const struct flows_options options = { .fleet = fake.fleet,
+                                           .timers = &timers,
+                                           .now = fake_now,
+                                           .ctx = &fake,
+                                           .incarnation = FAKE_ROUTER,
+                                           .max_attempts = 4,
+                                           .kv_view = view };
+    return flows_create(&options, &flows) == ST_OK ? 0 : -1;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    flows_destroy(&flows);
+    assert_int_equal(fleet_ours(fake.fleet), 0);
+    fleet_destroy(&fake.fleet);
+    timers_free(&timers);
+    kv_view_destroy(&view);
+    return 0;
+}
+
+static struct flow_request remote_request(void)
+{
+    return (struct flow_request){ .model = MODEL,
+                                  .adapter = "",
+                                  .prompt = prompt,
+                                  .n_prompt = N_PROMPT,
+                                  .sampling = { .max_tokens = 20, .top_p = 1, .n_logprobs = -1 },
+                                  .route = BATON__ROUTE__ROUTE_REMOTE,
+                                  .deadline_us = fake.now_us + 1000000,
+                                  .callbacks = &callbacks };
+}
+
+/* What is predicted for the request once its worker has told of itself again. */
+static const struct pick_parts *dispatch(const struct flow_request *request)
+{
+    Baton__Load load = BATON__LOAD__INIT;
+    struct flow *flow;
+    load.id = "p0";
+    load.incarnation = 7;
+    fleet_on_load(fake.fleet, &load);
+    assert_int_equal(flow_submit(flows, request, &flow), ST_OK);
+    timers_run(&timers, fake.now_us);
+    return &fleet_last_choice(fake.fleet)->predicted;
+}
+
+/* It comes to its end at p0. */
+static void finish(uint32_t computed, uint32_t from_host, uint64_t prefill_us)
+{
+    Baton__Timing timing = BATON__TIMING__INIT;
+    uint32_t cached[KV_TIER_COUNT] = { 0, from_host, 0, 0 };
+    timing.route = "remote";
+    timing.prefill_worker = "p0";
+    timing.legs = 1;
+    timing.computed_tokens = computed;
+    timing.prefill_us = prefill_us;
+    timing.cached_tokens = cached;
+    timing.n_cached_tokens = KV_TIER_COUNT;
+    fake_tokens(flows, fake_last(&fake, FRAME_GENERATE), N_PROMPT, (uint32_t[]){ 1 }, 1, BATON__FINISH__FINISH_STOP,
+                &timing);
+}
+
+/* 100 us a token to compute. */
+static void measure_computing(void)
+{
+    for (int i = 0; i < 40; i++)
+        for (uint32_t n = 8; n <= 2048; n *= 4)
+            fleet_learn_prefill(p0, n, n, 100 * n);
+}
+
+static void test_the_index_is_asked(void **state)
+{
+    (void)state;
+    measure_computing();
+    fleet_learn_pull(p0, KV_TIER_REMOTE, fleet_kv_bytes(p0, HELD), 10000);
+    hold();
+    struct flow_request request = remote_request();
+    assert_int_equal(dispatch(&request)->pulled, HELD);
+    assert_int_equal(fleet_last_input(fake.fleet)->request.elsewhere, HELD);
+    request.salt = (struct block_hash){ 1, 2 }; /* another's KV is not its own */
+    assert_int_equal(dispatch(&request)->pulled, 0);
+    request = remote_request();
+    request.no_cache = true;
+    assert_int_equal(dispatch(&request)->pulled, 0);
+    assert_int_equal(fleet_last_input(fake.fleet)->request.elsewhere, 0);
+    (void)fake_worker(&fake, "p1", "prefill", MODEL);
+    request = remote_request();
+    assert_int_equal(dispatch(&request)->cached, HELD); /* and who has it gets it */
+}
+
+/* A worker that computes what it should fetch teaches that fetching costs as much. */
+static void test_what_is_not_fetched_is_learned(void **state)
+{
+    (void)state;
+    measure_computing();
+    fleet_learn_pull(p0, KV_TIER_REMOTE, fleet_kv_bytes(p0, HELD), 10000);
+    hold();
+    const struct flow_request request = remote_request();
+    int tries = 0;
+    while (dispatch(&request)->pulled > 0) {
+        assert_true(++tries < 40);
+        finish(N_PROMPT, 0, 100 * N_PROMPT);
+    }
+    assert_true(tries > 0);
+    finish(N_PROMPT, 0, 100 * N_PROMPT);
+}
+
+/* What was fetched in what time: the whole less what computing the rest takes. */
+static void test_fetching_is_learned(void **state)
+{
+    (void)state;
+    measure_computing();
+    hold();
+    const struct flow_request request = remote_request();
+    const uint64_t bytes = fleet_kv_bytes(p0, HELD);
+    (void)dispatch(&request);
+    finish(N_PROMPT - HELD, HELD, 100 * (N_PROMPT - HELD) + 5000);
+    (void)dispatch(&request);
+    const struct pick_line *line = &fleet_last_input(fake.fleet)->prefills[0].rates.pull[KV_TIER_HOST];
+    double us = (double)line->base + (double)line->byte * (double)bytes;
+    assert_true(us > 4000 && us < 6000);
+    finish(N_PROMPT, 0, 100 * N_PROMPT);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, open_all, close_all)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_the_index_is_asked),
+        TEST(test_what_is_not_fetched_is_learned),
+        TEST(test_fetching_is_learned),
+    };
+    return cmocka_run_group_tests_name("flow_learn", tests, NULL, NULL);
+}
