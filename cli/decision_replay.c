@@ -193,7 +193,12 @@ status replay_run(FILE *file, const struct replay_options *options, struct repla
 {
     struct replay *r = calloc(1, sizeof *r);
     char *text = malloc(DECISION_LINE_BYTES + 2);
-    status st = r && text ? replay_lines(r, file, options, text, err) : error_set(err, ST_NO_MEMORY, "no memory");
+    if (!r || !text) {
+        free(r);
+        free(text);
+        return error_set(err, ST_NO_MEMORY, "no memory");
+    }
+    status st = replay_lines(r, file, options, text, err);
     free(text);
     if (st != ST_OK) {
         replay_free(&r);
