@@ -163,5 +163,5 @@ static int run(const struct command *self, int argc, char **argv)
     return code;
 }
 
-const struct command command_replay = { "replay-decisions", "FILE",
-                                                  "Decide again what a router's decision log holds", run };
+const struct command command_replay = { "replay-decisions", "FILE", "Decide again what a router's decision log holds",
+                                        run };

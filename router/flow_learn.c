@@ -2,8 +2,9 @@
 
 #include "router/flow_internal.h"
 
-#define MISSED_COUNTS 2u /* times what it cost, so that computing is predicted from then on, and not either by turns   \
-                          */
+#define MISSED_COUNTS                                                                                                  \
+    2u /* times what it cost, so that computing is predicted from then on, and not either by turns                     \
+        */
 
 /* What a worker's timing says of a prompt. */
 struct fared {

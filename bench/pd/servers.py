@@ -43,7 +43,7 @@ class Baton:
             own = [f"decode.threads={threads}", f"decode.step_tokens={rows + MAX_SEQS}", f"decode.chunk_tokens={rows}",
                    f"decode.beside_tokens={rows}"]
         else:
-            own = [f"worker.threads={threads // 2}"]
+            own = [f"worker.threads={threads // 2}", "router.policy=least-loaded"]  # long prompts go apart whatever is faster
         self.split = not budget
         own += [f"worker.max_seqs={MAX_SEQS}", "worker.prefix_cache=false"]
         self.cluster = Cluster(model=model, prefill=int(self.split), decode=1, sets=[*own, *sets])

@@ -49,9 +49,14 @@ static void check_all(struct vc *vc, uint32_t n, const char *name)
 
 static struct vc_options calm(uint64_t seed)
 {
-    return (struct vc_options){
-        .seed = seed, .n_decodes = 2, .n_prefills = 2, .n_blocks = 96, .chunk_tokens = 16, .texts = 3, .fault_at = ""
-    };
+    return (struct vc_options){ .seed = seed,
+                                .policy = (enum pick_policy)(seed % PICK_POLICY_COUNT),
+                                .n_decodes = 2,
+                                .n_prefills = 2,
+                                .n_blocks = 96,
+                                .chunk_tokens = 16,
+                                .texts = 3,
+                                .fault_at = "" };
 }
 
 static void test_calm(void **state)

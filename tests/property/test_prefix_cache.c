@@ -99,6 +99,7 @@ static void test_what_is_found(void **state)
                                       .n_prefills = 1,
                                       .n_blocks = 4000,
                                       .chunk_tokens = 1 + (uint32_t)seed * 3,
+                                      .policy = PICK_LEAST_LOADED, /* the worker's threshold decides on the route */
                                       .restart = true,
                                       .fault_at = "" };
         memset(t->known, 0, sizeof t->known);

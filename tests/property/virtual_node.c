@@ -187,7 +187,8 @@ void node_start_router(struct node *n)
 {
     n->is_router = n->alive = true;
     n->life = ++n->vc->next_life;
-    struct fleet_options f = { .incarnation = n->life,
+    struct fleet_options f = { .policy = n->vc->options.policy,
+                               .incarnation = n->life,
                                .now = node_now,
                                .now_ctx = n,
                                .silent_us = UINT64_MAX,
