@@ -36,6 +36,12 @@ static void offer(struct shortlist *list, const struct rank *rank)
     list->at[i] = *rank;
 }
 
+/* Whether something of so much time, or more, may still enter. */
+static bool may_enter(const struct shortlist *list, uint64_t us)
+{
+    return list->n < list->max || us <= list->at[list->n - 1].us;
+}
+
 /* One side's candidates for pairs. */
 struct side {
     struct shortlist by_time, by_cached, by_load;
@@ -86,6 +92,12 @@ uint32_t pick_turn(uint32_t place, uint32_t places, uint64_t turn)
     return place >= first ? place - first : place + places - first;
 }
 
+/* Neither its load nor a time of at least that lets it in: most of thousands end here. */
+static bool is_out(const struct side *side, uint64_t load_us, uint32_t cached)
+{
+    return cached == 0 && !may_enter(&side->by_load, load_us) && !may_enter(&side->by_time, load_us);
+}
+
 /* A prefill worker's part of the time. */
 static uint64_t prefill_us(const struct pick_input *in, const struct pick_candidate *c)
 {
@@ -122,8 +134,11 @@ static void collect_prefills(const struct pick_input *in, uint64_t format, struc
     side_init(side);
     for (uint32_t i = 0; i < in->n_prefills; i++) {
         const struct pick_candidate *c = &in->prefills[i];
-        if (c->usable && c->format == format)
-            side_offer(side, rank_prefill(in, i), pick_time_wait(c, false), longest(c));
+        if (!c->usable || c->format != format)
+            continue;
+        uint64_t load_us = pick_time_wait(c, false);
+        if (!is_out(side, load_us, longest(c)))
+            side_offer(side, rank_prefill(in, i), load_us, longest(c));
     }
     unite(side, &side->by_time, in, rank_prefill);
     unite(side, &side->by_cached, in, rank_prefill);
@@ -135,8 +150,11 @@ static void collect_decodes(const struct pick_input *in, uint64_t format, struct
     side_init(side);
     for (uint32_t i = 0; i < in->n_decodes; i++) {
         const struct pick_candidate *c = &in->decodes[i];
-        if (c->usable && c->format == format)
-            side_offer(side, rank_decode(in, i), pick_time_pressure(&in->request, c), longest(c));
+        if (!c->usable || c->format != format)
+            continue;
+        uint64_t load_us = pick_time_pressure(&in->request, c);
+        if (!is_out(side, load_us, longest(c)))
+            side_offer(side, rank_decode(in, i), load_us, longest(c));
     }
     unite(side, &side->by_time, in, rank_decode);
     unite(side, &side->by_cached, in, rank_decode);
@@ -191,12 +209,15 @@ static void best_local(const struct pick_input *in, uint64_t format, bool whatev
 {
     for (uint32_t i = 0; i < in->n_decodes; i++) {
         const struct pick_candidate *c = &in->decodes[i];
-        if (!c->usable || c->format != format || !(whatever || pick_local_holds(in, i)))
+        if (!c->usable || c->format != format)
             continue;
+        if (best->found && pick_time_wait(c, true) + pick_time_pressure(&in->request, c) > best->first.us)
+            continue; /* and that is not all of it */
         struct best local = { .found = true, .local = true, .prefill = PICK_NONE };
         local.first = (struct rank){ pick_predict(in, i, PICK_NONE, NULL), pick_work(c),
                                      pick_turn(c->place, in->decode_places, in->request.turn), i };
-        take_better(best, &local);
+        if (beats(&local, best) && (whatever || pick_local_holds(in, i)))
+            *best = local;
     }
 }
 

@@ -399,6 +399,10 @@ static void test_prefill_workers_are_counted_at_once(void **state)
     publish_plain(&fake, p[0], 300);
     assert_int_equal(p[0]->later_tokens, 0);
     assert_ptr_equal(first_helper(&fake), p[0]); /* 300 it says itself, and 400 of ours at the other */
+    fake.now_us += 5000;
+    (void)first_helper(&fake);
+    assert_int_equal(fleet_last_input(fake.fleet)->prefills[0].age_us, 5000);
+    assert_int_equal(fleet_last_input(fake.fleet)->prefills[1].age_us, 0); /* it said nothing yet */
     for (int i = 0; i < 8; i++)
         fleet_uncount(at[i], &burst[i]);
     assert_int_equal(fleet_counted(fake.fleet, false).dispatches, 0);
