@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/model_store.h"
 
@@ -27,6 +28,17 @@ enum role role_parse(const char *name)
     while (role < ROLE_COUNT && strcmp(name, role_names[role]) != 0)
         role++;
     return (enum role)role;
+}
+
+bool role_is_worker(enum role role)
+{
+    return role == ROLE_PREFILL || role == ROLE_DECODE;
+}
+
+uint32_t role_most(enum role role, uint32_t *least)
+{
+    *least = role == ROLE_ROUTER;
+    return role == ROLE_ETCD || role >= ROLE_COUNT ? 0 : role == ROLE_KVBM ? 1 : CLUSTER_MAX_REPLICAS;
 }
 
 /* As the daemons name a model: the last part of the path, a file's without its extension. */
@@ -98,7 +110,7 @@ status cluster_options_add_models(struct cluster_options *o, const char *text, s
 static bool is_setting_role(const char *role)
 {
     return !strcmp(role, "all") || !strcmp(role, "worker") || !strcmp(role, "prefill") || !strcmp(role, "decode") ||
-           !strcmp(role, "router");
+           !strcmp(role, "router") || !strcmp(role, "kvbm");
 }
 
 status cluster_options_add_setting(struct cluster_options *o, const char *text, struct error *err)
@@ -117,9 +129,21 @@ status cluster_options_add_setting(struct cluster_options *o, const char *text, 
     snprintf(s.value, sizeof s.value, "%s", equals + 1);
     if (!is_setting_role(s.role))
         return error_set(err, ST_INVALID,
-                         "--set: there is no role \"%s\"; it takes router, prefill, decode, worker or all", s.role);
+                         "--set: there is no role \"%s\"; it takes router, prefill, decode, worker, kvbm or all",
+                         s.role);
     o->settings[o->n_settings++] = s;
     return ST_OK;
+}
+
+status cluster_options_set_disk(struct cluster_options *o, const char *path, struct error *err)
+{
+    char here[PATH_MAX] = "";
+    if (path[0] != '/' && !getcwd(here, sizeof here))
+        return error_set(err, ST_IO, "--kv-disk: the working folder is not known: %s", strerror(errno));
+    int n = snprintf(o->kv_disk, sizeof o->kv_disk, "%s%s%s", here, here[0] ? "/" : "", path);
+    return n < (int)sizeof o->kv_disk
+               ? ST_OK
+               : error_set(err, ST_LIMIT, "--kv-disk: the path is longer than %zu bytes", sizeof o->kv_disk - 1);
 }
 
 bool cluster_setting_is_for(const struct cluster_setting *setting, enum role role)
@@ -129,7 +153,7 @@ bool cluster_setting_is_for(const struct cluster_setting *setting, enum role rol
     if (!strcmp(setting->role, "all"))
         return true;
     if (!strcmp(setting->role, "worker"))
-        return role == ROLE_PREFILL || role == ROLE_DECODE;
+        return role_is_worker(role);
     return !strcmp(setting->role, role_name(role));
 }
 
@@ -144,6 +168,7 @@ void cluster_options_write(const struct cluster_options *o, struct json_writer *
     for (unsigned role = ROLE_ETCD + 1; role < ROLE_COUNT; role++)
         json_field_uint(w, role_name((enum role)role), o->replicas[role]);
     json_field_string(w, "transfer", o->transfer);
+    json_field_string(w, "kv_disk", o->kv_disk);
     json_field_uint(w, "port", o->port);
     json_field_string(w, "etcd", o->etcd);
     json_write_key(w, "set");

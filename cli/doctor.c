@@ -86,7 +86,7 @@ static void check_etcd(struct examination *e)
 
 static void check_daemons(struct examination *e)
 {
-    static const char *const names[] = { "baton-router", "baton-prefill", "baton-decode" };
+    static const char *const names[] = { "baton-router", "baton-prefill", "baton-decode", "baton-kvbm" };
     char bin[1024], path[1100];
     struct error err;
     if (executable_folder(bin, sizeof bin, &err) != ST_OK)

@@ -71,6 +71,13 @@ static void worker_arguments(const struct launch_plan *plan, const struct member
     add(l, "--host-workers=%u", o->n_models * (o->replicas[ROLE_PREFILL] + o->replicas[ROLE_DECODE]));
 }
 
+static void kvbm_arguments(const struct launch_plan *plan, struct launch *l)
+{
+    add_option(l, "transfer", plan->options->transfer);
+    if (plan->options->kv_disk[0])
+        add_option(l, "disk", plan->options->kv_disk);
+}
+
 status launch_arguments(const struct launch_plan *plan, const struct member *m, struct launch *out)
 {
     const struct cluster_options *o = plan->options;
@@ -84,6 +91,8 @@ status launch_arguments(const struct launch_plan *plan, const struct member *m, 
         add_option(out, "etcd", plan->etcd_url);
         if (m->role == ROLE_ROUTER)
             router_arguments(plan, m, out);
+        else if (m->role == ROLE_KVBM)
+            kvbm_arguments(plan, out);
         else
             worker_arguments(plan, m, out);
     }

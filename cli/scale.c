@@ -75,11 +75,12 @@ static unsigned count_role(const json_t *state, const char *role)
 static bool read_target(const char *role, int role_len, const char *number, struct target *out)
 {
     char *end;
+    uint32_t least;
     snprintf(out->role, sizeof out->role, "%.*s", role_len, role);
     errno = 0;
     out->n = strtol(number, &end, 10);
     return *number && !*end && !errno && out->n >= 0 && role_len < (int)sizeof out->role &&
-           role_parse(out->role) != ROLE_COUNT && role_parse(out->role) != ROLE_ETCD;
+           role_most(role_parse(out->role), &least) > 0;
 }
 
 /* ROLE=N of each role at most once, or one ROLE N. How many; 0 when it is none of that. */
@@ -148,8 +149,8 @@ static int run_scale(const struct command *self, int argc, char **argv)
         return code;
     size_t n_targets = read_targets(&arguments, targets);
     if (n_targets == 0)
-        return command_misuse(self, "it takes ROLE=N, each role once: router, prefill or decode, and how many of each "
-                                    "model");
+        return command_misuse(self, "it takes ROLE=N, each role once: router or kvbm, and how many; prefill or decode, "
+                                    "and how many of each model");
     if (place_find(&place, &dir, &err) != ST_OK)
         return command_misuse(self, "%s", err.text);
     if (count_before(&dir, targets, n_targets, &err) != ST_OK)

@@ -12,7 +12,7 @@
 
 #define READYZ_MAX_BYTES 4096u
 
-/* Key in --json, and the series of a worker's /metrics. */
+/* Key in --json, and the series in /metrics of a worker or of the KV block manager. */
 static const struct figure {
     const char *key, *series;
     bool whole; /* a number without a fraction */
@@ -21,6 +21,7 @@ static const struct figure {
     { "running", "baton_worker_running_sequences", true },
     { "queued_tokens", "baton_worker_queued_tokens", true },
     { "kv_used", "baton_worker_kv_used_ratio", false },
+    { "kv_used", "baton_kvbm_host_used_ratio", false },
     { "resident_bytes", "process_resident_memory_bytes", true },
     { "cpu_seconds", "process_cpu_seconds_total", false },
 };

@@ -191,7 +191,7 @@ static void try_etcd_again(struct supervisor *s, struct member *m, int wait_stat
 
 /* ---- stop, in stages: who uses others ends before them ---------------------------------- */
 
-static const enum role stop_order[] = { ROLE_DECODE, ROLE_PREFILL, ROLE_ROUTER, ROLE_ETCD, ROLE_COUNT };
+static const enum role stop_order[] = { ROLE_DECODE, ROLE_PREFILL, ROLE_ROUTER, ROLE_KVBM, ROLE_ETCD, ROLE_COUNT };
 
 static void terminate_role(struct supervisor *s, enum role role, uint64_t timeout_us)
 {
@@ -317,8 +317,7 @@ static status add_members(struct supervisor *s, struct error *err)
     const struct cluster_options *o = &s->cluster;
     struct member *m;
     for (unsigned role = ROLE_ETCD; role < ROLE_COUNT; role++) {
-        bool is_worker = role == ROLE_PREFILL || role == ROLE_DECODE;
-        for (uint32_t model = 0; model < (is_worker ? o->n_models : 1); model++)
+        for (uint32_t model = 0; model < (role_is_worker((enum role)role) ? o->n_models : 1); model++)
             for (uint32_t i = 0; i < o->replicas[role]; i++)
                 if (supervisor_add(s, (enum role)role, model, &m) != ST_OK)
                     return error_set(err, ST_LIMIT, "a cluster has %d processes at most", ROSTER_MAX);

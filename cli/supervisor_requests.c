@@ -31,7 +31,7 @@ static void write_model(const struct supervisor *s, const struct member *m, stru
         for (uint32_t i = 0; i < o->n_models; i++)
             n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? "," : "", o->models[i].name);
         json_field_string(w, "model", names);
-    } else if (m->role != ROLE_ETCD) {
+    } else if (role_is_worker(m->role)) {
         json_field_string(w, "model", o->models[m->model].name);
     }
 }
@@ -152,16 +152,17 @@ static status scale(struct supervisor *s, const json_t *request, struct error *e
     json_t *count = json_object_get(request, "n");
     json_int_t n = json_integer_value(count);
     enum role role = name ? role_parse(name) : ROLE_COUNT;
-    if (role == ROLE_COUNT || role == ROLE_ETCD)
-        return error_set(err, ST_INVALID, "there is no role \"%.40s\" to scale; it takes router, prefill or decode",
+    uint32_t least, most = role_most(role, &least);
+    if (most == 0)
+        return error_set(err, ST_INVALID,
+                         "there is no role \"%.40s\" to scale; it takes router, prefill, decode or kvbm",
                          name ? name : "");
-    if (!json_is_integer(count) || n < (role == ROLE_ROUTER) || n > CLUSTER_MAX_REPLICAS)
-        return error_set(err, ST_INVALID, "%s takes a number from %d to %d", name, role == ROLE_ROUTER,
-                         CLUSTER_MAX_REPLICAS);
+    if (!json_is_integer(count) || n < least || n > most)
+        return error_set(err, ST_INVALID, "%s takes a number from %u to %u", name, least, most);
     if (s->phase != PHASE_READY)
         return error_set(err, ST_AGAIN, "the cluster is %s", phase_name(s->phase));
     s->cluster.replicas[role] = (uint32_t)n;
-    for (uint32_t model = 0; model < (role == ROLE_ROUTER ? 1 : s->cluster.n_models); model++)
+    for (uint32_t model = 0; model < (role_is_worker(role) ? s->cluster.n_models : 1); model++)
         if (scale_model(s, role, model, (uint32_t)n, timeout_of(request, DRAIN_TIMEOUT_S)) != ST_OK)
             return error_set(err, ST_LIMIT, "a cluster has %d processes at most", ROSTER_MAX);
     log_info("scaled", "role=%s n=%u", name, (unsigned)n);

@@ -85,8 +85,8 @@ static status take_lists(struct up *up, const struct option_list *models, const 
 /* True: go on. */
 static bool read_options(struct up *up, int argc, char **argv, int *code)
 {
-    int64_t router = 1, prefill = 1, decode = 1, port = 8000, timeout = 180;
-    const char *engine = "cpu", *transfer = "auto", *etcd = "";
+    int64_t router = 1, prefill = 1, decode = 1, kvbm = 1, port = 8000, timeout = 180;
+    const char *engine = "cpu", *transfer = "auto", *kv_disk = "", *etcd = "";
     struct option_list models = { .n = 0 }, settings = { .n = 0 };
     struct error err;
     status st;
@@ -97,13 +97,16 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
           CLUSTER_MAX_REPLICAS },
         { "prefill", 0, OPTION_INT, &prefill, "N", "Prefill workers of each model (1)", 0, CLUSTER_MAX_REPLICAS },
         { "decode", 0, OPTION_INT, &decode, "N", "Decode workers of each model (1)", 1, CLUSTER_MAX_REPLICAS },
+        { "kvbm", 0, OPTION_INT, &kvbm, "0|1", "KV block manager, which keeps blocks outside the workers (1)", 0, 1 },
+        { "kv-disk", 0, OPTION_TEXT, &kv_disk, "PATH", "Folder in which it keeps blocks on disk, over restarts too", 0,
+          0 },
         { "engine", 0, OPTION_WORD, &engine, "cpu", "What computes (cpu)", 0, 0 },
         { "transfer", 0, OPTION_WORD, &transfer, "auto|shm|tcp", "How KV moves (auto)", 0, 0 },
         { "port", 0, OPTION_INT, &port, "PORT", "Port of the API on 127.0.0.1; 0: any (8000)", 0, 65535 },
         PLACE_ROWS(&up->place),
         { "etcd", 0, OPTION_TEXT, &etcd, "URL", "Use this etcd instead of an own one", 0, 0 },
         { "set", 0, OPTION_LIST, &settings, "ROLE.KEY=VALUE",
-          "An option of router, prefill, decode, worker or all; may be repeated", 0, 0 },
+          "An option of router, prefill, decode, worker, kvbm or all; may be repeated", 0, 0 },
         { "timeout", 0, OPTION_INT, &timeout, "SECONDS", "Longest wait for the cluster to answer (180)", 1, 86400 },
         { "foreground", 0, OPTION_FLAG, &up->foreground, "", "Stay until SIGINT or SIGTERM, then stop the cluster", 0,
           0 },
@@ -115,6 +118,10 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
         command_misuse(up->self, "--port %d leaves no room for %d routers", (int)port, (int)router);
     } else if (strlen(etcd) >= sizeof up->cluster.etcd) {
         command_misuse(up->self, "--etcd is longer than %zu bytes", sizeof up->cluster.etcd - 1);
+    } else if (kv_disk[0] && !kvbm) {
+        command_misuse(up->self, "--kv-disk is of no use with --kvbm 0");
+    } else if (kv_disk[0] && cluster_options_set_disk(&up->cluster, kv_disk, &err) != ST_OK) {
+        command_misuse(up->self, "%s", err.text);
     } else if ((st = place_find(&up->place, &up->dir, &err)) != ST_OK ||
                (st = take_lists(up, &models, &settings, &err)) != ST_OK || (st = find_bin_dir(up, &err)) != ST_OK) {
         *code =
@@ -124,6 +131,7 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
         o->replicas[ROLE_ROUTER] = (uint32_t)router;
         o->replicas[ROLE_PREFILL] = (uint32_t)prefill;
         o->replicas[ROLE_DECODE] = (uint32_t)decode;
+        o->replicas[ROLE_KVBM] = (uint32_t)kvbm;
         o->port = (uint16_t)port;
         snprintf(o->transfer, sizeof o->transfer, "%s", transfer);
         snprintf(o->etcd, sizeof o->etcd, "%s", etcd);

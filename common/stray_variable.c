@@ -16,12 +16,13 @@
 static const char *const known[] = {
 #define FIELD(name, ...) #name,
 #include "common/daemon.def"
+#include "kvbm/daemon/config.def"
 #include "router/config.def"
 #include "worker/config.def"
 #undef FIELD
 };
 
-static const char *const roles[] = { "ROUTER_", "PREFILL_", "DECODE_" };
+static const char *const roles[] = { "ROUTER_", "PREFILL_", "DECODE_", "KVBM_" };
 
 static size_t prefix_of(const char *name)
 {

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define FINGERPRINT_DIGITS 16
+
 static const enum dtype kv_types[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32, DTYPE_INT8 };
 
 static const char *const order_names[] = { [KV_ORDER_LAYER_SIDE_HEAD_TOKEN] = "lsht" };
@@ -76,4 +78,23 @@ status kv_format_parse(const char *text, struct kv_format *out, struct error *er
                          "\"%.100s\" is no KV format: it must look like BF16-lsht-l30h3d64-b16-tp1-portable", text);
     *out = f;
     return ST_OK;
+}
+
+const char *kv_format_of_worker(const char *published)
+{
+    for (int i = 0; i < 2; i++) {
+        if (strspn(published, "0123456789abcdef") != FINGERPRINT_DIGITS || published[FINGERPRINT_DIGITS] != '-')
+            return NULL;
+        published += FINGERPRINT_DIGITS + 1;
+    }
+    return published;
+}
+
+struct kv_layout kv_format_layout(const struct kv_format *f)
+{
+    return (struct kv_layout){ .n_layers = f->n_layers,
+                               .n_kv_heads = f->n_kv_heads,
+                               .head_dim = f->head_dim,
+                               .block_tokens = f->block_tokens,
+                               .type = f->type };
 }

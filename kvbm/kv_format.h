@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "common/status.h"
-#include "engine/tensor.h"
+#include "engine/kv_layout.h"
 
 #define KV_FORMAT_CLASS_BYTES 24u
 #define KV_FORMAT_TEXT_BYTES  96u
@@ -49,5 +49,11 @@ const char *kv_format_difference_text(enum kv_format_difference difference);
 const char *kv_format_text(const struct kv_format *format, char out[KV_FORMAT_TEXT_BYTES]);
 /* What kv_format_text wrote; ST_INVALID, with a sentence, for anything else. */
 MUST_CHECK status kv_format_parse(const char *text, struct kv_format *out, struct error *err);
+
+/* A worker publishes "WEIGHTS-TEXT-" before it, two fingerprints of 16 digits: what it serves. The part behind them;
+ * NULL where they are missing. */
+const char *kv_format_of_worker(const char *published);
+/* How a block of this format lies in memory. */
+struct kv_layout kv_format_layout(const struct kv_format *format);
 
 #endif

@@ -154,6 +154,16 @@ status membership_create(const struct membership_options *options, struct member
     return st;
 }
 
+void membership_update(struct membership *m, const struct instance *self)
+{
+    struct text_buffer record;
+    text_buffer_init(&record, RECORD_MAX_BYTES);
+    instance_write(self, &record);
+    if (m->registration && record.state == ST_OK)
+        etcd_registration_update(m->registration, text_buffer_text(&record));
+    text_buffer_free(&record);
+}
+
 void membership_leave(struct membership *m)
 {
     if (m->registration)
@@ -207,4 +217,28 @@ void membership_link_options(struct daemon *d, struct links_options *out)
         .repeat_us = c->repeat_interval,
         .max_pending = LINK_MAX_PENDING,
     };
+}
+
+status membership_endpoints(const struct daemon *d, struct membership_endpoints *out, struct error *err)
+{
+    const struct daemon_config *c = daemon_shared_config(d);
+    char host[CONFIG_TEXT_BYTES];
+    uint16_t port;
+    if (config_split_address(c->listen, host, sizeof host, &port) != ST_OK)
+        return error_set(err, ST_INVALID, "--listen %s is no address", c->listen);
+    snprintf(out->control, sizeof out->control, "tcp://%s", c->listen);
+    if (c->event_listen[0])
+        snprintf(out->events, sizeof out->events, "tcp://%s", c->event_listen);
+    else
+        snprintf(out->events, sizeof out->events, strchr(host, ':') ? "tcp://[%.200s]:0" : "tcp://%.200s:0", host);
+    return ST_OK;
+}
+
+void membership_advertised(const struct daemon *d, const char *endpoint, char *out, size_t size)
+{
+    const char *host = daemon_shared_config(d)->advertise, *port = strrchr(endpoint, ':');
+    if (host[0] && port)
+        snprintf(out, size, strchr(host, ':') ? "tcp://[%.90s]%.8s" : "tcp://%.90s%.8s", host, port);
+    else
+        snprintf(out, size, "%s", endpoint);
 }

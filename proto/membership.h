@@ -29,6 +29,8 @@ void membership_leave(struct membership *m);
 /* Another process holds the name, which is this one's no longer or never was. */
 bool membership_name_is_taken(const struct membership *m);
 bool membership_etcd_up(const struct membership *m);
+/* What the own record says from now on, under the same role and id. */
+void membership_update(struct membership *m, const struct instance *self);
 void membership_destroy(struct membership **m);
 
 /* What every daemon publishes of itself: id, role, incarnation, host, rack, zone, version, pid and process; the rest
@@ -36,5 +38,13 @@ void membership_destroy(struct membership **m);
 void membership_describe(const struct daemon *d, struct instance *out);
 /* Name, incarnation and times, the same on all links of a cluster; the rest is the caller's. */
 void membership_link_options(struct daemon *d, struct links_options *out);
+
+/* Endpoints for a daemon's sockets: --listen as "tcp://HOST:PORT", and --event-listen or any port of the same host. */
+struct membership_endpoints {
+    char control[CONFIG_TEXT_BYTES + 8], events[CONFIG_TEXT_BYTES + 8];
+};
+MUST_CHECK status membership_endpoints(const struct daemon *d, struct membership_endpoints *out, struct error *err);
+/* A bound endpoint as others reach it: with the advertised host where there is one. */
+void membership_advertised(const struct daemon *d, const char *endpoint, char *out, size_t size);
 
 #endif

@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/log.h"
+#include "kvbm/kv_format.h"
 #include "worker/kv_memory.h"
 #include "worker/process.h"
 #include "worker/weights_client.h"
@@ -127,10 +128,18 @@ static void name_class(struct worker_process *p)
 /* Everything that must be equal for KV to be exchanged. */
 static void name_format(struct worker_process *p)
 {
-    snprintf(p->kv_format, sizeof p->kv_format, "%016" PRIx64 "-%016" PRIx64 "-%s-b%u-l%uh%ud%u-%s",
-             model_fingerprint(p->model), model_text_fingerprint(p->model), dtype_name(p->layout.type),
-             p->layout.block_tokens, p->layout.n_layers, p->layout.n_kv_heads, p->layout.head_dim,
+    struct kv_format format = { .type = p->layout.type,
+                                .order = KV_ORDER_LAYER_SIDE_HEAD_TOKEN,
+                                .n_layers = p->layout.n_layers,
+                                .n_kv_heads = p->layout.n_kv_heads,
+                                .head_dim = p->layout.head_dim,
+                                .block_tokens = p->layout.block_tokens,
+                                .tensor_parallel = 1 };
+    char text[KV_FORMAT_TEXT_BYTES];
+    snprintf(format.class, sizeof format.class, "%s",
              p->config->f32_math ? "f32" : engine_class_name((enum contract_class)p->config->class));
+    snprintf(p->kv_format, sizeof p->kv_format, "%016" PRIx64 "-%016" PRIx64 "-%s", model_fingerprint(p->model),
+             model_text_fingerprint(p->model), kv_format_text(&format, text));
 }
 
 static status pool_start(struct daemon *d, struct error *err)

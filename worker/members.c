@@ -1,33 +1,22 @@
 /* etcd: publishes this worker, and tells peers.c who else is there. */
 #include <stdio.h>
-#include <string.h>
 
 #include "worker/process.h"
 
-/* As others reach us: the bound endpoint, with the advertised host where there is one. */
-static void advertised(const char *endpoint, const char *host, char *out, size_t size)
-{
-    const char *port = strrchr(endpoint, ':');
-    if (host[0] && port)
-        snprintf(out, size, strchr(host, ':') ? "tcp://[%.90s]%.8s" : "tcp://%.90s%.8s", host, port);
-    else
-        snprintf(out, size, "%s", endpoint);
-}
-
 static void describe_self(const struct worker_process *p, struct instance *self)
 {
-    const char *host = daemon_shared_config(p->daemon)->advertise;
     membership_describe(p->daemon, self);
     snprintf(self->model, sizeof self->model, "%s", p->model_name);
     snprintf(self->kv_format, sizeof self->kv_format, "%s", p->kv_format);
     adapters_describe(&p->adapters, self->adapters, sizeof self->adapters);
     snprintf(self->class, sizeof self->class, "%s", p->class);
-    advertised(links_endpoint(p->links), host, self->control, sizeof self->control);
-    advertised(links_events_endpoint(p->links), host, self->events, sizeof self->events);
+    membership_advertised(p->daemon, links_endpoint(p->links), self->control, sizeof self->control);
+    membership_advertised(p->daemon, links_events_endpoint(p->links), self->events, sizeof self->events);
     if (p->kv_publish) {
         const struct kv_publisher *publisher = kv_publish_publisher(p->kv_publish);
-        advertised(kv_publisher_endpoint(publisher), host, self->kv_events, sizeof self->kv_events);
-        advertised(kv_publisher_replay_endpoint(publisher), host, self->kv_replay, sizeof self->kv_replay);
+        membership_advertised(p->daemon, kv_publisher_endpoint(publisher), self->kv_events, sizeof self->kv_events);
+        membership_advertised(p->daemon, kv_publisher_replay_endpoint(publisher), self->kv_replay,
+                              sizeof self->kv_replay);
     }
     self->weights = model_fingerprint(p->model);
     self->tokenizer = model_text_fingerprint(p->model);

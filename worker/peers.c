@@ -4,12 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/clock.h"
 #include "common/log.h"
+#include "transfer/way.h"
 #include "worker/process.h"
-
-#define WAY_TIMEOUT_US 3000000u /* for connecting to a peer's blocks and testing the way */
-#define WAY_RETRY_US   1000000u
 
 struct process_peer {
     struct worker_peer peer; /* first; what worker.h sees */
@@ -18,93 +15,22 @@ struct process_peer {
     struct link *own_link; /* we opened it and close it; NULL for a peer that came to us */
     char address[128];     /* that own_link was opened to */
     bool is_member;        /* etcd knows it */
-    bool up, way_ready;
-    struct transfer_peer *way;
-    uint8_t *description; /* transfer_description of the peer, for another try */
-    size_t description_len;
-    struct timer retry;
+    bool up;
+    struct transfer_way way; /* to the blocks of a prefill worker */
 };
 
-static void drop_way(struct process_peer *peer)
+static void on_way_changed(void *arg)
 {
-    peer->peer.transfer = NULL;
-    peer->way_ready = false;
-    timer_cancel(loop_timers(daemon_loop(peer->process->daemon)), &peer->retry);
-    transfer_disconnect(&peer->way);
+    struct process_peer *peer = arg;
+    peer->peer.transfer = peer->way.peer;
+    peer->peer.transport = transfer_transport_name(peer->way.transport);
 }
 
 static void peer_free(struct process_peer *peer)
 {
-    drop_way(peer);
+    transfer_way_close(&peer->way);
     TAILQ_REMOVE(&peer->process->peers, peer, link);
-    free(peer->description);
     free(peer);
-}
-
-/* ---- the way to a prefill worker's blocks ------------------------------------------ */
-
-static void open_way(void *arg);
-
-static void retry_way(struct process_peer *peer)
-{
-    drop_way(peer);
-    timer_set(loop_timers(daemon_loop(peer->process->daemon)), &peer->retry, clock_now_us() + WAY_RETRY_US, open_way,
-              peer);
-}
-
-static void on_way_ready(void *arg, status st, enum transfer_transport transport, const char *why)
-{
-    struct process_peer *peer = arg;
-    if (st != ST_OK) {
-        log_warn("no way to the blocks of a worker", "peer=%s reason=\"%s\"", peer->peer.id, why);
-        retry_way(peer);
-        return;
-    }
-    log_info("way to the blocks of a worker", "peer=%s transport=%s", peer->peer.id,
-             transfer_transport_name(transport));
-    peer->way_ready = true;
-    peer->peer.transfer = peer->way;
-    peer->peer.transport = transfer_transport_name(transport);
-}
-
-/* Takes under way have ended by themselves; the peer is asked again when the way is back. */
-static void on_way_lost(void *arg)
-{
-    struct process_peer *peer = arg;
-    log_warn("way to the blocks of a worker lost", "peer=%s", peer->peer.id);
-    retry_way(peer);
-}
-
-static void open_way(void *arg)
-{
-    struct process_peer *peer = arg;
-    struct error err;
-    struct transfer_peer_options options = {
-        .description = peer->description,
-        .description_len = peer->description_len,
-        .mode = (enum transfer_mode)peer->process->config->transfer,
-        .timeout_us = WAY_TIMEOUT_US,
-        .on_ready = on_way_ready,
-        .on_lost = on_way_lost,
-        .arg = peer,
-    };
-    if (!peer->up || !peer->description || peer->way)
-        return;
-    timer_cancel(loop_timers(daemon_loop(peer->process->daemon)), &peer->retry);
-    if (transfer_connect(peer->process->transfer, &options, &peer->way, &err) != ST_OK) {
-        log_warn("no way to the blocks of a worker", "peer=%s reason=\"%s\"", peer->peer.id, err.text);
-        retry_way(peer);
-    }
-}
-
-static void keep_description(struct process_peer *peer, const ProtobufCBinaryData *data)
-{
-    uint8_t *copy = data->len ? malloc(data->len) : NULL;
-    free(peer->description);
-    peer->description = copy;
-    peer->description_len = copy ? data->len : 0;
-    if (copy)
-        memcpy(copy, data->data, data->len);
 }
 
 struct worker_peer *peers_find_prefill(void *ctx, const char *id)
@@ -112,7 +38,7 @@ struct worker_peer *peers_find_prefill(void *ctx, const char *id)
     struct worker_process *p = ctx;
     struct process_peer *peer;
     TAILQ_FOREACH(peer, &p->peers, link)
-    if (peer->own_link && peer->up && peer->way_ready && !strcmp(peer->peer.id, id))
+    if (peer->own_link && peer->up && peer->way.peer && !strcmp(peer->peer.id, id))
         return &peer->peer;
     return NULL;
 }
@@ -126,6 +52,12 @@ static struct process_peer *peer_create(struct worker_process *p, const char *id
         return NULL;
     peer->process = p;
     snprintf(peer->peer.id, sizeof peer->peer.id, "%s", id);
+    peer->way = (struct transfer_way){ .transfer = p->transfer,
+                                       .timers = loop_timers(daemon_loop(p->daemon)),
+                                       .mode = (enum transfer_mode)p->config->transfer,
+                                       .name = peer->peer.id,
+                                       .changed = on_way_changed,
+                                       .arg = peer };
     TAILQ_INSERT_TAIL(&p->peers, peer, link);
     return peer;
 }
@@ -146,10 +78,8 @@ static void on_up(void *ctx, struct link *link, const Baton__Hello *hello, bool 
     log_info("peer up", "peer=%s role=%s first=%d", peer->peer.id, link_peer_role(link), first);
     if (known && !first)
         worker_on_peer_again(p->worker, &peer->peer, hello->live, hello->n_live);
-    if (peer->own_link && !peer->way) {
-        keep_description(peer, &hello->transfer);
-        open_way(peer);
-    }
+    if (peer->own_link)
+        transfer_way_open(&peer->way, hello->transfer.data, hello->transfer.len);
 }
 
 static void on_lost(void *ctx, struct link *link, const char *reason)
@@ -161,7 +91,7 @@ static void on_lost(void *ctx, struct link *link, const char *reason)
     log_warn("peer lost", "peer=%s reason=%s", peer->peer.id, reason);
     peer->up = false;
     worker_on_peer_lost(p->worker, &peer->peer);
-    drop_way(peer);
+    transfer_way_close(&peer->way);
     if (!peer->own_link) {
         link_set_user(link, NULL);
         peer_free(peer);
@@ -249,22 +179,16 @@ void peers_member_gone(struct worker_process *p, const char *id)
 static status peers_start(struct daemon *d, struct error *err)
 {
     struct worker_process *p = worker_process_of(d);
-    const struct daemon_config *c = daemon_shared_config(d);
-    char listen[CONFIG_TEXT_BYTES + 8], events[CONFIG_TEXT_BYTES + 8], host[CONFIG_TEXT_BYTES];
-    uint16_t port;
+    struct membership_endpoints endpoints;
     size_t transfer_len;
     const uint8_t *transfer = transfer_description(p->transfer, &transfer_len);
-    if (config_split_address(c->listen, host, sizeof host, &port) != ST_OK)
-        return error_set(err, ST_INVALID, "--listen %s is no address", c->listen);
-    snprintf(listen, sizeof listen, "tcp://%s", c->listen);
-    if (c->event_listen[0])
-        snprintf(events, sizeof events, "tcp://%s", c->event_listen);
-    else
-        snprintf(events, sizeof events, strchr(host, ':') ? "tcp://[%.200s]:0" : "tcp://%.200s:0", host);
     struct links_options options;
+    status st = membership_endpoints(d, &endpoints, err);
+    if (st != ST_OK)
+        return st;
     membership_link_options(d, &options);
-    options.listen = listen;
-    options.listen_events = events;
+    options.listen = endpoints.control;
+    options.listen_events = endpoints.events;
     options.model = p->model_name;
     options.kv_format = p->kv_format;
     options.transfer = transfer;

@@ -13,7 +13,7 @@ import support
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("BATON_TEST_BIN") or os.path.join(ROOT, "build/release/bin")
-PROGRAMS = ["baton-router", "baton-prefill", "baton-decode"]
+PROGRAMS = ["baton-router", "baton-prefill", "baton-decode", "baton-kvbm"]
 
 
 def ask(program, flag):

@@ -57,6 +57,7 @@ class Answer:
 
 class Cluster:
     def __init__(self, model=TINY, prefill=1, decode=1, router=1, transfer="auto", sets=(), env=None, extra=()):
+        sets = ["kvbm.kv_memory=32MiB", *sets]
         self.dir = tempfile.mkdtemp(prefix="baton-flow-")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -92,6 +93,10 @@ class Cluster:
 
     def workers(self, role=None):
         return [w for w in self.status()["workers"] if role in (None, w["role"])]
+
+    def engines(self):
+        """Those that compute."""
+        return [w for w in self.workers() if w["role"] in ("prefill", "decode")]
 
     def pid(self, role, index=0):
         return self.workers(role)[index]["pid"]
@@ -151,9 +156,10 @@ class Cluster:
     def wait_healed(self, prefill, decode, seconds=40):
         """All processes run, know each other, and hold nothing; there is no child beside them."""
         def whole():
-            status = self.status()
-            return (len(status["workers"]) == prefill + decode + 1 and
-                    all(w["state"] == "ready" and process_state(w["pid"]) not in "ZT" for w in status["workers"]))
+            workers = self.workers()
+            return ([sum(w["role"] == role for w in workers) for role in ("prefill", "decode", "router")] ==
+                    [prefill, decode, 1] and
+                    all(w["state"] == "ready" and process_state(w["pid"]) not in "ZT" for w in workers))
         wait_for("all processes to run", whole, seconds)
         self.wait_workers(prefill, decode)
         self.wait_nothing_left(25)
@@ -251,11 +257,11 @@ class Cluster:
             raise AssertionError(f"descriptors left open (before, now): {grown()}") from None
 
     def leftovers(self, router=True):
-        """What workers, and the router, still hold."""
+        """What workers, and the router, still hold. What the KV block manager keeps is nobody's."""
         held = {}
         for w in self.workers():
             m = self.metrics(w)
-            if w["role"] == "router" and not router:
+            if w["role"] == "kvbm" or w["role"] == "router" and not router:
                 continue
             if w["role"] == "router":
                 requests = m.get("baton_router_requests_held", 0)

@@ -43,7 +43,7 @@ def last(load, seconds):
 
 
 def etcd_health(c):
-    return [c.metrics(w).get("baton_worker_etcd_up") for w in c.workers() if w["role"] != "router"]
+    return [c.metrics(w).get("baton_worker_etcd_up") for w in c.engines()]
 
 
 def stands_still(c, etcd, streams, seconds):

@@ -146,7 +146,7 @@ def runs_after_an_interruption():
         place.env["BATON_PYTHON"] = "false"
         place.env["BATON_BIN_DIR"] = os.path.join(place.dir, "bin")
         os.mkdir(place.env["BATON_BIN_DIR"])
-        for name in ("baton-router", "baton-prefill"):
+        for name in ("baton-router", "baton-prefill", "baton-kvbm"):
             os.symlink(os.path.join(BIN, name), os.path.join(place.env["BATON_BIN_DIR"], name))
         write_program(os.path.join(place.env["BATON_BIN_DIR"], "baton-decode"),
                       STUCK_DECODE.format(bin=BIN, dir=place.dir))

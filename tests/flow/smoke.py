@@ -82,7 +82,7 @@ def talk(c, lines):
 def commands(c):
     status = c.status()
     roles = sorted(w["role"] for w in status["workers"])
-    assert {"router", "prefill", "decode"} <= set(roles), roles
+    assert {"router", "prefill", "decode", "kvbm"} <= set(roles), roles
     chat = c.baton("chat", "Hello!")
     assert chat.returncode == 0 and chat.stdout.strip(), (chat.stdout, chat.stderr)
     own = talk(c, "/help\n/nonsense\n/clear\n/quit\nHello!\n")

@@ -90,13 +90,13 @@ def faults(c, streams, seconds, rng):
 
 def everyone_works(c, streams):
     """None is left out for what it suffered."""
-    before = {w["id"]: done(c, w) for w in c.workers() if w["role"] != "router"}
+    before = {w["id"]: done(c, w) for w in c.engines()}
     with streams.running():
         try:
             wait_for("work for everyone", lambda: all(
-                done(c, w) > before[w["id"]] for w in c.workers() if w["role"] != "router"), 30)
+                done(c, w) > before[w["id"]] for w in c.engines()), 30)
         except AssertionError:
-            idle = [w["id"] for w in c.workers() if w["role"] != "router" and done(c, w) <= before[w["id"]]]
+            idle = [w["id"] for w in c.engines() if done(c, w) <= before[w["id"]]]
             raise AssertionError(f"these get nothing to do: {idle}") from None
 
 

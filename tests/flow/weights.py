@@ -22,7 +22,7 @@ def mapping(pid):
 
 
 def mappings(c):
-    return {w["id"]: mapping(w["pid"]) for w in c.workers() if w["role"] != "router"}
+    return {w["id"]: mapping(w["pid"]) for w in c.engines()}
 
 
 def starts(c, worker_id):

@@ -70,6 +70,38 @@ static void settings_name_role_key_and_value(void **state)
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         assert_int_not_equal(cluster_options_add_setting(&o, wrong[i], &err), ST_OK);
     assert_int_equal(o.n_settings, 3);
+    assert_int_equal(cluster_options_add_setting(&o, "kvbm.disk_size=1GiB", &err), ST_OK);
+    assert_true(cluster_setting_is_for(&o.settings[3], ROLE_KVBM));
+    assert_false(cluster_setting_is_for(&o.settings[3], ROLE_DECODE));
+    assert_false(cluster_setting_is_for(&o.settings[0], ROLE_KVBM)); /* it is no worker */
+}
+
+static void who_may_be_scaled(void **state)
+{
+    (void)state;
+    uint32_t least;
+    assert_int_equal(role_most(ROLE_ETCD, &least), 0);
+    assert_int_equal(role_most(role_parse("nobody"), &least), 0);
+    assert_int_equal(role_most(role_parse("kvbm"), &least), 1); /* one for each host */
+    assert_int_equal(least, 0);
+    assert_int_equal(role_most(ROLE_ROUTER, &least), CLUSTER_MAX_REPLICAS);
+    assert_int_equal(least, 1);
+    assert_true(role_is_worker(ROLE_PREFILL) && role_is_worker(ROLE_DECODE));
+    assert_false(role_is_worker(ROLE_KVBM) || role_is_worker(ROLE_ROUTER) || role_is_worker(ROLE_ETCD));
+}
+
+static void the_disk_is_absolute(void **state)
+{
+    (void)state;
+    static struct cluster_options o;
+    static char far[CONFIG_TEXT_BYTES + 1];
+    assert_int_equal(cluster_options_set_disk(&o, "/d/kv", &err), ST_OK);
+    assert_string_equal(o.kv_disk, "/d/kv");
+    assert_int_equal(cluster_options_set_disk(&o, "kv", &err), ST_OK);
+    assert_int_equal(o.kv_disk[0], '/');
+    assert_string_equal(strrchr(o.kv_disk, '/'), "/kv");
+    memset(far, 'f', sizeof far - 1);
+    assert_int_equal(cluster_options_set_disk(&o, far, &err), ST_LIMIT);
 }
 
 static json_t *written(const struct cluster_options *o)
@@ -102,6 +134,9 @@ static void the_same_options_match(void **state)
     b = a;
     b.port = 8001;
     assert_false(cluster_options_match(&b, root));
+    b = a;
+    strcpy(b.kv_disk, "/d/kv");
+    assert_false(cluster_options_match(&b, root));
     assert_false(cluster_options_match(&a, NULL));
     json_decref(root);
 }
@@ -113,6 +148,8 @@ int main(void)
         cmocka_unit_test(a_list_and_own_names),
         cmocka_unit_test(absent_models_say_what_to_do),
         cmocka_unit_test(settings_name_role_key_and_value),
+        cmocka_unit_test(who_may_be_scaled),
+        cmocka_unit_test(the_disk_is_absolute),
         cmocka_unit_test(the_same_options_match),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

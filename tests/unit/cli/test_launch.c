@@ -76,6 +76,25 @@ static void routers_serve_all_and_keep_their_port(void **state)
     assert_true(has("--http-listen=127.0.0.1:4242"));
 }
 
+static void the_block_manager_gets_its_disk(void **state)
+{
+    (void)state;
+    struct cluster_options o = two_models();
+    struct launch_plan plan = plan_of(&o);
+    struct member m = { .id = "kvbm-0", .role = ROLE_KVBM };
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_string_equal(launch.argv[0], "/bin/dir/baton-kvbm");
+    assert_true(has("--transfer=shm"));
+    assert_string_equal(launch.argv[launch.n - 1], "--transfer=shm"); /* nothing of models, and no disk */
+    strcpy(o.kv_disk, "/d/kv");
+    o.settings[o.n_settings++] = (struct cluster_setting){ "worker", "kv_memory", "1GiB" };
+    o.settings[o.n_settings++] = (struct cluster_setting){ "kvbm", "kv_memory", "2GiB" };
+    assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
+    assert_true(has("--disk=/d/kv"));
+    assert_true(has("--kv_memory=2GiB"));
+    assert_false(has("--kv_memory=1GiB"));
+}
+
 static void settings_come_last(void **state)
 {
     (void)state;
@@ -119,9 +138,9 @@ static void what_does_not_fit_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(workers_serve_one_model),      cmocka_unit_test(routers_serve_all_and_keep_their_port),
-        cmocka_unit_test(settings_come_last),           cmocka_unit_test(etcd_listens_on_loopback),
-        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(workers_serve_one_model),         cmocka_unit_test(routers_serve_all_and_keep_their_port),
+        cmocka_unit_test(the_block_manager_gets_its_disk), cmocka_unit_test(settings_come_last),
+        cmocka_unit_test(etcd_listens_on_loopback),        cmocka_unit_test(what_does_not_fit_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

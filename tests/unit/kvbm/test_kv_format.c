@@ -65,12 +65,32 @@ static void test_a_difference_has_a_name(void **state)
     assert_string_equal(kv_format_difference_text(KV_FORMAT_DIFFERS_DTYPE), "number format");
 }
 
+static void test_what_a_worker_publishes(void **state)
+{
+    (void)state;
+    assert_string_equal(kv_format_of_worker("0123456789abcdef-fedcba9876543210-" SMOL_TEXT), SMOL_TEXT);
+    assert_null(kv_format_of_worker(SMOL_TEXT));
+    assert_null(kv_format_of_worker("0123456789abcdef-" SMOL_TEXT));
+    assert_null(kv_format_of_worker("0123456789abcdef-fedcba987654321-" SMOL_TEXT));
+    assert_null(kv_format_of_worker("0123456789abcdeg-fedcba9876543210-" SMOL_TEXT));
+    assert_null(kv_format_of_worker(""));
+}
+
+static void test_layout(void **state)
+{
+    (void)state;
+    const struct kv_layout layout = kv_format_layout(&smol);
+    assert_int_equal(kv_block_bytes(&layout), 30 * 2 * 3 * 16 * 64 * 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text_and_back),
         cmocka_unit_test(test_refuses_other_texts),
         cmocka_unit_test(test_a_difference_has_a_name),
+        cmocka_unit_test(test_what_a_worker_publishes),
+        cmocka_unit_test(test_layout),
     };
     return cmocka_run_group_tests_name("KV format", tests, NULL, NULL);
 }

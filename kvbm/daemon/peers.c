@@ -1,0 +1,112 @@
+/* The other daemons that the manager speaks with: workers of its host come to it. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/log.h"
+#include "kvbm/daemon/process.h"
+#include "transfer/way.h"
+
+struct kvbm_peer {
+    TAILQ_ENTRY(kvbm_peer) link;
+    struct kvbm_process *process;
+    struct link *channel;
+    char id[64];
+    struct transfer_way way; /* to its blocks */
+};
+
+static void peer_free(struct kvbm_peer *peer)
+{
+    transfer_way_close(&peer->way);
+    TAILQ_REMOVE(&peer->process->peers, peer, link);
+    free(peer);
+}
+
+static struct kvbm_peer *peer_create(struct kvbm_process *p, struct link *channel)
+{
+    struct kvbm_peer *peer = calloc(1, sizeof *peer);
+    if (!peer)
+        return NULL;
+    peer->process = p;
+    peer->channel = channel;
+    snprintf(peer->id, sizeof peer->id, "%s", link_peer_id(channel));
+    peer->way = (struct transfer_way){ .transfer = p->transfer,
+                                       .timers = loop_timers(daemon_loop(p->daemon)),
+                                       .mode = (enum transfer_mode)p->config->transfer,
+                                       .name = peer->id,
+                                       .arg = peer };
+    link_set_user(channel, peer);
+    TAILQ_INSERT_TAIL(&p->peers, peer, link);
+    return peer;
+}
+
+static void on_up(void *ctx, struct link *link, const Baton__Hello *hello, bool first)
+{
+    struct kvbm_process *p = ctx;
+    struct kvbm_peer *peer = link_user(link);
+    if (!peer)
+        peer = peer_create(p, link);
+    if (!peer)
+        return;
+    log_info("peer up", "peer=%s role=%s first=%d", peer->id, link_peer_role(link), first);
+    transfer_way_open(&peer->way, hello->transfer.data, hello->transfer.len);
+}
+
+static void on_lost(void *ctx, struct link *link, const char *reason)
+{
+    struct kvbm_peer *peer = link_user(link);
+    (void)ctx;
+    if (!peer)
+        return;
+    log_warn("peer lost", "peer=%s reason=%s", peer->id, reason);
+    link_set_user(link, NULL);
+    peer_free(peer);
+}
+
+static void on_message(void *ctx, struct link *link, const struct frame *frame, uint64_t deadline_us)
+{
+    (void)ctx;
+    (void)link;
+    (void)frame;
+    (void)deadline_us;
+}
+
+/* Whatever is shared with a peer is found again by its hash: nothing has to be told after an interruption. */
+static size_t live(void *ctx, struct link *link, Baton__Live *out, size_t max)
+{
+    (void)ctx;
+    (void)link;
+    (void)out;
+    (void)max;
+    return 0;
+}
+
+status peers_open(struct kvbm_process *p, struct error *err)
+{
+    struct membership_endpoints endpoints;
+    struct links_options options;
+    status st = membership_endpoints(p->daemon, &endpoints, err);
+    if (st != ST_OK)
+        return st;
+    membership_link_options(p->daemon, &options);
+    options.listen = endpoints.control;
+    options.listen_events = endpoints.events;
+    options.model = "";
+    options.kv_format = p->kv_format;
+    options.transfer = transfer_description(p->transfer, &options.transfer_len);
+    options.on_up = on_up;
+    options.on_lost = on_lost;
+    options.on_message = on_message;
+    options.live = live;
+    options.ctx = p;
+    return links_create(&options, &p->links, err);
+}
+
+void peers_close(struct kvbm_process *p)
+{
+    struct kvbm_peer *peer;
+    while ((peer = TAILQ_FIRST(&p->peers))) {
+        link_set_user(peer->channel, NULL);
+        peer_free(peer);
+    }
+    links_destroy(&p->links);
+}
