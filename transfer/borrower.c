@@ -152,7 +152,7 @@ static void attempt(struct transfer_peer *peer)
 {
     struct mover *m = peer->mover;
     bool mapping = peer->ways[peer->way] == TRANSPORT_SHM;
-    peer->link = mapping ? &m->same_host : &m->network;
+    peer->link = mapping ? &m->to_same_host : &m->to_network;
     peer->session = new_session(peer->index);
     peer->first_request = peer->next_request = 0;
     const uint8_t *address = mapping ? peer->lender.same_address.data : peer->lender.net_address.data;

@@ -15,6 +15,13 @@ _Static_assert(COMMAND_RING > 3 * TRANSFER_MAX_TAKES + 2 * TRANSFER_MAX_PEERS + 
 _Static_assert(EVENT_RING > TRANSFER_MAX_TAKES + 3 * TRANSFER_MAX_PEERS, "events never fill their ring");
 
 #define CLOSE_WAIT_US 1000000u
+#define N_LINKS       4
+
+static struct ucx_link *link_at(struct mover *m, int i)
+{
+    struct ucx_link *const links[N_LINKS] = { &m->same_host, &m->network, &m->to_same_host, &m->to_network };
+    return links[i];
+}
 
 static bool watch(struct mover *m, int fd)
 {
@@ -28,8 +35,10 @@ static status open_all(struct mover *m)
     if (st)
         return st;
     m->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (m->epoll_fd >= 0 && watch(m, m->commands.fd) && watch(m, m->same_host.context ? m->same_host.fd : -1) &&
-        watch(m, m->network.context ? m->network.fd : -1))
+    bool watched = m->epoll_fd >= 0 && watch(m, m->commands.fd);
+    for (int i = 0; i < N_LINKS; i++)
+        watched = watched && (!link_at(m, i)->context || watch(m, link_at(m, i)->fd));
+    if (watched)
         return ST_OK;
     st = error_set(&m->start_error, ST_IO, "cannot wait for UCX: %s", strerror(errno));
     mover_close(m);
@@ -60,10 +69,9 @@ static void obey(struct mover *m, const struct handoff_item *item)
 static bool progress(struct mover *m)
 {
     bool any = false;
-    if (m->same_host.context)
-        any |= ucx_link_progress(&m->same_host);
-    if (m->network.context)
-        any |= ucx_link_progress(&m->network);
+    for (int i = 0; i < N_LINKS; i++)
+        if (link_at(m, i)->context)
+            any |= ucx_link_progress(link_at(m, i));
     return any;
 }
 
@@ -90,7 +98,10 @@ static bool turn(struct mover *m)
 
 static bool links_are_idle(struct mover *m)
 {
-    return (!m->same_host.context || ucx_link_arm(&m->same_host)) && (!m->network.context || ucx_link_arm(&m->network));
+    for (int i = 0; i < N_LINKS; i++)
+        if (link_at(m, i)->context && !ucx_link_arm(link_at(m, i)))
+            return false;
+    return true;
 }
 
 static int milliseconds_to(uint64_t due_us)
@@ -112,6 +123,21 @@ static void sleep_until_something(struct mover *m)
     handoff_woken(&m->commands);
 }
 
+static void wait_for(sem_t *sem)
+{
+    while (sem_wait(sem)) {
+    }
+}
+
+/* Endpoints whose close is under way. */
+static uint32_t closing(struct mover *m)
+{
+    uint32_t n = 0;
+    for (int i = 0; i < N_LINKS; i++)
+        n += link_at(m, i)->closing;
+    return n;
+}
+
 static void shut(struct mover *m)
 {
     for (uint32_t i = 0; i < TRANSFER_MAX_PEERS; i++)
@@ -120,8 +146,10 @@ static void shut(struct mover *m)
     takes_end_all(m, &m->own_jobs, ST_CLOSED);
     lender_close_all(m);
     uint64_t until = clock_now_us() + CLOSE_WAIT_US;
-    while (m->same_host.closing + m->network.closing && clock_now_us() < until)
+    while (closing(m) && clock_now_us() < until)
         (void)progress(m);
+    sem_post(&m->ended);
+    wait_for(&m->may_close);
     mover_close(m);
     close(m->epoll_fd);
     timers_free(&m->timers);
@@ -149,11 +177,15 @@ static void free_rings(struct mover *m)
     handoff_free(&m->commands);
     handoff_free(&m->events);
     sem_destroy(&m->started);
+    sem_destroy(&m->ended);
+    sem_destroy(&m->may_close);
 }
 
 status mover_start(struct mover *m, struct error *err)
 {
     sem_init(&m->started, 0, 0);
+    sem_init(&m->ended, 0, 0);
+    sem_init(&m->may_close, 0, 0);
     if (handoff_init(&m->commands, COMMAND_RING) || handoff_init(&m->events, EVENT_RING)) {
         free_rings(m);
         return error_set(err, ST_NO_MEMORY, "no memory for the transfer thread");
@@ -163,8 +195,7 @@ status mover_start(struct mover *m, struct error *err)
         free_rings(m);
         return error_set(err, ST_IO, "cannot start the transfer thread: %s", strerror(rc));
     }
-    while (sem_wait(&m->started)) {
-    }
+    wait_for(&m->started);
     if (m->start_st == ST_OK)
         return ST_OK;
     pthread_join(m->thread, NULL);
@@ -175,6 +206,12 @@ status mover_start(struct mover *m, struct error *err)
 void mover_stop(struct mover *m)
 {
     handoff_push(&m->commands, COMMAND_STOP, NULL);
+    wait_for(&m->ended);
+}
+
+void mover_end(struct mover *m)
+{
+    sem_post(&m->may_close);
     pthread_join(m->thread, NULL);
-    sem_destroy(&m->started);
+    free_rings(m);
 }

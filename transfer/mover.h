@@ -143,12 +143,15 @@ struct mover {
     struct mover_stats stats;
 
     pthread_t thread;
-    sem_t started;
+    sem_t started, ended, may_close;
     status start_st;
     struct error start_error;
 
-    struct ucx_link same_host, network; /* context is NULL: not opened */
-    ucp_mem_h memory;                   /* NULL: the pool is private memory */
+    /* Context is NULL: not opened. To whoever borrows here they answer from the first two, to whom they borrow from
+     * they go by the others: two processes that borrow from one another would otherwise connect the same two workers
+     * from both ends at once, which UCX takes for one connection and can make nothing of. */
+    struct ucx_link same_host, network, to_same_host, to_network;
+    ucp_mem_h memory; /* NULL: the pool is private memory */
     int epoll_fd;
     bool stopping;
     struct timers timers;
@@ -165,8 +168,10 @@ struct mover {
 
 /* Loop thread. start waits until the thread has opened its links and the pool is there. */
 MUST_CHECK status mover_start(struct mover *m, struct error *err);
-/* Ends all takes, closes all endpoints, joins; what is left in events is for the caller. */
+/* Ends all takes, closes all endpoints; what is left in events is for the caller. The pool stays. */
 void mover_stop(struct mover *m);
+/* After mover_stop: gives the pool back and joins. */
+void mover_end(struct mover *m);
 
 /* Counters are written by the transfer thread alone. */
 static inline void mover_count(_Atomic uint64_t *counter, uint64_t n)

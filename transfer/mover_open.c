@@ -10,9 +10,11 @@ static void on_message(void *arg, struct ucx_link *link, const void *head, size_
 {
     struct mover *m = arg;
     struct wire_head h;
-    if (!whole || wire_head_decode(head, head_len, len, &h))
+    bool sound = whole && wire_head_decode(head, head_len, len, &h) == ST_OK;
+    bool answers = sound && (h.kind == WIRE_WELCOME || h.kind == WIRE_DATA || h.kind == WIRE_END);
+    if (!sound || answers != (link == &m->to_same_host || link == &m->to_network))
         mover_count(&m->stats.malformed, 1);
-    else if (h.kind == WIRE_WELCOME || h.kind == WIRE_DATA || h.kind == WIRE_END)
+    else if (answers)
         borrower_receive(m, link, &h, payload, len);
     else
         lender_receive(m, link, &h, payload, len);
@@ -35,11 +37,13 @@ static status open_mapped_pool(struct mover *m, struct error *err)
     ucp_mem_attr_t attr = { .field_mask = UCP_MEM_ATTR_FIELD_ADDRESS | UCP_MEM_ATTR_FIELD_LENGTH };
     if (ucp_mem_query(m->memory, &attr) != UCS_OK || attr.length < params.length)
         return error_set(err, ST_IO, "UCX allocated another pool than was asked for");
-    return pool_init(&m->pool, &m->identity, attr.address, err);
+    st = ucx_link_open_beside(&m->to_same_host, &m->same_host, err);
+    return st == ST_OK ? pool_init(&m->pool, &m->identity, attr.address, err) : st;
 }
 
 static void close_mapped_pool(struct mover *m)
 {
+    ucx_link_close(&m->to_same_host);
     if (m->memory) {
         (void)ucp_mem_unmap(m->same_host.context, m->memory);
         m->memory = NULL;
@@ -109,6 +113,8 @@ status mover_open(struct mover *m, struct error *err)
         st = open_pool(m, err);
     if (st == ST_OK && m->mode != TRANSFER_SHM)
         st = ucx_link_open(&m->network, false, m->network_device, on_message, m, err);
+    if (st == ST_OK && m->network.context)
+        st = ucx_link_open_beside(&m->to_network, &m->network, err);
     if (st == ST_OK)
         st = describe(m, err);
     if (st == ST_OK && lender_init(m))
@@ -122,6 +128,7 @@ void mover_close(struct mover *m)
 {
     bool is_private = m->pool.base && !m->memory;
     close_mapped_pool(m);
+    ucx_link_close(&m->to_network);
     ucx_link_close(&m->network);
     if (is_private)
         (void)munmap(m->pool.base, m->pool.bytes);

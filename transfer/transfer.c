@@ -17,7 +17,7 @@ struct transfer {
     struct job *jobs, *free_jobs;
     struct peers peers;
     uint32_t n_peers;
-    bool destroying; /* peers hear nothing any more */
+    bool stopped; /* peers hear nothing any more */
 };
 
 const char *transfer_transport_name(enum transfer_transport transport)
@@ -45,7 +45,7 @@ static void free_peer(struct transfer *t, struct transfer_peer *peer)
 static void deliver(struct transfer *t, const struct handoff_item *item)
 {
     struct transfer_peer *peer = item->what;
-    bool silent = item->kind != EVENT_DONE && (t->destroying || peer->disconnected);
+    bool silent = item->kind != EVENT_DONE && (t->stopped || peer->disconnected);
     switch ((enum mover_event)item->kind) {
     case EVENT_DONE:
         deliver_done(t, item->what);
@@ -136,22 +136,28 @@ status transfer_create(const struct transfer_options *options, struct transfer *
     return ST_OK;
 }
 
+void transfer_stop(struct transfer *t)
+{
+    struct handoff_item item;
+    if (t->stopped)
+        return;
+    t->stopped = true;
+    mover_stop(&t->mover);
+    while (handoff_pop(&t->mover.events, &item))
+        deliver(t, &item);
+    ASSERT(LIST_EMPTY(&t->peers));
+    if (t->event)
+        event_free(t->event);
+}
+
 void transfer_destroy(struct transfer **p)
 {
     struct transfer *t = *p;
     if (!t)
         return;
     *p = NULL;
-    t->destroying = true;
-    mover_stop(&t->mover);
-    struct handoff_item item;
-    while (handoff_pop(&t->mover.events, &item))
-        deliver(t, &item);
-    ASSERT(LIST_EMPTY(&t->peers));
-    if (t->event)
-        event_free(t->event);
-    handoff_free(&t->mover.commands);
-    handoff_free(&t->mover.events);
+    transfer_stop(t);
+    mover_end(&t->mover);
     free(t->jobs);
     free(t);
 }
@@ -275,6 +281,8 @@ static bool take_is_sound(const struct transfer *t, const struct transfer_take *
 status transfer_take(struct transfer *t, struct transfer_take *take)
 {
     ASSERT(!take->peer || !take->peer->disconnected);
+    if (t->stopped)
+        return ST_CLOSED;
     if (take->n_spans > TRANSFER_MAX_SPANS)
         return ST_LIMIT;
     if (!take_is_sound(t, take))

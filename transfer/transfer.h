@@ -70,7 +70,9 @@ struct transfer_options {
 };
 
 MUST_CHECK status transfer_create(const struct transfer_options *options, struct transfer **out, struct error *err);
-/* Takes under way end CLOSED (their done is called in here), peers are freed; not from a callback. */
+/* Takes under way end CLOSED (their done is called in here), peers are freed; not from a callback. Nothing but
+ * transfer_destroy may follow; the pool's memory stays until then. */
+void transfer_stop(struct transfer *transfer);
 void transfer_destroy(struct transfer **transfer);
 
 /* The pool: allocated so that it can be mapped by others, pre-faulted. */
@@ -130,8 +132,8 @@ struct transfer_take {
 
 #define TRANSFER_MAX_TAKES 4096
 #define TRANSFER_MAX_SPANS 65536 /* of a take */
-/* LIMIT: TRANSFER_MAX_TAKES are under way, or too many spans; INVALID: layers, local blocks or slots outside the
- * geometry. Takes to one peer are worked on in order; those of a peer that is not ready wait for it. */
+/* LIMIT: TRANSFER_MAX_TAKES are under way, or too many spans; CLOSED: stopped; INVALID: layers, local blocks or slots
+ * outside the geometry. Takes to one peer are worked on in order; those of a peer that is not ready wait for it. */
 MUST_CHECK status transfer_take(struct transfer *transfer, struct transfer_take *take);
 /* done comes soon with ST_CANCELLED (or with what it had become by then); after it
  * nothing writes into the local blocks any more. */

@@ -137,11 +137,23 @@ status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx
     return ucx_error(err, "cannot open a worker", ust);
 }
 
+status ucx_link_open_beside(struct ucx_link *link, const struct ucx_link *of, struct error *err)
+{
+    *link = (struct ucx_link){
+        .context = of->context, .beside = true, .fd = -1, .mapped = of->mapped, .receive = of->receive, .arg = of->arg
+    };
+    ucs_status_t st = open_worker(link);
+    if (st == UCS_OK)
+        return ST_OK;
+    ucx_link_close(link);
+    return ucx_error(err, "cannot open a worker", st);
+}
+
 void ucx_link_close(struct ucx_link *link)
 {
     if (link->worker)
         ucp_worker_destroy(link->worker);
-    if (link->context)
+    if (link->context && !link->beside)
         ucp_cleanup(link->context);
     while (link->free_sends) {
         struct ucx_send *send = link->free_sends;

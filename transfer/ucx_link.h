@@ -26,6 +26,7 @@ typedef void (*ucx_link_receive)(void *arg, struct ucx_link *link, const void *h
 
 struct ucx_link {
     ucp_context_h context;
+    bool beside; /* the context is another link's */
     ucp_worker_h worker;
     int fd; /* the worker's; borrowed */
     bool mapped;
@@ -39,6 +40,8 @@ struct ucx_link {
  * notices a dead peer. Else TCP alone on device, without UCP_FEATURE_RMA. */
 MUST_CHECK status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx_link_receive receive,
                                 void *arg, struct error *err);
+/* Another worker of an open link's context, with an address of its own; closed before it. */
+MUST_CHECK status ucx_link_open_beside(struct ucx_link *link, const struct ucx_link *of, struct error *err);
 /* NULL-safe fields: also of a link that is all zeros. */
 void ucx_link_close(struct ucx_link *link);
 

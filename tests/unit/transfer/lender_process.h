@@ -77,9 +77,9 @@ static inline void read_all(int fd, void *data, size_t len)
 
 /* A command to the lender and its answer. */
 struct lender_order {
-    char what; /* 'r' rewrite block under its next generation, 's' stats, 'd' open descriptors, 'f' failpoints, 'q' end
-                */
-    uint32_t block;
+    char what;      /* 'r' rewrite block under its next generation, 's' stats, 'd' open descriptors, 'f' failpoints,
+                       'c' connect to what follows, 'x' disconnect from it, 'q' end */
+    uint32_t block; /* 'c': the mode */
     char text[128];
 };
 struct lender_answer {
@@ -111,11 +111,49 @@ static inline void rewrite_block(struct transfer *t, uint32_t block)
     lent_block(block, generation, transfer_blocks(t) + block * transfer_block_bytes(&test_geometry));
 }
 
+static inline void lender_connects_to(struct lender_process *p, enum transfer_mode mode, const uint8_t *description,
+                                      size_t len)
+{
+    struct lender_order order = { .what = 'c', .block = mode };
+    struct lender_answer answer;
+    write_all(p->to, &order, sizeof order);
+    write_all(p->to, &len, sizeof len);
+    write_all(p->to, description, len);
+    read_all(p->from, &answer, sizeof answer);
+}
+
+static inline void on_lender_ready(void *arg, status st, enum transfer_transport transport, const char *why)
+{
+    (void)arg, (void)st, (void)transport, (void)why;
+}
+
+static inline struct transfer_peer *connect_back(struct transfer *t, enum transfer_mode mode)
+{
+    uint8_t description[8192];
+    struct transfer_peer *peer;
+    struct error err;
+    struct transfer_peer_options o = {
+        .description = description, .mode = mode, .timeout_us = 5000000, .on_ready = on_lender_ready
+    };
+    read_all(0, &o.description_len, sizeof o.description_len);
+    if (o.description_len > sizeof description)
+        exit(14);
+    read_all(0, description, o.description_len);
+    if (transfer_connect(t, &o, &peer, &err))
+        exit(15);
+    return peer;
+}
+
 static inline void obey_order(struct transfer *t, const struct lender_order *order)
 {
     struct lender_answer answer = { .descriptors = open_descriptors() };
     struct error err;
-    if (order->what == 'r')
+    static struct transfer_peer *peer;
+    if (order->what == 'c')
+        peer = connect_back(t, (enum transfer_mode)order->block);
+    else if (order->what == 'x')
+        transfer_disconnect(&peer);
+    else if (order->what == 'r')
         rewrite_block(t, order->block);
     else if (order->what == 'f' && !order->text[0])
         failpoint_reset();

@@ -603,6 +603,47 @@ static void test_connections_leave_nothing_behind(void **state)
     pair_close(&p);
 }
 
+/* A worker and the manager of its host do, and both connect when they meet. */
+static void test_two_that_borrow_from_one_another(void **state)
+{
+    for (int round = 0; round < 10; round++) {
+        struct pair p;
+        struct transfer_span span = whole(1, 0, 1);
+        struct one_take one;
+        size_t len;
+        lender_start(&p.lender, TRANSFER_AUTO, NULL, NULL);
+        borrower_open(&p.b, TRANSFER_AUTO, NULL);
+        const uint8_t *description = transfer_description(p.b.t, &len);
+        lender_connects_to(&p.lender, mode_of(state), description, len);
+        (void)usleep((useconds_t)round * 300); /* its connection may be there first, half or not at all */
+        borrower_meet(&p.b, &p.lender, mode_of(state), 5 * SECOND);
+        assert_int_equal(p.b.ready_st, ST_OK);
+        take_begin(&p.b, &one, 0, test_geometry.n_layers, &span, 1, NULL, 5 * SECOND);
+        assert_true(wait_for(&p.b, &one.done, 6 * SECOND));
+        assert_int_equal(one.take.st, ST_OK);
+        pair_close(&p);
+    }
+}
+
+/* After a stop the pool's memory is still there: who owns it may look at it until the end. */
+static void test_stopped_it_keeps_its_memory(void **state)
+{
+    struct pair p;
+    struct transfer_span span = whole(0, 0, 1);
+    struct one_take one, late;
+    pair_open(&p, mode_of(state));
+    take_begin(&p.b, &one, 0, test_geometry.n_layers, &span, 1, NULL, 5 * SECOND);
+    transfer_disconnect(&p.b.peer);
+    transfer_stop(p.b.t);
+    assert_true(one.done);
+    late = one;
+    late.take.peer = NULL;
+    assert_int_equal(transfer_take(p.b.t, &late.take), ST_CLOSED);
+    memset(own_block(&p.b, TEST_BLOCKS - 1), 0xaa, transfer_block_bytes(&test_geometry));
+    atomic_fetch_add(&transfer_generations(p.b.t)[TEST_BLOCKS - 1], 1);
+    pair_close(&p);
+}
+
 /* Runs a shell command in which %1$d is a number of this process. */
 __attribute__((format(printf, 1, 0))) static bool shell(const char *format, int number)
 {
@@ -703,6 +744,8 @@ int main(int argc, char **argv)
         BOTH(test_ucx_variables_do_not_choose_the_transport),
         BOTH(test_connections_leave_nothing_behind),
         { "test_connections_leave_nothing_behind_auto", test_connections_leave_nothing_behind, NULL, NULL, &by_auto },
+        BOTH(test_two_that_borrow_from_one_another),
+        BOTH(test_stopped_it_keeps_its_memory),
         cmocka_unit_test(test_another_network_space),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
