@@ -10,11 +10,11 @@
 #include "common/http_server.h"
 #include "common/loop.h"
 #include "common/metrics.h"
+#include "kvbm/salt_key.h"
 #include "router/fleet.h"
 #include "router/flow.h"
 #include "router/models.h"
 #include "router/router_config.h"
-#include "router/salt_key.h"
 #include "router/tokenize_pool.h"
 
 struct api;

@@ -3,13 +3,13 @@
 #define BATON_ROUTER_PROCESS_H
 
 #include "common/daemon.h"
+#include "kvbm/salt_key.h"
 #include "proto/membership.h"
 #include "router/fleet.h"
 #include "router/flow.h"
 #include "router/kv_feeds.h"
 #include "router/models.h"
 #include "router/router_config.h"
-#include "router/salt_key.h"
 #include "router/tokenize_pool.h"
 
 struct api;

@@ -10,11 +10,11 @@
 #include "common/arena.h"
 #include "engine/sampling.h"
 #include "kvbm/block_hash.h"
+#include "kvbm/salt_key.h"
 #include "proto/baton.pb-c.h"
 #include "proto/instance.h"
 #include "router/models.h"
 #include "router/request_values.h"
-#include "router/salt_key.h"
 #include "router/stop_match.h"
 
 #define REQUEST_MAX_CHOICES    256               /* prompts times n */

@@ -1,4 +1,4 @@
-#include "router/salt_key.h"
+#include "kvbm/salt_key.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "router/salt_key.h"
+#include "kvbm/salt_key.h"
 
 static char path[] = "/tmp/baton-salt-key-XXXXXX";
 static struct salt_key key;

@@ -1,7 +1,7 @@
 /* salt_key.h - the cluster's key: under it a request's "cache_salt" becomes the salt of its blocks (block_salt). All
  * routers of a cluster have the same, or they share no blocks of salted requests. */
-#ifndef BATON_ROUTER_SALT_KEY_H
-#define BATON_ROUTER_SALT_KEY_H
+#ifndef BATON_KVBM_SALT_KEY_H
+#define BATON_KVBM_SALT_KEY_H
 
 #include <stddef.h>
 #include <stdint.h>
