@@ -6,7 +6,8 @@
 #include "common/log.h"
 
 #define ADMIN_MAX_HEADER_BYTES ((size_t)16 << 10)
-#define ADMIN_MAX_BODY_BYTES   ((size_t)64 << 10)
+#define ADMIN_MAX_BODY_BYTES   ((size_t)1 << 20) /* a long prompt, as token ids */
+#define FAILPOINTS_MAX_BYTES   4096u
 #define ADMIN_MAX_CONNECTIONS  64u
 #define ADMIN_MAX_PAGE_BYTES   ((size_t)16 << 20)
 #define ADMIN_TIMEOUT_US       SECONDS(10)
@@ -114,7 +115,7 @@ static void page_failpoints(void *arg, struct http_exchange *x)
 static void page_arm_failpoints(void *arg, struct http_exchange *x)
 {
     struct error err;
-    char text[ADMIN_MAX_BODY_BYTES / 16];
+    char text[FAILPOINTS_MAX_BYTES];
     size_t len;
     const char *body = http_body(x, &len);
     if (len >= sizeof text) {

@@ -227,10 +227,11 @@ status membership_endpoints(const struct daemon *d, struct membership_endpoints 
     if (config_split_address(c->listen, host, sizeof host, &port) != ST_OK)
         return error_set(err, ST_INVALID, "--listen %s is no address", c->listen);
     snprintf(out->control, sizeof out->control, "tcp://%s", c->listen);
+    snprintf(out->any, sizeof out->any, strchr(host, ':') ? "tcp://[%.200s]:0" : "tcp://%.200s:0", host);
     if (c->event_listen[0])
         snprintf(out->events, sizeof out->events, "tcp://%s", c->event_listen);
     else
-        snprintf(out->events, sizeof out->events, strchr(host, ':') ? "tcp://[%.200s]:0" : "tcp://%.200s:0", host);
+        snprintf(out->events, sizeof out->events, "%s", out->any);
     return ST_OK;
 }
 

@@ -39,9 +39,10 @@ void membership_describe(const struct daemon *d, struct instance *out);
 /* Name, incarnation and times, the same on all links of a cluster; the rest is the caller's. */
 void membership_link_options(struct daemon *d, struct links_options *out);
 
-/* Endpoints for a daemon's sockets: --listen as "tcp://HOST:PORT", and --event-listen or any port of the same host. */
+/* Endpoints for a daemon's sockets: --listen as "tcp://HOST:PORT", any port of the same host, and --event-listen or
+ * that. */
 struct membership_endpoints {
-    char control[CONFIG_TEXT_BYTES + 8], events[CONFIG_TEXT_BYTES + 8];
+    char control[CONFIG_TEXT_BYTES + 8], any[CONFIG_TEXT_BYTES + 8], events[CONFIG_TEXT_BYTES + 8];
 };
 MUST_CHECK status membership_endpoints(const struct daemon *d, struct membership_endpoints *out, struct error *err);
 /* A bound endpoint as others reach it: with the advertised host where there is one. */

@@ -48,6 +48,7 @@ int kvbm_daemon_run(int argc, char **argv)
     static const struct part *const parts[] = {                /* started down, stopped up */
                                                 &part_tiers,   /* memory for blocks                        */
                                                 &part_members, /* etcd: who we are and who is there; links */
+                                                &part_admin,   /* what baton kv asks for                   */
                                                 &part_report,  /* metrics                                  */
                                                 NULL
     };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "kvbm/daemon/events.h"
 #include "kvbm/daemon/process.h"
 
 /* A worker of this host whose blocks have another format than those that are kept. */
@@ -20,14 +21,53 @@ static void describe_self(const struct kvbm_process *p, struct instance *self)
         return;
     snprintf(self->kv_format, sizeof self->kv_format, "%s", p->kv_format);
     membership_advertised(p->daemon, links_endpoint(p->links), self->control, sizeof self->control);
-    membership_advertised(p->daemon, links_events_endpoint(p->links), self->events, sizeof self->events);
     self->kv_tokens = (uint64_t)p->n_blocks * p->layout.block_tokens;
+    self->block_tokens = p->layout.block_tokens;
+    if (!p->events)
+        return;
+    const struct kv_publisher *publisher = events_publisher(p->events);
+    membership_advertised(p->daemon, kv_publisher_endpoint(publisher), self->kv_events, sizeof self->kv_events);
+    membership_advertised(p->daemon, kv_publisher_replay_endpoint(publisher), self->kv_replay, sizeof self->kv_replay);
 }
 
-static bool is_worker_here(const struct kvbm_process *p, const struct instance *instance)
+/* ---- models ---------------------------------------------------------------------- */
+
+const struct served_model *members_model(const struct kvbm_process *p, const char *name)
 {
-    return (!strcmp(instance->role, "prefill") || !strcmp(instance->role, "decode")) &&
-           !strcmp(instance->host, daemon_host(p->daemon));
+    const struct served_model *m;
+    TAILQ_FOREACH(m, &p->models, link)
+    if (!strcmp(m->name, name) || (!name[0] && p->n_models == 1))
+        return m;
+    return NULL;
+}
+
+/* Models are remembered when their workers are gone: their blocks are not. The one seen first makes room. */
+static void note_model(struct kvbm_process *p, const struct instance *instance)
+{
+    struct served_model *m = (struct served_model *)(instance->model[0] ? members_model(p, instance->model) : NULL);
+    if (!instance->model[0] || !instance->weights)
+        return;
+    if (!m && p->n_models == KVBM_MAX_MODELS) {
+        m = TAILQ_FIRST(&p->models);
+        TAILQ_REMOVE(&p->models, m, link);
+        TAILQ_INSERT_TAIL(&p->models, m, link);
+    } else if (!m) {
+        m = calloc(1, sizeof *m);
+        if (!m)
+            return;
+        TAILQ_INSERT_TAIL(&p->models, m, link);
+        p->n_models++;
+    }
+    snprintf(m->name, sizeof m->name, "%s", instance->model);
+    m->weights = instance->weights;
+    m->tokenizer = instance->tokenizer;
+}
+
+/* ---- formats ----------------------------------------------------------------------- */
+
+static bool is_worker(const struct instance *instance)
+{
+    return !strcmp(instance->role, "prefill") || !strcmp(instance->role, "decode");
 }
 
 static void forget_other(struct kvbm_process *p, const char *id)
@@ -54,13 +94,25 @@ static void note_other(struct kvbm_process *p, const struct instance *instance, 
     p->n_others++;
 }
 
+static status open_for_others(struct kvbm_process *p, struct error *err)
+{
+    status st = serving_open(p, err);
+    return st == ST_OK ? peers_open(p, err) : st;
+}
+
+static void close_for_others(struct kvbm_process *p)
+{
+    peers_close(p);
+    serving_close(p);
+}
+
 static void open_for(struct kvbm_process *p, const struct kv_format *format)
 {
     struct instance self;
     struct error err;
     status st = tiers_open(p, format, &err);
     if (st == ST_OK)
-        st = peers_open(p, &err);
+        st = open_for_others(p, &err);
     if (st != ST_OK) {
         log_error("cannot keep blocks", "error=\"%s\"", err.text);
         daemon_end(p->daemon, 1);
@@ -75,7 +127,9 @@ static void on_member(void *arg, const struct instance *instance)
     struct kvbm_process *p = arg;
     struct kv_format format;
     struct error err;
-    if (!is_worker_here(p, instance))
+    if (is_worker(instance))
+        note_model(p, instance);
+    if (!is_worker(instance) || strcmp(instance->host, daemon_host(p->daemon)) != 0)
         return;
     const char *text = kv_format_of_worker(instance->kv_format);
     forget_other(p, instance->id);
@@ -104,9 +158,11 @@ static status members_start(struct daemon *d, struct error *err)
 {
     struct kvbm_process *p = kvbm_process_of(d);
     struct instance self;
-    status st = p->is_open ? peers_open(p, err) : ST_OK;
-    if (st != ST_OK)
+    status st = p->is_open ? open_for_others(p, err) : ST_OK;
+    if (st != ST_OK) {
+        close_for_others(p);
         return st;
+    }
     describe_self(p, &self);
     const struct membership_options options = {
         .loop = daemon_loop(d),
@@ -119,25 +175,43 @@ static status members_start(struct daemon *d, struct error *err)
     };
     st = membership_create(&options, &p->membership, err);
     if (st != ST_OK)
-        peers_close(p);
+        close_for_others(p);
     return st;
 }
 
 /* Workers stop asking a manager that is not registered. */
 static void members_drain(struct daemon *d)
 {
-    membership_leave(kvbm_process_of(d)->membership);
+    struct kvbm_process *p = kvbm_process_of(d);
+    membership_leave(p->membership);
+    if (p->lender)
+        lender_drain(p->lender);
+}
+
+static bool members_drained(struct daemon *d)
+{
+    const struct kvbm_process *p = kvbm_process_of(d);
+    return !p->links || (lender_open_loans(p->lender) == 0 && acceptor_under_way(p->acceptor) == 0);
 }
 
 static void members_stop(struct daemon *d)
 {
     struct kvbm_process *p = kvbm_process_of(d);
+    struct served_model *m;
     membership_destroy(&p->membership);
+    close_for_others(p);
     while (!TAILQ_EMPTY(&p->others))
         forget_other(p, TAILQ_FIRST(&p->others)->id);
-    peers_close(p);
+    while ((m = TAILQ_FIRST(&p->models))) {
+        TAILQ_REMOVE(&p->models, m, link);
+        free(m);
+    }
 }
 
 const struct part part_members = {
-    .name = "members", .start = members_start, .drain = members_drain, .stop = members_stop
+    .name = "members",
+    .start = members_start,
+    .drain = members_drain,
+    .drained = members_drained,
+    .stop = members_stop,
 };

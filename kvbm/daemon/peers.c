@@ -1,24 +1,20 @@
-/* The other daemons that the manager speaks with: workers of its host come to it. */
+/* The other daemons that the manager speaks with: workers, which come to it. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "common/log.h"
 #include "kvbm/daemon/process.h"
-#include "transfer/way.h"
-
-struct kvbm_peer {
-    TAILQ_ENTRY(kvbm_peer) link;
-    struct kvbm_process *process;
-    struct link *channel;
-    char id[64];
-    struct transfer_way way; /* to its blocks */
-};
 
 static void peer_free(struct kvbm_peer *peer)
 {
+    struct kvbm_process *p = peer->process;
+    lender_on_peer_lost(p->lender, peer);
+    acceptor_on_peer_lost(p->acceptor, peer);
     transfer_way_close(&peer->way);
-    TAILQ_REMOVE(&peer->process->peers, peer, link);
+    link_set_user(peer->channel, NULL);
+    TAILQ_REMOVE(&p->peers, peer, link);
     free(peer);
+    tiers_soon(p);
 }
 
 static struct kvbm_peer *peer_create(struct kvbm_process *p, struct link *channel)
@@ -58,16 +54,19 @@ static void on_lost(void *ctx, struct link *link, const char *reason)
     if (!peer)
         return;
     log_warn("peer lost", "peer=%s reason=%s", peer->id, reason);
-    link_set_user(link, NULL);
     peer_free(peer);
 }
 
 static void on_message(void *ctx, struct link *link, const struct frame *frame, uint64_t deadline_us)
 {
-    (void)ctx;
-    (void)link;
-    (void)frame;
-    (void)deadline_us;
+    struct kvbm_process *p = ctx;
+    struct kvbm_peer *peer = link_user(link);
+    if (!peer)
+        return;
+    if (!lender_on_message(p->lender, peer, frame, deadline_us) &&
+        !acceptor_on_message(p->acceptor, peer, frame, deadline_us))
+        log_debug("message not understood", "peer=%s type=%s", peer->id, frame_type_name(frame->type));
+    tiers_soon(p);
 }
 
 /* Whatever is shared with a peer is found again by its hash: nothing has to be told after an interruption. */
@@ -89,7 +88,6 @@ status peers_open(struct kvbm_process *p, struct error *err)
         return st;
     membership_link_options(p->daemon, &options);
     options.listen = endpoints.control;
-    options.listen_events = endpoints.events;
     options.model = "";
     options.kv_format = p->kv_format;
     options.transfer = transfer_description(p->transfer, &options.transfer_len);
@@ -103,10 +101,7 @@ status peers_open(struct kvbm_process *p, struct error *err)
 
 void peers_close(struct kvbm_process *p)
 {
-    struct kvbm_peer *peer;
-    while ((peer = TAILQ_FIRST(&p->peers))) {
-        link_set_user(peer->channel, NULL);
-        peer_free(peer);
-    }
+    while (!TAILQ_EMPTY(&p->peers))
+        peer_free(TAILQ_FIRST(&p->peers));
     links_destroy(&p->links);
 }

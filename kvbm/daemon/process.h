@@ -5,9 +5,14 @@
 #include <sys/queue.h>
 
 #include "common/daemon.h"
+#include "kvbm/acceptor.h"
+#include "kvbm/disk_tier.h"
 #include "kvbm/kv_format.h"
+#include "kvbm/lender.h"
+#include "kvbm/store.h"
+#include "kvbm/store_source.h"
 #include "proto/membership.h"
-#include "transfer/transfer.h"
+#include "transfer/way.h"
 
 struct kvbm_config {
     struct daemon_config daemon;
@@ -24,29 +29,58 @@ enum kvbm_metric {
 };
 extern const struct metric_table kvbm_metric_table;
 
-#define KVBM_MAX_BLOCK_BYTES (64u << 20)
+#define KVBM_MAX_BLOCK_BYTES DISK_TIER_MAX_BLOCK_BYTES
+#define KVBM_MAX_MODELS      64u
 #define KVBM_MAX_OTHERS      1024u /* workers of other formats that are counted */
 
-struct kvbm_peer;
-struct other_worker;
-TAILQ_HEAD(other_worker_list, other_worker);
+struct kvbm_peer {
+    TAILQ_ENTRY(kvbm_peer) link;
+    struct kvbm_process *process;
+    struct link *channel;
+    char id[64];
+    struct transfer_way way; /* to its blocks */
+};
 TAILQ_HEAD(kvbm_peer_list, kvbm_peer);
 
+struct other_worker;
+TAILQ_HEAD(other_worker_list, other_worker);
+
+/* A model of this cluster: what its blocks' hashes are made with. */
+struct served_model {
+    TAILQ_ENTRY(served_model) link;
+    char name[256];
+    uint64_t weights, tokenizer;
+};
+TAILQ_HEAD(served_model_list, served_model);
+
+struct events;
 struct kvbm_process {
     struct daemon *daemon;
     const struct kvbm_config *config;
+    struct membership *membership;
+    struct other_worker_list others; /* members.c */
+    uint32_t n_others, n_models;
+    struct served_model_list models;
     /* From here on: since the format is known. */
     bool is_open;
     struct kv_format format;
     char kv_format[KV_FORMAT_TEXT_BYTES];
     struct kv_layout layout;
+    struct transfer_geometry geometry;
     uint32_t n_blocks;
     struct transfer *transfer;
+    uint64_t *layer_sums;   /* [n_layers], for a checksum */
+    struct disk_tier *disk; /* NULL: none */
+    struct store *store;
+    struct event *store_event; /* its disk has something to say; NULL without one */
+    struct timer store_timer;
+    struct store_source source;
+    struct exchange_io io;
+    struct lender *lender;
+    struct acceptor *acceptor;
+    struct events *events; /* NULL: none are published */
     struct links *links;
     struct kvbm_peer_list peers;
-    struct membership *membership;
-    struct other_worker_list others; /* members.c */
-    uint32_t n_others;
 };
 
 /* The one of this daemon; made by the first part. */
@@ -55,17 +89,29 @@ struct kvbm_process *kvbm_process_of(struct daemon *d);
 /* Parts, in the order in which they start. */
 extern const struct part part_tiers;   /* memory and disk, where the format is configured */
 extern const struct part part_members; /* etcd: who we are, who is there; learns the format */
-extern const struct part part_report;  /* metrics                                          */
+extern const struct part part_admin;   /* what baton kv asks for                            */
+extern const struct part part_report;  /* metrics                                           */
 
 /* tiers.c. How many blocks fit into what the configuration, or the machine with its bytes, gives. ST_UNSUPPORTED: a
  * block is too large; ST_INVALID: too few or too many blocks. Pure. */
 MUST_CHECK status tiers_size(const struct kvbm_config *config, const struct kv_layout *layout, uint64_t machine,
                              uint32_t *n_blocks, struct error *err);
-/* Takes memory for blocks of this format: once. */
+/* Takes memory, and opens the disk, for blocks of this format: once. */
 MUST_CHECK status tiers_open(struct kvbm_process *p, const struct kv_format *format, struct error *err);
+void tiers_close(struct kvbm_process *p);
+/* Something was asked of the store: it goes on at the end of this turn of the loop. */
+void tiers_soon(struct kvbm_process *p);
 
-/* peers.c. Listens; the memory is there. */
+/* serving.c. Lends blocks, takes offers, and publishes what there is. */
+MUST_CHECK status serving_open(struct kvbm_process *p, struct error *err);
+void serving_close(struct kvbm_process *p);
+
+/* peers.c. Listens; what is asked is served. */
 MUST_CHECK status peers_open(struct kvbm_process *p, struct error *err);
+/* No peer is left: their loans have ended. The links stay, silent, until peers_destroy. */
 void peers_close(struct kvbm_process *p);
+
+/* members.c. NULL: there is no worker of this model; "" means the only model. */
+const struct served_model *members_model(const struct kvbm_process *p, const char *name);
 
 #endif
