@@ -13,6 +13,7 @@ int main(int argc, char **argv)
                                                       &command_drain,  /* one process leaves, in good order */
                                                       &command_down,   /* stop all of it                    */
                                                       &command_model,  /* list, fetch, quantize, score, ...   */
+                                                      &command_kv,     /* KV blocks outside the workers     */
                                                       &command_bench,  /* engine and transfer against limits */
                                                       &command_replay, /* a router's decisions, again      */
                                                       &command_doctor, /* is this machine fit               */

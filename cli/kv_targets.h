@@ -1,0 +1,44 @@
+/* kv_targets.h - the processes that hold KV blocks, and one question to all of them over their admin ports. */
+#ifndef BATON_CLI_KV_TARGETS_H
+#define BATON_CLI_KV_TARGETS_H
+
+#include <jansson.h>
+
+#include "cli/option.h"
+#include "cli/place.h"
+#include "cli/roster.h"
+
+struct kv_target {
+    char id[64];   /* as the supervisor calls it, or its URL */
+    char url[256]; /* "http://127.0.0.1:PORT" */
+};
+
+struct kv_targets {
+    struct kv_target items[ROSTER_MAX];
+    size_t n;
+    char router[64]; /* of the cluster; "": not known */
+};
+
+/* Which cluster, or which admin ports: --state-dir, --name, --admin. */
+struct kv_place {
+    struct place place;
+    struct option_list admin;
+};
+
+/* clang-format off */
+#define KV_PLACE_ROWS(kv) \
+    PLACE_ROWS(&(kv)->place), \
+    { "admin", 0, OPTION_LIST, &(kv)->admin, "URL", "Ask this admin port (http://HOST:PORT) instead of a local cluster's; may be repeated", 0, 0 }
+/* clang-format on */
+
+/* What --admin names; else the KV block managers of the local cluster, and with_workers its workers, too. ST_NOT_FOUND
+ * when there is none. */
+MUST_CHECK status kv_targets_find(const struct kv_place *place, bool with_workers, struct kv_targets *out,
+                                  struct error *err);
+
+/* GET (body NULL) or POST of JSON. ST_OK: answered with code 200 and a JSON object, the caller's to json_decref.
+ * Otherwise err says what its "error" or the connection says. */
+MUST_CHECK status kv_target_ask(const struct kv_target *target, const char *path, const char *body, uint64_t timeout_ms,
+                                json_t **out, struct error *err);
+
+#endif
