@@ -229,6 +229,7 @@ SCRIPTS = [
     ("flow/soak", ["tests/flow/soak.py", "--long"], 1500, {"long"}),
     ("flow/soak_tcp", ["tests/flow/soak.py", "--tcp"], 300, {"long", "release"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
+    ("flow/kvbm", ["tests/flow/kvbm.py"], 120, {"asan"}),
     ("flow/weights", ["tests/flow/weights.py"], 240, {"asan"}),
     ("flow/weights_smollm2", ["tests/flow/weights.py", "--smollm2"], 400, {"smollm2", "long"}),
     ("flow/kv_benches", ["tests/flow/kv_benches.py"], 120, set()),
