@@ -94,7 +94,7 @@ def second_of_a_name_is_refused(c, etcd):
         assert etcd.values("/baton/v1/") == before
         done = up(folder, etcd, "--name", "another")
         assert done.returncode == 0, done.stderr
-        wait_for("all three to be registered", lambda: len(etcd.keys("/baton/v1/another/instances/")) == 3, 20)
+        wait_for("all four to be registered", lambda: len(etcd.keys("/baton/v1/another/instances/")) == 4, 20)
         down(folder)
         ask(c)
     finally:
