@@ -146,7 +146,7 @@ def main():
         sets = ["prefill.kv_memory=4MiB", "decode.kv_memory=4MiB", "prefill.threads=1", "decode.threads=1",
                 "decode.kv_events_tokens=true", "router.index_memory=4MiB", "router.kv_events_silence=2s",
                 f"router.foreign_publishers={publisher.endpoint}+{publisher.replay}"]
-        with Cluster(prefill=1, decode=2, sets=sets) as c:
+        with Cluster(prefill=1, decode=2, sets=sets, extra=["--kvbm", "0"]) as c:
             truth = Truth(c)
             suite.test("what the workers hold is what the index knows", converges, c, truth)
             suite.test("blocks of a publisher like vLLM's are in it under our hashes", foreign, c, truth, publisher)

@@ -54,9 +54,11 @@ class Manager:
         return json.loads(done.stdout)
 
     def put(self, sequence, blocks, salt=""):
-        result = self.client("put", sequence, blocks, salt)
-        assert result["taken"] + result["present"] == blocks, result
-        return result
+        """An offer is refused, and not repeated, as long as the manager has no way to the blocks of who has just come."""
+        def taken():
+            result = self.client("put", sequence, blocks, salt)
+            return result["taken"] + result["present"] == blocks and result
+        return wait_for("the offer to be taken", taken, 10)
 
     def get(self, sequence, blocks, salt=""):
         result = self.client("get", sequence, blocks, salt)
