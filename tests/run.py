@@ -228,6 +228,7 @@ SCRIPTS = [
     ("flow/outage", ["tests/flow/outage.py", "--long"], 900, {"long"}),
     ("flow/soak", ["tests/flow/soak.py", "--long"], 1500, {"long"}),
     ("flow/soak_tcp", ["tests/flow/soak.py", "--tcp"], 300, {"long", "release"}),
+    ("flow/soak_kvbm", ["tests/flow/soak.py", "--kvbm", "--long"], 900, {"long"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
     ("flow/kvbm", ["tests/flow/kvbm.py"], 120, {"asan"}),
     ("flow/weights", ["tests/flow/weights.py"], 240, {"asan"}),

@@ -5,10 +5,16 @@ not change; what the processes hold must not grow.
     soak.py --long          ten
     soak.py --seed N        the order of faults of an earlier run (it is printed)
     soak.py --tcp --kv SIZE KV by TCP, and so much memory for it (default 32MiB; 4MiB brings preemptions)
+    soak.py --kvbm          the KV block manager is struck, too, its disk is a file system that fills up, and
+                            the requests have different salts; five minutes with --long
+    soak.py ... --seconds N
 """
 import os
 import random
+import shutil
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -18,13 +24,34 @@ SETS = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=64", "all
         "all.ping_timeout=1s"]
 GROWTH = 24 << 20  # bytes, of one process
 DESCRIPTORS = 6
+MANAGED = ["kvbm.disk_size=256MiB", "kvbm.disk_segment=4MiB", "kvbm.admission=all"]
+SALTS = [None, "one tenant", "another"]
 
 
-def requests():
+class SmallDisk:
+    """A file system of 24 MiB, for a manager that is told it may use 256."""
+
+    def __init__(self):
+        self.dir = tempfile.mkdtemp(prefix="baton-disk-")
+
+    def __enter__(self):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", self.dir], check=True, capture_output=True)
+        return self
+
+    def __exit__(self, *why):
+        subprocess.run(["umount", "-l", self.dir], check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def requests(salted=False):
     lengths = [(0, 200), (1, 100), (2, 60), (4, 150), (8, 40), (16, 30), (30, 20), (1, 400)]
-    return [{"text": STORY * n + f" Number {i}.", "max_tokens": tokens, "ignore_eos": True, "seed": i,
+    made = [{"text": STORY * n + f" Number {i}.", "max_tokens": tokens, "ignore_eos": True, "seed": i,
              "temperature": 0.8 if i % 2 else 0, "route": ("remote", "auto", "local")[i % 3]}
             for i, (n, tokens) in enumerate(lengths)]
+    for i, request in enumerate(made):
+        if salted and SALTS[i % len(SALTS)]:
+            request["cache_salt"] = SALTS[i % len(SALTS)]
+    return made
 
 
 def held_by(c):
@@ -68,14 +95,14 @@ def serving(c):
     return len(known) == 2 and all(v == 2 for v in known.values()) and router.get("baton_router_links_up") == 2
 
 
-def faults(c, streams, seconds, rng):
-    """One worker of a role at a time; the other one of its role lives."""
+def faults(c, streams, seconds, rng, more=()):
+    """One worker of a role at a time; the other one of its role lives. Roles in `more` have only one."""
     end, n = time.monotonic() + seconds, 0
     with streams.running() as load:
         while time.monotonic() < end and not load.wrong:
             c.wait_workers(2, 2)
             wait_for("the router to know all workers", lambda: serving(c), 40)
-            roles = rng.choice([["prefill"], ["decode"], ["prefill", "decode"]])
+            roles = rng.choice([["prefill"], ["decode"], ["prefill", "decode"]] + [[role] for role in more] * 2)
             thaws = [strike(c, role, rng.choice(["kill", "freeze", "freeze", "end"]), rng) for role in roles]
             n += 1
             pause = time.monotonic() + rng.uniform(0.2, 2)
@@ -153,23 +180,49 @@ def warm(c, streams):
     c.wait_healed(2, 2)
 
 
+def soak(c, suite, streams, seconds, seed, more=()):
+    suite.test("calm load", warm, c, streams)
+    before = held_by(c)
+    suite.test("random faults", faults, c, streams, seconds, random.Random(seed), more)
+    suite.test("everyone works again", everyone_works, c, streams)
+    suite.test("one that was frozen works again", frozen_one_works_again, c)
+    suite.test("calm load again", warm, c, streams)
+    suite.test("memory and descriptors", nothing_grew, c, before)
+    suite.test("nothing is inherited", nothing_inherited, c)
+
+
+def tiers_were_used(c):
+    """Else the faults of the manager say nothing. It may have been killed a moment ago, and its figures with it."""
+    m = c.metrics(c.workers("kvbm")[0])
+    assert m.get('baton_kvbm_blocks{tier="host"}', 0) > 0, m
+    router = c.metrics(c.workers("router")[0])
+    pulled = {tier: sum(v for k, v in router.items() if k.startswith("baton_router_cached_tokens_total") and f'tier="{tier}"' in k)
+              for tier in ("device", "host", "disk")}
+    print(f"  cached tokens by tier: {pulled}", flush=True)
+    assert pulled["device"] > 0 and pulled["host"] > 0, pulled
+
+
 def main():
     arguments, suite = sys.argv[1:], Suite()
-    seconds = 600 if "--long" in arguments else 60
+    kvbm = "--kvbm" in arguments
+    seconds = (300 if kvbm else 600) if "--long" in arguments else 60
+    if "--seconds" in arguments:
+        seconds = int(arguments[arguments.index("--seconds") + 1])
     seed = int(arguments[arguments.index("--seed") + 1]) if "--seed" in arguments else random.randrange(10 ** 6)
     print(f"soak of {seconds:.0f} s, seed {seed}", flush=True)
     kv = arguments[arguments.index("--kv") + 1] if "--kv" in arguments else "32MiB"
-    with Cluster(prefill=2, decode=2, transfer="tcp" if "--tcp" in arguments else "auto",
-                 sets=SETS + [f"worker.kv_memory={kv}"]) as c:
-        streams = Streams(c, requests())
-        suite.test("calm load", warm, c, streams)
-        before = held_by(c)
-        suite.test("random faults", faults, c, streams, seconds, random.Random(seed))
-        suite.test("everyone works again", everyone_works, c, streams)
-        suite.test("one that was frozen works again", frozen_one_works_again, c)
-        suite.test("calm load again", warm, c, streams)
-        suite.test("memory and descriptors", nothing_grew, c, before)
-        suite.test("nothing is inherited", nothing_inherited, c)
+    sets = SETS + [f"worker.kv_memory={kv}"]
+    transfer = "tcp" if "--tcp" in arguments else "auto"
+    if kvbm and os.geteuid() != 0:
+        suite.skip("soak with a manager", "mounting a small file system for its disk takes root")
+    elif kvbm:
+        with SmallDisk() as disk, Cluster(prefill=2, decode=2, transfer=transfer, sets=sets + MANAGED,
+                                          extra=["--kv-disk", disk.dir]) as c:
+            soak(c, suite, Streams(c, requests(salted=True)), seconds, seed, more=["kvbm"])
+            suite.test("tiers were used", tiers_were_used, c)
+    else:
+        with Cluster(prefill=2, decode=2, transfer=transfer, sets=sets) as c:
+            soak(c, suite, Streams(c, requests()), seconds, seed)
     suite.finish()
 
 
