@@ -604,6 +604,12 @@ status borrower_pull(struct borrower *borrower, const struct pull_options *optio
     return ST_OK;
 }
 
+struct pulled_block borrower_pulled(const struct pull *pull, uint32_t i)
+{
+    ASSERT(i < pull->n_known);
+    return (struct pulled_block){ pull->announced[i].checksum, (enum kv_tier)pull->announced[i].tier };
+}
+
 uint32_t borrower_open_pulls(const struct borrower *borrower)
 {
     return borrower->n_pulls;

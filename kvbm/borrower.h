@@ -76,6 +76,14 @@ MUST_CHECK status borrower_pull(struct borrower *borrower, const struct pull_opt
  * verified by then counts. */
 void borrower_cancel(struct pull *pull);
 
+/* Of a block for which progress says that all layers are here; i counts from the pull's first block. For calls from
+ * within progress. */
+struct pulled_block {
+    uint64_t checksum;
+    enum kv_tier tier; /* where it lay at the holder */
+};
+struct pulled_block borrower_pulled(const struct pull *pull, uint32_t i);
+
 /* True when the frame was one for a borrower (Found). */
 bool borrower_on_message(struct borrower *borrower, void *peer, const struct frame *frame);
 void borrower_on_peer_lost(struct borrower *borrower, void *peer);

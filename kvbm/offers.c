@@ -254,8 +254,11 @@ static void pump(struct offers *offers)
 static void on_timer(void *arg)
 {
     struct offers *offers = arg;
-    offers->counters.expired += loans_expire(offers->loans, now_of(offers));
+    uint32_t n = loans_expire(offers->loans, now_of(offers));
+    offers->counters.expired += n;
     pump(offers);
+    if (n && offers->options.released)
+        offers->options.released(offers->options.ctx);
 }
 
 /* ---- adding ----------------------------------------------------------------------------------------------- */

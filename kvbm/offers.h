@@ -27,6 +27,9 @@ struct offers_options {
     uint32_t max_offers;  /* under way */
     uint64_t linger_us;   /* how long a batch that is not full waits for more */
     uint64_t lifetime_us; /* of an offer */
+    /* An offer has ended by time: its blocks are held no longer. May be NULL. */
+    void (*released)(void *ctx);
+    void *ctx;
 };
 
 /* Consecutive complete blocks of one sequence, with their checksums. They need no owner: what is used again before its

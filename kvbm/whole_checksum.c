@@ -32,7 +32,6 @@ struct known_sum {
 struct summing {
     struct transfer_take take; /* first */
     TAILQ_ENTRY(summing) link;
-    struct whole_checksums *owner;
     uint32_t n;
     struct transfer_span *spans; /* [n] */
     uint64_t *sums;              /* [n_layers][n] */
@@ -69,9 +68,8 @@ static void summing_free(struct summing *summing)
     free(summing);
 }
 
-static void release(struct summing *summing)
+static void release(struct whole_checksums *sums, struct summing *summing)
 {
-    struct whole_checksums *sums = summing->owner;
     TAILQ_REMOVE(&sums->takes, summing, link);
     sums->n_takes--;
     for (uint32_t i = 0; i < summing->n; i++)
@@ -84,7 +82,7 @@ void whole_checksums_destroy(struct whole_checksums **sums)
     if (!*sums)
         return;
     while ((summing = TAILQ_FIRST(&(*sums)->takes)) != NULL) {
-        release(summing);
+        release(*sums, summing);
         summing_free(summing);
     }
     free((*sums)->known);
@@ -95,7 +93,7 @@ void whole_checksums_destroy(struct whole_checksums **sums)
 static void on_summed(struct transfer_take *take)
 {
     struct summing *summing = (struct summing *)(void *)take;
-    struct whole_checksums *sums = summing->owner;
+    struct whole_checksums *sums = take->arg;
     const struct whole_checksums_options *options = &sums->options;
     for (uint32_t i = 0; i < summing->n && take->st == ST_OK; i++) {
         block_id block = summing->spans[i].local_block;
@@ -104,8 +102,10 @@ static void on_summed(struct transfer_take *take)
         if (options->done)
             options->done(options->ctx, block, checksum);
     }
-    release(summing);
+    release(sums, summing);
     summing_free(summing);
+    if (options->released)
+        options->released(options->ctx);
 }
 
 static struct summing *summing_create(struct whole_checksums *sums, const block_id blocks[], uint32_t n)
@@ -114,7 +114,6 @@ static struct summing *summing_create(struct whole_checksums *sums, const block_
     struct summing *summing = calloc(1, sizeof *summing);
     if (!summing)
         return NULL;
-    summing->owner = sums;
     summing->n = n;
     summing->spans = calloc(n, sizeof *summing->spans);
     summing->sums = calloc((size_t)n * options->geometry.n_layers, sizeof *summing->sums);
@@ -131,6 +130,7 @@ static struct summing *summing_create(struct whole_checksums *sums, const block_
     summing->take.checksums = summing->sums;
     summing->take.deadline_us = options->io->now(options->io->ctx) + options->take_us;
     summing->take.done = on_summed;
+    summing->take.arg = sums;
     return summing;
 }
 
@@ -168,4 +168,9 @@ bool whole_checksums_get(const struct whole_checksums *sums, block_id block, uin
         return false;
     *out = known->checksum;
     return true;
+}
+
+uint32_t whole_checksums_under_way(const struct whole_checksums *sums)
+{
+    return sums->n_takes;
 }

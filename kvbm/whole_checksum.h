@@ -23,6 +23,8 @@ struct whole_checksums_options {
     uint64_t take_us;   /* for one of them */
     /* The checksum of a complete block is known; it is still what it was. May be NULL. */
     void (*done)(void *ctx, block_id block, uint64_t checksum);
+    /* A take has ended: its blocks are held no longer. May be NULL. */
+    void (*released)(void *ctx);
     void *ctx;
 };
 
@@ -37,5 +39,6 @@ MUST_CHECK status whole_checksums_make(struct whole_checksums *sums, const block
 void whole_checksums_set(struct whole_checksums *sums, block_id block, uint64_t checksum);
 /* False: not known, or of an earlier life of the block. */
 bool whole_checksums_get(const struct whole_checksums *sums, block_id block, uint64_t *out);
+uint32_t whole_checksums_under_way(const struct whole_checksums *sums);
 
 #endif

@@ -6,9 +6,11 @@
 
 #include "worker/drafter.h"
 #include "worker/prefix_cache.h"
+#include "worker/pulling.h"
 #include "worker/request_table.h"
 #include "worker/router_marks.h"
 #include "worker/sequence.h"
+#include "worker/sharing.h"
 #include "worker/worker.h"
 
 TAILQ_HEAD(sequence_list, sequence);
@@ -38,6 +40,8 @@ struct worker {
     struct timers *timers;
     struct block_pool *pool;
     struct prefix_cache *cache;
+    struct sharing *sharing; /* NULL: nothing is kept */
+    struct pull_counters pulls;
     struct worker_counters counters;
     bool draining;
     bool is_pumping, pump_again;

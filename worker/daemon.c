@@ -51,6 +51,7 @@ static status model_start(struct daemon *d, struct error *err)
     if (!p)
         return error_set(err, ST_NO_MEMORY, "no memory");
     TAILQ_INIT(&p->peers);
+    TAILQ_INIT(&p->holders);
     p->daemon = d;
     p->config = daemon_config(d);
     p->role = process_role;
@@ -361,8 +362,19 @@ static status protocol_start(struct daemon *d, struct error *err)
     struct worker_process *p = worker_process_of(d);
     const struct worker_config *c = p->config;
     bool decodes = p->role == WORKER_DECODE;
-    p->io = (struct worker_io){ p,       io_now,         io_send,    io_forget,        peers_find_prefill, io_run,
-                                io_take, io_cancel_take, io_entered, kv_events_stored, kv_events_removed };
+    p->io = (struct worker_io){ p,
+                                io_now,
+                                io_send,
+                                io_forget,
+                                peers_find_prefill,
+                                io_run,
+                                io_take,
+                                io_cancel_take,
+                                io_entered,
+                                kv_events_stored,
+                                kv_events_removed,
+                                peers_is_alive,
+                                peers_find_holder };
     struct worker_options options = {
         .io = &p->io,
         .timers = loop_timers(daemon_loop(d)),
@@ -393,6 +405,7 @@ static status protocol_start(struct daemon *d, struct error *err)
         .aside_us = c->claim_aside,
         .keep_finished_us = c->keep_finished,
         .take_timeout_us = c->take_timeout,
+        .pull_timeout_us = c->pull_timeout,
         .incarnation = daemon_incarnation(d),
     };
     snprintf(options.id, sizeof options.id, "%s", daemon_id(d));

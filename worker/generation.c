@@ -52,7 +52,7 @@ static void generation_free(struct generation *g)
 
 void generation_settle(struct generation *g)
 {
-    if (g->state != GENERATION_ENDED || g->seq.in_step || g->takes_out)
+    if (g->state != GENERATION_ENDED || g->seq.in_step || g->takes_out || g->pulling.pull)
         return;
     TAILQ_REMOVE(&g->worker->dying, g, dying);
     generation_free(g);
@@ -91,7 +91,10 @@ void generation_end(struct generation *g)
     TAILQ_REMOVE(&worker->generation_order, g, order);
     TAILQ_INSERT_TAIL(&worker->dying, g, dying);
     generation_enter(g, GENERATION_ENDED);
-    generation_settle(g);
+    if (g->pulling.pull)
+        pulling_cancel(&g->pulling); /* settles when it has ended */
+    else
+        generation_settle(g);
 }
 
 void generation_fail(struct generation *g, Baton__FailureCode code, bool retry, const char *text)
@@ -185,6 +188,26 @@ bool generations_preempt(struct worker *worker)
 
 /* ---- where the prompt is computed ------------------------------------------------- */
 
+struct packed_holdings {
+    Baton__Holding holdings[MAX_HOLDINGS], *pointers[MAX_HOLDINGS];
+    Baton__Instance instances[MAX_HOLDINGS];
+};
+
+/* As the request brought them. */
+static void pack_holdings(struct generation *g, struct packed_holdings *out)
+{
+    for (uint32_t i = 0; i < g->pulling.n_holdings; i++) {
+        struct holding *h = &g->pulling.holdings[i];
+        out->pointers[i] = &out->holdings[i];
+        baton__holding__init(&out->holdings[i]);
+        baton__instance__init(&out->instances[i]);
+        out->instances[i].id = h->id;
+        out->holdings[i].instance = &out->instances[i];
+        out->holdings[i].tokens = h->tokens;
+        out->holdings[i].tier = h->tier;
+    }
+}
+
 static bool send_prefill(struct generation *g, struct worker_peer *to)
 {
     struct worker *worker = g->worker;
@@ -204,6 +227,10 @@ static bool send_prefill(struct generation *g, struct worker_peer *to)
     body.no_cache = g->no_cache;
     body.salt = sequence_pack_salt(&g->seq, salt);
     body.priority = g->seq.priority;
+    struct packed_holdings have;
+    pack_holdings(g, &have);
+    body.have = have.pointers;
+    body.n_have = g->pulling.n_holdings;
     status st = worker->io->send(worker->io->ctx, to, &head, &body.base, true);
     free(sampling);
     return st == ST_OK;
@@ -343,6 +370,7 @@ static void accept_generate(struct worker *worker, struct generation *g, struct 
     worker->counters.generations++;
     if (deadline_us != FRAME_NO_DEADLINE)
         timer_set(worker->timers, &g->timer, deadline_us, on_timer, g);
+    pulling_hold(&g->pulling, msg->have, msg->n_have);
     read_route(g, msg);
     generation_prefill_somewhere(g);
 }
@@ -518,7 +546,7 @@ uint64_t generations_queued_tokens(const struct worker *worker)
     uint64_t n = 0;
     const struct generation *g;
     TAILQ_FOREACH(g, &worker->generation_order, order)
-    if (g->state == GENERATION_WAITING || is_in_leg(g))
+    if (g->state == GENERATION_WAITING || g->state == GENERATION_PULLING || is_in_leg(g))
         n += g->seq.n_tokens - g->committed;
     return n;
 }

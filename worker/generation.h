@@ -2,7 +2,7 @@
  *
  *             +-> ASKED -> CLAIMING -> RECEIVING --+
  *   Generate -+                                    +-> DECODING -> FINISHED -> ENDED
- *             +-> WAITING -> COMPUTING ------------+
+ *             +-> WAITING -> (PULLING ->) COMPUTING +
  *
  * A prefill worker that is lost, fails or sends what does not verify takes a
  * generation back to ASKED with a higher leg, or to WAITING when none is left.
@@ -15,7 +15,8 @@
 
 #define GENERATION_STATES(X) /* any state may go to ENDED */                                                           \
     X(NEW, TO(WAITING) | TO(ASKED))                                                                                    \
-    X(WAITING, TO(COMPUTING))                            /* in the claim list, for blocks to compute in     */         \
+    X(WAITING, TO(PULLING) | TO(COMPUTING))              /* in the claim list, for blocks to compute in     */         \
+    X(PULLING, TO(COMPUTING))                            /* fetches KV of its beginning from elsewhere      */         \
     X(ASKED, TO(CLAIMING) | TO(ASKED) | TO(WAITING))     /* Prefill sent, its Grant ask is awaited          */         \
     X(CLAIMING, TO(RECEIVING) | TO(ASKED) | TO(WAITING)) /* in the claim list, for blocks to receive in     */         \
     X(RECEIVING, TO(DECODING) | TO(FINISHED) | TO(ASKED) | TO(WAITING)) /* chunks come in                   */         \
@@ -64,7 +65,7 @@ struct incoming_chunk {
     struct kept_token token; /* with the last chunk */
     bool token_stops;
     /* Of the whole prompt, as prefill counted it; with the last chunk. */
-    uint64_t prefill_us;
+    uint64_t prefill_us, pull_us, pull_wait_us;
     uint32_t computed, cached[KV_TIER_COUNT];
 };
 TAILQ_HEAD(incoming_list, incoming_chunk);
@@ -86,6 +87,8 @@ struct generation {
     uint64_t claim_since_us;
     struct timer timer; /* deadline; after FINISHED: how long ids are kept */
 
+    struct pulling pulling; /* for a prompt that is computed here; what the request says of holders */
+
     /* remote prefill */
     struct worker_peer *prefill; /* of the current leg; NULL: none */
     char prefills[MAX_PREFILLS][64];
@@ -103,7 +106,7 @@ struct generation {
 
     /* how it went */
     uint64_t born_us, started_us, granted_us, first_token_us, prefill_started_us, prefill_done_us;
-    uint64_t prefill_us, prefill_queue_us, handoff_us, moved_bytes;
+    uint64_t prefill_us, prefill_queue_us, prefill_pull_us, handoff_us, moved_bytes;
     const char *transport;
     char prefill_worker[64];
     uint32_t computed_tokens, n_preempted;

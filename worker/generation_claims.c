@@ -60,6 +60,56 @@ static void send_grant(struct generation *g)
         generation_leg_failed(g, "the Grant could not be sent");
 }
 
+/* ---- KV from elsewhere, for a prompt that is computed here --------------------------------------------- */
+
+static struct generation *generation_that_pulls(struct pulling *pulling)
+{
+    return (struct generation *)((char *)pulling - offsetof(struct generation, pulling));
+}
+
+/* What a preempted sequence fetches it had before. */
+static void on_came(struct pulling *pulling, uint32_t first, uint32_t n, const enum kv_tier by_tier[])
+{
+    struct generation *g = generation_that_pulls(pulling);
+    uint32_t bt = g->worker->options.layout.block_tokens;
+    g->committed = g->seq.computed = first + n;
+    for (uint32_t i = 0; i < n / bt && g->n_preempted == 0; i++)
+        g->cached[by_tier[i]] += bt;
+}
+
+static void compute(struct generation *g)
+{
+    g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
+    generation_enter(g, GENERATION_COMPUTING);
+    batch_add(g->worker, &g->seq);
+}
+
+static void on_pull_ended(struct pulling *pulling)
+{
+    struct generation *g = generation_that_pulls(pulling);
+    if (g->state == GENERATION_PULLING)
+        compute(g);
+    else
+        generation_settle(g);
+}
+
+static const struct pulling_ops pulling_ops = { on_came, on_pull_ended };
+
+static bool pull(struct generation *g)
+{
+    const struct pulling_request request = {
+        .worker = g->worker,
+        .seq = &g->seq,
+        .held = g->committed,
+        .key = g->node.key,
+        .attempt = g->attempt,
+        .deadline_us = g->deadline_us,
+        .trace = &g->trace,
+        .ops = &pulling_ops,
+    };
+    return pulling_begin(&g->pulling, &request);
+}
+
 static void answer(struct generation *g)
 {
     g->sheltered =
@@ -73,10 +123,11 @@ static void answer(struct generation *g)
         return;
     }
     g->preempted = false;
-    g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
     g->seq.computed = g->committed;
-    generation_enter(g, GENERATION_COMPUTING);
-    batch_add(g->worker, &g->seq);
+    if (pull(g))
+        generation_enter(g, GENERATION_PULLING);
+    else
+        compute(g);
 }
 
 /* What a preempted sequence finds of its own it computed before, and what was evicted of what it had found it computes
@@ -96,7 +147,7 @@ static uint32_t count_active(const struct worker *worker, uint32_t *growing)
     *growing = 0;
     TAILQ_FOREACH(g, &worker->generation_order, order)
     {
-        if (g->state == GENERATION_DECODING || g->state == GENERATION_COMPUTING)
+        if (g->state == GENERATION_DECODING || g->state == GENERATION_COMPUTING || g->state == GENERATION_PULLING)
             *growing += 1;
         else if (g->state != GENERATION_RECEIVING)
             continue;

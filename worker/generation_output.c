@@ -131,6 +131,7 @@ static void pack_timing(const struct generation *g, Baton__Timing *out)
     out->prefill_us = g->prefill_us;
     out->prefill_queue_us = g->prefill_queue_us;
     out->handoff_us = g->handoff_us;
+    out->pull_us = g->prefill_pull_us + g->pulling.us;
     out->decode_us = now - g->first_token_us;
     out->moved_bytes = g->moved_bytes;
     out->transport = (char *)(g->was_remote ? g->transport : "");

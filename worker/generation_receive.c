@@ -201,6 +201,15 @@ static uint32_t wrong_blocks(struct generation *g, const struct incoming_chunk *
     return wrong;
 }
 
+/* A block that came in one piece has its checksum already. */
+static void know_checksums(struct generation *g, const struct incoming_chunk *chunk)
+{
+    uint32_t bt = g->worker->options.layout.block_tokens;
+    for (uint32_t i = 0; i < chunk->n_spans && g->worker->sharing; i++)
+        if (chunk->spans[i].n == bt)
+            sharing_know_checksum(g->worker->sharing, chunk->spans[i].local_block, chunk->announced_sums[i]);
+}
+
 static void send_taken(struct generation *g, uint32_t index)
 {
     struct worker *worker = g->worker;
@@ -218,7 +227,9 @@ static void begin_decoding(struct generation *g, struct incoming_chunk *chunk)
     g->prefill = NULL;
     /* Prefill's own clock says how long it computed; all else since the Grant is the handoff's. */
     uint64_t since_grant = now_of(g) - g->granted_us;
-    g->handoff_us = since_grant > chunk->prefill_us ? since_grant - chunk->prefill_us : 0;
+    uint64_t at_prefill = chunk->prefill_us + chunk->pull_wait_us;
+    g->handoff_us = since_grant > at_prefill ? since_grant - at_prefill : 0;
+    g->prefill_pull_us += chunk->pull_us;
     g->seq.computed = g->committed;
     g->computed_tokens += chunk->computed;
     for (int tier = 0; tier < KV_TIER_COUNT; tier++)
@@ -251,7 +262,10 @@ static void try_commit(struct generation *g)
             return;
         }
         TAILQ_REMOVE(&g->chunks, chunk, link);
+        know_checksums(g, chunk);
+        g->seq.chain.is_from_host = g->prefill->same_host;
         prefix_cache_filled(g->worker->cache, &g->seq, chunk->first, chunk->n);
+        g->seq.chain.is_from_host = false;
         g->committed = chunk->first + chunk->n;
         g->next_chunk++;
         send_taken(g, chunk->index);
@@ -320,6 +334,8 @@ void incoming_done(struct generation *g, const Baton__ChunkDone *msg)
     chunk->last = msg->last;
     if (msg->last) {
         chunk->prefill_us = msg->prefill_us;
+        chunk->pull_us = msg->pull_us;
+        chunk->pull_wait_us = msg->pull_wait_us;
         g->prefill_us += msg->prefill_us;
         g->prefill_queue_us += msg->queue_us;
         read_counts(chunk, msg, g->seq.n_tokens);

@@ -21,6 +21,8 @@ struct worker_peer {
     struct link *link;              /* NULL in tests */
     struct transfer_peer *transfer; /* the way to take its blocks; NULL while there is none */
     const char *transport;          /* its name: shm, tcp */
+    uint64_t incarnation;           /* of this life of the peer */
+    bool same_host;
     void *user;
 };
 
@@ -57,6 +59,11 @@ struct worker_io {
      * can, each after its children and before its memory is written again. Both may be NULL. */
     void (*blocks_stored)(void *ctx, const struct block_stored *what);
     void (*blocks_removed)(void *ctx, const struct block_hash *hashes, uint32_t n);
+    /* Its link is up: it answers pings. */
+    bool (*is_alive)(void *ctx, struct worker_peer *peer);
+    /* A worker or KV block manager whose blocks we can take; NULL otherwise, and then the way to it is prepared where
+     * one can be. */
+    struct worker_peer *(*find_holder)(void *ctx, const char *id);
 };
 
 #endif

@@ -45,6 +45,7 @@ static void job_free(struct prefill_job *job)
 {
     lease_end(&job->lease);
     free(job->lent);
+    free(job->tiers);
     sequence_release_blocks(&job->seq, job->worker->pool);
     sequence_free(&job->seq);
     free(job);
@@ -52,7 +53,7 @@ static void job_free(struct prefill_job *job)
 
 void prefill_settle(struct prefill_job *job)
 {
-    if (job->state != PREFILL_ENDED || job->seq.in_step || job->sums_out)
+    if (job->state != PREFILL_ENDED || job->seq.in_step || job->sums_out || job->pulling.pull)
         return;
     TAILQ_REMOVE(&job->worker->jobs_dying, job, dying);
     job_free(job);
@@ -80,7 +81,10 @@ void prefill_end(struct prefill_job *job)
     TAILQ_REMOVE(&worker->job_order, job, order);
     TAILQ_INSERT_TAIL(&worker->jobs_dying, job, dying);
     prefill_enter(job, PREFILL_ENDED);
-    prefill_settle(job);
+    if (job->pulling.pull)
+        pulling_cancel(&job->pulling); /* settles when it has ended */
+    else
+        prefill_settle(job);
 }
 
 static void send_failed(struct worker *worker, struct worker_peer *to, const struct message_head *head,
@@ -179,8 +183,10 @@ static Baton__FailureCode check_prefill(struct worker *worker, const Baton__Pref
 }
 
 static void accept_job(struct worker *worker, struct prefill_job *job, struct worker_peer *decode,
-                       const struct frame *frame, uint64_t deadline_us)
+                       const struct frame *frame, uint64_t deadline_us, const Baton__Prefill *msg)
 {
+    pulling_hold_one(&job->pulling, decode->id, msg->held, KV_TIER_DEVICE);
+    pulling_hold(&job->pulling, msg->have, msg->n_have);
     job->worker = worker;
     job->node.key = frame->key;
     job->attempt = frame->attempt;
@@ -241,7 +247,7 @@ void prefill_on_prefill(struct worker *worker, struct worker_peer *decode, const
         worker->counters.refused++;
         send_failed(worker, decode, &head, no, true, err.text);
     } else {
-        accept_job(worker, job, decode, frame, deadline_us);
+        accept_job(worker, job, decode, frame, deadline_us, msg);
     }
 }
 
@@ -264,6 +270,13 @@ static struct prefill_job *current_job(struct worker *worker, const struct worke
     return job && job->decode == from && compare_leg(job, frame) == 0 ? job : NULL;
 }
 
+static void compute(struct prefill_job *job)
+{
+    job->started_us = now_of(job->worker);
+    prefill_enter(job, PREFILL_COMPUTING);
+    batch_add(job->worker, &job->seq);
+}
+
 void prefill_on_grant(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t from_token)
 {
     struct prefill_job *job = current_job(worker, from, frame);
@@ -275,9 +288,11 @@ void prefill_on_grant(struct worker *worker, struct worker_peer *from, const str
         return; /* a repeat */
     job->from_token = from_token < job->seq.n_tokens ? from_token : job->seq.n_tokens;
     job->next_found = job->from_token;
-    job->started_us = now_of(worker);
-    prefill_enter(job, PREFILL_COMPUTING);
-    batch_add(worker, &job->seq);
+    job->granted_us = now_of(worker);
+    if (job->pulling.pull)
+        prefill_enter(job, PREFILL_PULLING);
+    else
+        compute(job);
     outgoing_found(job);
 }
 
@@ -338,6 +353,51 @@ size_t prefills_live(struct worker *worker, struct worker_peer *peer, Baton__Liv
     return n;
 }
 
+/* ---- KV from elsewhere ------------------------------------------------------------------------- */
+
+static struct prefill_job *job_that_pulls(struct pulling *pulling)
+{
+    return (struct prefill_job *)((char *)pulling - offsetof(struct prefill_job, pulling));
+}
+
+static void on_came(struct pulling *pulling, uint32_t first, uint32_t n, const enum kv_tier by_tier[])
+{
+    struct prefill_job *job = job_that_pulls(pulling);
+    uint32_t bt = job->worker->options.layout.block_tokens;
+    for (uint32_t i = 0; i < n / bt; i++)
+        job->tiers[first / bt + i] = (uint8_t)by_tier[i];
+    job->found = job->seq.computed = first + n;
+    if (job->state == PREFILL_PULLING)
+        outgoing_found(job);
+}
+
+static void on_pull_ended(struct pulling *pulling)
+{
+    struct prefill_job *job = job_that_pulls(pulling);
+    if (job->state == PREFILL_PULLING)
+        compute(job);
+    else
+        prefill_settle(job);
+}
+
+static const struct pulling_ops pulling_ops = { on_came, on_pull_ended };
+
+/* While the Grant is on its way. */
+static void pull(struct prefill_job *job)
+{
+    const struct pulling_request request = {
+        .worker = job->worker,
+        .seq = &job->seq,
+        .held = job->found,
+        .key = job->node.key,
+        .attempt = job->attempt,
+        .deadline_us = job->deadline_us,
+        .trace = &job->trace,
+        .ops = &pulling_ops,
+    };
+    (void)pulling_begin(&job->pulling, &request);
+}
+
 /* ---- blocks and Grants ---------------------------------------------------------------------- */
 
 /* Blocks for the whole prompt, which are lent from now on; those of its beginning that are here come first. */
@@ -347,7 +407,10 @@ static bool take_blocks(struct prefill_job *job)
     uint32_t n = job->seq.n_tokens, n_blocks = blocks_for(n, worker->options.layout.block_tokens);
     if (!job->lent)
         job->lent = calloc(n_blocks, sizeof *job->lent);
-    if (!job->lent || prefix_cache_take(worker->cache, &job->seq, n, 0, BLOCK_FILLING, &job->found) != ST_OK)
+    if (!job->tiers)
+        job->tiers = calloc(n_blocks, sizeof *job->tiers);
+    if (!job->lent || !job->tiers ||
+        prefix_cache_take(worker->cache, &job->seq, n, 0, BLOCK_FILLING, &job->found) != ST_OK)
         return false;
     job->seq.computed = job->found;
     memcpy(job->lent, job->seq.blocks, n_blocks * sizeof *job->lent);
@@ -372,6 +435,8 @@ static bool ask_grant(struct prefill_job *job)
     body.tokens = job->seq.n_tokens;
     if (worker->io->send(worker->io->ctx, job->decode, &head, &body.base, true) != ST_OK)
         prefill_end(job); /* the link is gone: its loss is about to be told */
+    else
+        pull(job);
     return true;
 }
 
@@ -407,7 +472,7 @@ uint64_t prefills_queued_tokens(const struct worker *worker)
     uint64_t n = 0;
     const struct prefill_job *job;
     TAILQ_FOREACH(job, &worker->job_order, order)
-    if (job->state == PREFILL_QUEUED || job->state == PREFILL_ASKING)
+    if (job->state == PREFILL_QUEUED || job->state == PREFILL_ASKING || job->state == PREFILL_PULLING)
         n += job->seq.n_tokens - job->seq.computed;
     return n;
 }

@@ -1,8 +1,9 @@
 /* prefill_job.h - one Prefill on its way through a prefill worker.
  *
- *   Prefill -> QUEUED -> ASKING -> COMPUTING -> HANDING -> ENDED
+ *   Prefill -> QUEUED -> ASKING -> (PULLING ->) COMPUTING -> HANDING -> ENDED
  *
- * The job reserves blocks for the whole prompt, asks decode for a Grant, computes
+ * The job reserves blocks for the whole prompt, asks decode for a Grant and fetches
+ * meanwhile what is not here and faster fetched than computed, computes the rest
  * chunk after chunk and lends each until decode has taken it. */
 #ifndef BATON_WORKER_PREFILL_JOB_H
 #define BATON_WORKER_PREFILL_JOB_H
@@ -10,12 +11,13 @@
 #include "kvbm/lease.h"
 #include "worker/core.h"
 
-#define PREFILL_STATES(X)     /* any state may go to ENDED */                                                          \
-    X(QUEUED, TO(ASKING))     /* waits for its turn and for blocks                 */                                  \
-    X(ASKING, TO(COMPUTING))  /* has blocks, waits for decode's Grant              */                                  \
-    X(COMPUTING, TO(HANDING)) /* in the batch                                      */                                  \
-    X(HANDING, 0)             /* computed; waits until every chunk is taken        */                                  \
-    X(ENDED, 0)               /* waits for a step or a checksum that uses its blocks */
+#define PREFILL_STATES(X)                  /* any state may go to ENDED */                                             \
+    X(QUEUED, TO(ASKING))                  /* waits for its turn and for blocks                 */                     \
+    X(ASKING, TO(PULLING) | TO(COMPUTING)) /* has blocks, waits for decode's Grant; may be fetching KV */              \
+    X(PULLING, TO(COMPUTING))              /* has its Grant, and is fetching KV still           */                     \
+    X(COMPUTING, TO(HANDING))              /* in the batch                                      */                     \
+    X(HANDING, 0)                          /* computed; waits until every chunk is taken        */                     \
+    X(ENDED, 0)                            /* waits for a step, a pull or a checksum that uses its blocks */
 
 enum prefill_state {
 #define X(name, next) PREFILL_##name,
@@ -54,7 +56,9 @@ struct prefill_job {
     struct lease lease;
     block_id *lent; /* owned: which blocks the lease holds; the sequence may go on with others of the same content */
     bool in_queue, in_window;
-    uint32_t found;      /* tokens whose KV was here */
+    struct pulling pulling;
+    uint8_t *tiers;      /* owned, [blocks of the prompt]: where those of the tokens found were */
+    uint32_t found;      /* tokens whose KV was here, or was fetched */
     uint32_t from_token; /* decode needs KV from here on */
     uint32_t next_found; /* what was found is handed over from here on */
     uint32_t next_index; /* of chunks */
@@ -64,7 +68,7 @@ struct prefill_job {
     struct outgoing_chunk *current; /* the one that the running step computes */
     struct sampled sampled;         /* the first token */
     uint64_t arrival;               /* order of Prefills */
-    uint64_t born_us, started_us, done_us;
+    uint64_t born_us, granted_us, started_us, done_us;
 };
 
 /* prefill_job.c */

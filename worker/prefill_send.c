@@ -129,6 +129,15 @@ static void pack_token(const struct prefill_job *job, Baton__Token *out, uint32_
     out->hash.len = 16;
 }
 
+/* What decode did not have and prefill did not compute, by where it was. */
+static void count_cached(const struct prefill_job *job, uint32_t out[KV_TIER_COUNT])
+{
+    uint32_t bt = job->worker->options.layout.block_tokens;
+    memset(out, 0, KV_TIER_COUNT * sizeof out[0]);
+    for (uint32_t pos = job->from_token; pos < job->found; pos = (pos / bt + 1) * bt)
+        out[job->tiers[pos / bt]] += (pos / bt + 1) * bt - pos;
+}
+
 static void send_done(struct outgoing_chunk *chunk)
 {
     struct prefill_job *job = chunk->job;
@@ -136,7 +145,7 @@ static void send_done(struct outgoing_chunk *chunk)
     uint32_t layers = worker->options.layout.n_layers, top_ids[SAMPLING_MAX_TOP_LOGPROBS];
     float top_logprobs[SAMPLING_MAX_TOP_LOGPROBS];
     uint8_t hash[16];
-    uint32_t cached = job->found > job->from_token ? job->found - job->from_token : 0; /* in the first tier */
+    uint32_t cached[KV_TIER_COUNT];
     uint64_t column[MODEL_MAX_LAYERS], *sums = chunk->sums;
     for (uint32_t i = 0; i < chunk->n_blocks; i++) {
         for (uint32_t l = 0; l < layers; l++)
@@ -157,9 +166,12 @@ static void send_done(struct outgoing_chunk *chunk)
         body.token = &token;
         body.token_stops = job->sampled.is_stop;
         body.prefill_us = job->done_us - job->started_us;
-        body.queue_us = job->started_us - job->born_us;
-        body.cached_tokens = &cached;
-        body.n_cached_tokens = 1;
+        body.queue_us = job->granted_us - job->born_us;
+        body.pull_us = job->pulling.us;
+        body.pull_wait_us = job->started_us - job->granted_us;
+        count_cached(job, cached);
+        body.cached_tokens = cached;
+        body.n_cached_tokens = KV_TIER_COUNT;
         body.computed_tokens = job->seq.n_tokens - job->found;
     }
     struct message_head head = {

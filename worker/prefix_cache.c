@@ -6,15 +6,22 @@
 /* What a block's chain was computed with, as far as its hash does not tell. */
 struct origin {
     const char *adapter_id; /* borrowed of the worker's adapters */
-    bool has_salt;
+    struct block_hash salt;
 };
 
 struct prefix_cache {
     struct prefix_cache_options options;
     struct block_registry *registry; /* NULL: nothing is kept */
     struct origin *origins;          /* [n_blocks], of those registered */
+    struct prefix_cache_watch watch;
     uint64_t hits, misses, hit_tokens;
 };
+
+static bool has_salt(struct block_hash salt)
+{
+    const struct block_hash none = { 0, 0 };
+    return !block_hash_equal(salt, none);
+}
 
 /* ---- telling others ---------------------------------------------------------------------------------------- */
 
@@ -29,7 +36,7 @@ static struct block_stored describe(const struct prefix_cache *cache, block_id b
         .tokens = what.tokens,
         .n_tokens = cache->options.block_tokens,
         .adapter_id = cache->origins[block].adapter_id,
-        .has_salt = cache->origins[block].has_salt,
+        .has_salt = has_salt(cache->origins[block].salt),
     };
 }
 
@@ -51,37 +58,74 @@ static void on_evicting(void *ctx, block_id block)
         io->blocks_removed(io->ctx, &hash, 1);
 }
 
-/* A block, and before it those before it that were not visited. path: [n_blocks], scratch. */
-static void visit_chain(const struct prefix_cache *cache, block_id block, bool visited[], block_id path[],
-                        void (*visit)(void *ctx, const struct block_stored *what), void *ctx)
+/* Adds a block, and before it those before it that were not visited. Returns how many stand in order[] then. */
+static uint32_t list_chain(const struct prefix_cache *cache, block_id block, bool visited[], block_id order[],
+                           uint32_t n)
 {
-    uint32_t n = 0;
-    for (; block != BLOCK_NONE && !visited[block]; block = block_registry_at(cache->registry, block).parent) {
-        visited[block] = true;
-        path[n++] = block;
+    uint32_t length = 0;
+    for (block_id b = block; b != BLOCK_NONE && !visited[b]; b = block_registry_at(cache->registry, b).parent) {
+        visited[b] = true;
+        length++;
     }
-    while (n > 0) {
-        struct block_stored what = describe(cache, path[--n]);
-        visit(ctx, &what);
+    for (uint32_t i = length; i > 0; i--) {
+        order[n + i - 1] = block;
+        block = block_registry_at(cache->registry, block).parent;
     }
+    return n + length;
+}
+
+/* All registered blocks, parents first; the caller frees. NULL: no memory. */
+static block_id *list_registered(const struct prefix_cache *cache, uint32_t *n)
+{
+    const struct block_pool *pool = cache->options.pool;
+    uint32_t n_blocks = block_pool_size(pool);
+    bool *visited = calloc(n_blocks, sizeof *visited);
+    block_id *order = visited ? calloc(n_blocks, sizeof *order) : NULL;
+    *n = 0;
+    for (block_id block = 0; order && block < n_blocks; block++)
+        if (block_pool_state(pool, block) == BLOCK_REGISTERED)
+            *n = list_chain(cache, block, visited, order, *n);
+    free(visited);
+    return order;
 }
 
 status prefix_cache_each(const struct prefix_cache *cache, void (*visit)(void *ctx, const struct block_stored *what),
                          void *ctx)
 {
-    const struct block_pool *pool = cache->options.pool;
-    uint32_t n_blocks = block_pool_size(pool);
+    uint32_t n;
     if (!cache->registry)
         return ST_OK;
-    bool *visited = calloc(n_blocks, sizeof *visited);
-    block_id *path = calloc(n_blocks, sizeof *path);
-    for (block_id block = 0; visited && path && block < n_blocks; block++)
-        if (block_pool_state(pool, block) == BLOCK_REGISTERED)
-            visit_chain(cache, block, visited, path, visit, ctx);
-    status st = visited && path ? ST_OK : ST_NO_MEMORY;
-    free(visited);
-    free(path);
-    return st;
+    block_id *blocks = list_registered(cache, &n);
+    if (!blocks)
+        return ST_NO_MEMORY;
+    for (uint32_t i = 0; i < n; i++) {
+        struct block_stored what = describe(cache, blocks[i]);
+        visit(ctx, &what);
+    }
+    free(blocks);
+    return ST_OK;
+}
+
+uint32_t prefix_cache_forget(struct prefix_cache *cache, bool (*matches)(void *ctx, block_id block), void *ctx)
+{
+    uint32_t n, n_forgotten = 0;
+    if (!cache->registry)
+        return 0;
+    block_id *blocks = list_registered(cache, &n);
+    bool *goes = blocks ? calloc(block_pool_size(cache->options.pool), sizeof *goes) : NULL;
+    for (uint32_t i = 0; goes && i < n; i++) {
+        block_id parent = block_registry_at(cache->registry, blocks[i]).parent;
+        goes[blocks[i]] = (parent != BLOCK_NONE && goes[parent]) || matches(ctx, blocks[i]);
+        n_forgotten += goes[blocks[i]];
+    }
+    for (uint32_t i = n; goes && i > 0; i--)
+        if (goes[blocks[i - 1]])
+            block_pool_unregister(cache->options.pool, blocks[i - 1]);
+    if (!goes)
+        n_forgotten = UINT32_MAX;
+    free(goes);
+    free(blocks);
+    return n_forgotten;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
@@ -115,6 +159,16 @@ void prefix_cache_destroy(struct prefix_cache **cache)
     *cache = NULL;
 }
 
+struct block_registry *prefix_cache_registry(const struct prefix_cache *cache)
+{
+    return cache->registry;
+}
+
+void prefix_cache_watch(struct prefix_cache *cache, const struct prefix_cache_watch *watch)
+{
+    cache->watch = *watch;
+}
+
 /* ---- a sequence's chain ------------------------------------------------------------------------------------------ */
 
 /* Of "NAME@FINGERPRINT", in hexadecimal digits; 0 for no adapter. */
@@ -122,6 +176,27 @@ static uint64_t adapter_fingerprint(const char *adapter_id)
 {
     const char *at = strchr(adapter_id, '@');
     return at ? strtoull(at + 1, NULL, 16) : 0;
+}
+
+static struct block_seed_parts make_parts(const struct prefix_cache *cache, const char *adapter_id,
+                                          struct block_hash salt)
+{
+    return (struct block_seed_parts){
+        .weights = cache->options.weights,
+        .tokenizer = cache->options.tokenizer,
+        .adapter = adapter_fingerprint(adapter_id),
+        .salt = salt,
+    };
+}
+
+struct block_seed_parts prefix_cache_parts(const struct prefix_cache *cache, block_id block)
+{
+    return make_parts(cache, cache->origins[block].adapter_id, cache->origins[block].salt);
+}
+
+struct block_seed_parts prefix_cache_parts_of(const struct prefix_cache *cache, const struct sequence *seq)
+{
+    return make_parts(cache, seq->adapter_id, seq->salt);
 }
 
 void prefix_cache_join(const struct prefix_cache *cache, struct sequence *seq)
@@ -133,12 +208,7 @@ void prefix_cache_join(const struct prefix_cache *cache, struct sequence *seq)
     chain->hashes = calloc(longest, sizeof *chain->hashes);
     if (!chain->hashes)
         return;
-    const struct block_seed_parts parts = {
-        .weights = cache->options.weights,
-        .tokenizer = cache->options.tokenizer,
-        .adapter = adapter_fingerprint(seq->adapter_id),
-        .salt = seq->salt,
-    };
+    const struct block_seed_parts parts = prefix_cache_parts_of(cache, seq);
     chain->takes_part = true;
     chain->seed = block_seed(&parts);
     block_hasher_init(&chain->hasher, chain->seed, bt);
@@ -187,6 +257,8 @@ static void count_found(struct prefix_cache *cache, const struct sequence *seq, 
     if (asked == 0)
         return;
     block_registry_used(cache->registry, seq->blocks, seq->chain.n_registered, asked);
+    if (cache->watch.used)
+        cache->watch.used(cache->watch.ctx, seq->blocks, seq->chain.n_registered);
     cache->hits += seq->chain.n_registered > 0;
     cache->misses += seq->chain.n_registered == 0;
     cache->hit_tokens += (uint64_t)seq->chain.n_registered * cache->options.block_tokens;
@@ -237,11 +309,15 @@ static void register_next(struct prefix_cache *cache, struct sequence *seq)
         return;
     }
     chain->n_registered++;
-    if (outcome == REGISTRY_SHARED)
+    if (outcome == REGISTRY_SHARED) {
+        if (cache->watch.used)
+            cache->watch.used(cache->watch.ctx, &seq->blocks[i], 1);
         return;
-    const struct block_hash none = { 0, 0 };
-    cache->origins[seq->blocks[i]] = (struct origin){ seq->adapter_id, !block_hash_equal(seq->salt, none) };
+    }
+    cache->origins[seq->blocks[i]] = (struct origin){ seq->adapter_id, seq->salt };
     tell_stored(cache, seq->blocks[i]);
+    if (cache->watch.registered)
+        cache->watch.registered(cache->watch.ctx, seq, seq->blocks[i]);
 }
 
 void prefix_cache_filled(struct prefix_cache *cache, struct sequence *seq, uint32_t first, uint32_t n)

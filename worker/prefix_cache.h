@@ -45,6 +45,21 @@ void prefix_cache_filled(struct prefix_cache *cache, struct sequence *seq, uint3
 MUST_CHECK status prefix_cache_each(const struct prefix_cache *cache,
                                     void (*visit)(void *ctx, const struct block_stored *what), void *ctx);
 
+/* Who else wants to know of blocks. */
+struct prefix_cache_watch {
+    void (*registered)(void *ctx, const struct sequence *seq, block_id block); /* by this sequence */
+    void (*used)(void *ctx, const block_id blocks[], uint32_t n);              /* found for another one, in order */
+    void *ctx;
+};
+void prefix_cache_watch(struct prefix_cache *cache, const struct prefix_cache_watch *watch);
+struct block_registry *prefix_cache_registry(const struct prefix_cache *cache); /* NULL: nothing is kept */
+/* What the hashes of a registered block's chain, or of a sequence's, begin with. */
+struct block_seed_parts prefix_cache_parts(const struct prefix_cache *cache, block_id block);
+struct block_seed_parts prefix_cache_parts_of(const struct prefix_cache *cache, const struct sequence *seq);
+/* No longer finds the registered blocks that match, nor those behind them: free at once, or when their last owner goes.
+ * Returns how many these are; UINT32_MAX: there was no memory to look. */
+uint32_t prefix_cache_forget(struct prefix_cache *cache, bool (*matches)(void *ctx, block_id block), void *ctx);
+
 /* Label of the metric, and what is counted. */
 #define PREFIX_CACHE_COUNTERS(X)                                                                                       \
     X(hit, "sequences whose beginning was found")                                                                      \

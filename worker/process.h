@@ -28,7 +28,11 @@ enum worker_metric {
 extern const struct metric_table worker_metric_table;
 
 struct process_peer;
+struct process_holder;
 TAILQ_HEAD(process_peer_list, process_peer);
+TAILQ_HEAD(process_holder_list, process_holder);
+
+enum { KVBM_AUTO, KVBM_OFF }; /* the choices of kvbm */
 
 struct worker_process {
     struct daemon *daemon;
@@ -53,6 +57,8 @@ struct worker_process {
     struct kv_publish *kv_publish; /* NULL: nothing is published */
     struct membership *membership;
     struct process_peer_list peers;
+    struct process_holder_list holders; /* of blocks of our format */
+    uint32_t n_holders;
     struct timer load_timer;
     struct metric *step_seconds;
     uint64_t step_started_us;
@@ -77,7 +83,9 @@ void kv_events_removed(void *ctx, const struct block_hash *hashes, uint32_t n);
 
 /* peers.c. A prefill worker that is up and whose blocks can be taken, for worker_io; ctx is the process. */
 struct worker_peer *peers_find_prefill(void *ctx, const char *id);
-/* For members.c: a prefill worker appeared or went away. */
+bool peers_is_alive(void *ctx, struct worker_peer *peer);
+struct worker_peer *peers_find_holder(void *ctx, const char *id);
+/* For members.c: a worker or manager appeared or went away. */
 void peers_member(struct worker_process *p, const struct instance *instance);
 void peers_member_gone(struct worker_process *p, const char *id);
 

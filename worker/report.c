@@ -2,6 +2,8 @@
 #include "common/clock.h"
 #include "worker/prefix_cache.h"
 #include "worker/process.h"
+#include "worker/pulling.h"
+#include "worker/sharing.h"
 
 static void publish_load(void *arg)
 {
@@ -66,6 +68,46 @@ static void report_prefix_cache(struct worker_process *p)
     set(p, WORKER_PREFIX_HIT_TOKENS, "device", (double)c.hit_tokens);
 }
 
+static void report_pulls(struct worker_process *p)
+{
+    const struct pull_counters *c = worker_pull_counters(p->worker);
+    for (int kind = 0; kind < HOLDER_KIND_COUNT; kind++) {
+        const char *labels[2] = { holder_kind_name((enum holder_kind)kind) };
+        for (int outcome = 0; outcome < PULL_OUTCOME_COUNT; outcome++) {
+            labels[1] = pull_outcome_name((enum pull_outcome)outcome);
+            metric_set(metrics_series(daemon_metrics(p->daemon), &worker_metric_table, WORKER_PULLS, labels),
+                       (double)c->pulls[kind][outcome]);
+        }
+        set(p, WORKER_PULL_BLOCKS, labels[0], (double)c->blocks[kind]);
+        set(p, WORKER_PULL_BYTES, labels[0], (double)c->bytes[kind]);
+        set(p, WORKER_PULL_SECONDS, labels[0], (double)c->us[kind] / 1e6);
+    }
+    set(p, WORKER_PULLED_TOKENS, "host", (double)c->tokens[KV_TIER_HOST]);
+    set(p, WORKER_PULLED_TOKENS, "disk", (double)c->tokens[KV_TIER_DISK]);
+    set(p, WORKER_PULLED_TOKENS, "remote", (double)c->tokens[KV_TIER_REMOTE]);
+    set(p, WORKER_PULL_DAMAGED, "fetched", (double)c->damaged);
+    set(p, WORKER_PULL_PREDICTION, "measured", (double)c->measured_us / 1e6);
+    set(p, WORKER_PULL_PREDICTION, "predicted", (double)c->predicted_us / 1e6);
+    set(p, WORKER_PULL_PREDICTION, "error", (double)c->error_us / 1e6);
+}
+
+static void report_sharing(struct worker_process *p)
+{
+    const struct sharing *sharing = worker_sharing(p->worker);
+    if (!sharing)
+        return;
+    const struct lender_counters *lent = sharing_lender_counters(sharing);
+#define X(name, help) set(p, WORKER_LENT, #name, (double)lent->name);
+    LENDER_COUNTERS(X)
+#undef X
+    const struct offers_counters *offered = sharing_offers_counters(sharing);
+#define X(name, help) set(p, WORKER_OFFERED, #name, (double)offered->name);
+    OFFERS_COUNTERS(X)
+#undef X
+    set(p, WORKER_LOANS, NULL, sharing_loans(sharing));
+    set(p, WORKER_PULL_DAMAGED, "lent", (double)sharing_damaged_here(sharing));
+}
+
 static void report_kv_events(struct worker_process *p)
 {
     struct kv_publisher_stats s = { 0 };
@@ -103,6 +145,8 @@ static void report(void *arg)
     set(p, WORKER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_schedule(p);
     report_prefix_cache(p);
+    report_pulls(p);
+    report_sharing(p);
     report_transfer(p);
     report_links(p);
     report_kv_events(p);

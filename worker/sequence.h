@@ -34,7 +34,8 @@ struct sequence_ops {
 /* What the prefix cache (prefix_cache.h) needs to find the sequence's blocks and to let others find them. */
 struct sequence_chain {
     bool takes_part;
-    bool ends; /* its next block could not be registered, so none behind it can */
+    bool ends;         /* its next block could not be registered, so none behind it can */
+    bool is_from_host; /* what is registered now came from this host: its manager has heard of it */
     struct block_hash seed;
     struct block_hasher hasher;
     struct block_hash *hashes; /* owned; of the full blocks so far */

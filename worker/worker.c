@@ -31,6 +31,32 @@ static status create_cache(struct worker *worker)
     return prefix_cache_create(&options, &worker->cache);
 }
 
+static void on_released(void *ctx)
+{
+    worker_pump(ctx);
+}
+
+static status create_sharing(struct worker *worker)
+{
+    const struct worker_options *o = &worker->options;
+    const struct sharing_options options = {
+        .io = worker->io,
+        .timers = worker->timers,
+        .pool = worker->pool,
+        .cache = worker->cache,
+        .geometry = { o->layout.n_layers, 2 * o->layout.n_kv_heads, o->layout.block_tokens,
+                      (uint32_t)kv_slot_bytes(&o->layout) },
+        .kv_format = o->kv_format,
+        .incarnation = o->incarnation,
+        .max_tokens = o->max_model_len,
+        .pull_timeout_us = o->pull_timeout_us,
+        .take_timeout_us = o->take_timeout_us,
+        .released = on_released,
+        .ctx = worker,
+    };
+    return o->eviction ? sharing_create(&options, &worker->sharing) : ST_OK;
+}
+
 status worker_create(const struct worker_options *options, struct worker **out)
 {
     struct worker *worker = calloc(1, sizeof *worker);
@@ -63,6 +89,8 @@ status worker_create(const struct worker_options *options, struct worker **out)
     if (st == ST_OK)
         st = create_cache(worker);
     if (st == ST_OK)
+        st = create_sharing(worker);
+    if (st == ST_OK)
         st = batch_init(worker);
     if (st != ST_OK) {
         worker_destroy(&worker);
@@ -78,9 +106,11 @@ void worker_destroy(struct worker **worker)
     if (!w)
         return;
     w->batch.is_running = false;
+    w->is_pumping = true; /* nothing begins any more */
     generations_destroy(w);
     prefills_destroy(w);
     batch_free(w);
+    sharing_destroy(&w->sharing);
     prefix_cache_destroy(&w->cache);
     block_pool_destroy(&w->pool);
     free(w);
@@ -138,6 +168,8 @@ void worker_pump(struct worker *worker)
         prefills_ask_grants(worker);
         batch_start(worker);
         generations_send_tokens(worker);
+        if (worker->sharing)
+            sharing_pump(worker->sharing);
     } while (worker->pump_again);
     worker->is_pumping = false;
 }
@@ -224,6 +256,10 @@ static void on_generation_message(struct worker *worker, struct worker_peer *pee
 
 void worker_on_message(struct worker *worker, struct worker_peer *peer, const struct frame *frame, uint64_t deadline_us)
 {
+    if (worker->sharing && sharing_on_message(worker->sharing, peer, frame, deadline_us)) {
+        worker_pump(worker);
+        return;
+    }
     switch (frame->type) {
     case FRAME_PREFILL:
         UNPACKED(Prefill, prefill_on_prefill(worker, peer, frame, deadline_us, msg));
@@ -253,6 +289,8 @@ void worker_on_peer_lost(struct worker *worker, struct worker_peer *peer)
 {
     generations_on_peer_lost(worker, peer);
     prefills_on_peer_lost(worker, peer);
+    if (worker->sharing)
+        sharing_on_peer_lost(worker->sharing, peer);
     worker_pump(worker);
 }
 
@@ -272,12 +310,21 @@ size_t worker_live(struct worker *worker, struct worker_peer *peer, Baton__Live 
 void worker_drain(struct worker *worker)
 {
     worker->draining = true;
+    if (worker->sharing)
+        sharing_drain(worker->sharing);
+}
+
+void worker_set_manager(struct worker *worker, struct worker_peer *manager)
+{
+    if (worker->sharing)
+        sharing_set_manager(worker->sharing, manager);
 }
 
 bool worker_is_idle(const struct worker *worker)
 {
     return !worker->batch.is_running && TAILQ_EMPTY(&worker->generation_order) && TAILQ_EMPTY(&worker->dying) &&
-           TAILQ_EMPTY(&worker->job_order) && TAILQ_EMPTY(&worker->jobs_dying);
+           TAILQ_EMPTY(&worker->job_order) && TAILQ_EMPTY(&worker->jobs_dying) &&
+           (!worker->sharing || sharing_is_idle(worker->sharing));
 }
 
 void worker_load(struct worker *worker, Baton__Load *out)
@@ -321,6 +368,16 @@ uint32_t worker_paused_drafts(const struct worker *worker)
 const struct step_cost *worker_step_cost(const struct worker *worker)
 {
     return &worker->cost;
+}
+
+const struct pull_counters *worker_pull_counters(const struct worker *worker)
+{
+    return &worker->pulls;
+}
+
+const struct sharing *worker_sharing(const struct worker *worker)
+{
+    return worker->sharing;
 }
 
 struct prefix_cache *worker_prefix_cache(struct worker *worker)

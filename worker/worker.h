@@ -50,6 +50,7 @@ struct worker_options {
     uint64_t aside_us;         /* 100 ms: then freed blocks are set aside for the first claim */
     uint64_t keep_finished_us; /* 10 s */
     uint64_t take_timeout_us;  /* 3 s */
+    uint64_t pull_timeout_us;  /* 500 ms: what a pull may take beyond its prediction, and its holder to answer */
     uint64_t incarnation;
 };
 
@@ -106,6 +107,12 @@ struct worker_counters {
 const struct worker_counters *worker_counters(const struct worker *worker);
 uint32_t worker_paused_drafts(const struct worker *worker);
 const struct step_cost *worker_step_cost(const struct worker *worker);
+/* The manager of this host's KV blocks, as long as its link is up; NULL: none. */
+void worker_set_manager(struct worker *worker, struct worker_peer *manager);
+struct pull_counters;
+const struct pull_counters *worker_pull_counters(const struct worker *worker);
+struct sharing;
+const struct sharing *worker_sharing(const struct worker *worker); /* NULL: nothing is kept for others */
 struct block_pool *worker_pool(struct worker *worker);
 struct prefix_cache *worker_prefix_cache(struct worker *worker);
 

@@ -507,7 +507,7 @@ static void start(struct world *w)
         w->tokens[i] = i;
     ASSERT(block_pool_create(&pool, &w->pool) == ST_OK);
     const struct block_registry_options registry = { w->pool, BLOCK_TOKENS };
-    const struct whole_checksums_options sums = { &w->io, w->pool, geometry, 1, 1000, NULL, NULL };
+    const struct whole_checksums_options sums = { &w->io, w->pool, geometry, 1, 1000, NULL, NULL, NULL };
     ASSERT(block_registry_create(&registry, &w->registry) == ST_OK);
     ASSERT(whole_checksums_create(&sums, &w->checksums) == ST_OK);
     registry_source_init(&w->source, w->pool, w->registry, w->checksums);

@@ -27,6 +27,13 @@ struct leg {
     uint32_t index, first, end; /* of the next chunk */
 };
 
+/* The Find that it sent last. */
+struct asked {
+    struct worker_peer *holder; /* NULL: none */
+    struct request_key key;
+    uint32_t attempt, leg, first;
+};
+
 struct world {
     const uint8_t *data;
     size_t left;
@@ -39,6 +46,7 @@ struct world {
     struct transfer_take *takes[MAX_TAKES];
     size_t n_takes;
     struct leg leg;
+    struct asked asked;
     bool follow;       /* the message under way belongs to leg */
     uint64_t zero_sum; /* checksum of a block whose layers all sum to 0 */
 };
@@ -74,6 +82,8 @@ static status io_send(void *ctx, struct worker_peer *to, const struct message_he
         };
     if (head->type == FRAME_GRANT)
         w->leg.first = ((const Baton__Grant *)body)->from_token;
+    if (head->type == FRAME_FIND)
+        w->asked = (struct asked){ to, head->key, head->attempt, head->leg, ((const Baton__Find *)body)->first };
     ASSERT(w->up[to - w->peers]);
     uint8_t *packed = malloc(protobuf_c_message_get_packed_size(body) + 1);
     ASSERT(packed);
@@ -91,6 +101,21 @@ static struct worker_peer *io_find_prefill(void *ctx, const char *id)
 {
     struct world *w = ctx;
     return w->up[1] && !strcmp(id, w->peers[1].id) ? &w->peers[1] : NULL;
+}
+
+static bool io_is_alive(void *ctx, struct worker_peer *peer)
+{
+    struct world *w = ctx;
+    return w->up[peer - w->peers];
+}
+
+static struct worker_peer *io_find_holder(void *ctx, const char *id)
+{
+    struct world *w = ctx;
+    for (uint32_t i = 0; i < PEERS; i++)
+        if (w->up[i] && !strcmp(id, w->peers[i].id))
+            return &w->peers[i];
+    return NULL;
 }
 
 static void io_run(void *ctx, struct step *step, struct drafts *drafts)
@@ -354,6 +379,36 @@ static void say(struct world *w)
     worker_on_message(w->worker, &w->peers[who], &frame, when < 200 ? FRAME_NO_DEADLINE : w->now + when);
 }
 
+/* An answer to the last Find: mostly one that makes sense. */
+static void found(struct world *w)
+{
+    static uint8_t payload[4096];
+    struct items items = { { 0 }, { 0 } };
+    uint64_t sums[MAX_ITEMS];
+    uint32_t tiers[MAX_ITEMS];
+    Baton__Found msg = BATON__FOUND__INIT;
+    if (!w->asked.holder || !w->up[w->asked.holder - w->peers])
+        return;
+    size_t n = fill(w, &items) % 4;
+    bool wild = byte(w) % 8 == 7;
+    for (size_t i = 0; i < MAX_ITEMS; i++) {
+        sums[i] = byte(w) % 16 == 15 ? 1 : w->zero_sum;
+        tiers[i] = wild ? number(w) : 1;
+    }
+    msg.first = w->asked.first + (wild ? number(w) : 0);
+    msg.run = (uint32_t)n + byte(w) % 2;
+    msg.blocks = items.u32;
+    msg.generations = items.u64;
+    msg.checksums = sums;
+    msg.tiers = tiers;
+    msg.n_blocks = msg.n_generations = msg.n_checksums = msg.n_tiers = n;
+    struct frame frame = {
+        .type = FRAME_FOUND, .key = w->asked.key, .attempt = w->asked.attempt, .leg = w->asked.leg, .payload = payload
+    };
+    frame.payload_len = (uint32_t)pack(&msg, payload);
+    worker_on_message(w->worker, w->asked.holder, &frame, FRAME_NO_DEADLINE);
+}
+
 static void meet_again(struct world *w)
 {
     Baton__Live live[3], *pointers[3] = { &live[0], &live[1], &live[2] };
@@ -400,16 +455,21 @@ static void act(struct world *w)
         meet_again(w);
     else if (op < 252)
         lose(w, op % PEERS);
+    else
+        found(w);
 }
 
 static void settle(struct world *w)
 {
     for (uint32_t i = 0; i < PEERS; i++)
         lose(w, i);
-    while (w->n_takes)
-        end_take(w, ST_OK);
-    if (w->step)
-        end_step(w);
+    while (w->n_takes || w->step) {
+        while (w->n_takes)
+            end_take(w, ST_OK);
+        if (w->step)
+            end_step(w);
+        pass_time(w, 0);
+    }
     ASSERT(!w->step && w->n_takes == 0);
     ASSERT(worker_is_idle(w->worker));
     ASSERT(block_pool_free(worker_pool(w->worker)) == BLOCKS);
@@ -440,6 +500,7 @@ static void start(struct world *w, const struct worker_io *io)
         .aside_us = 1000,
         .keep_finished_us = 5000,
         .take_timeout_us = 1000,
+        .pull_timeout_us = 100000,
         .incarnation = 9,
     };
     ASSERT(worker_create(&o, &w->worker) == ST_OK);
@@ -448,7 +509,10 @@ static void start(struct world *w, const struct worker_io *io)
         memcpy(w->peers[i].id, (char[]){ 'p', 'e', 'e', 'r', '-', (char)('0' + i), 0 }, 7);
         w->peers[i].transfer = (struct transfer_peer *)(void *)&w->peers[i]; /* never followed */
         w->peers[i].transport = "shm";
+        w->peers[i].incarnation = 100 + i;
+        w->peers[i].same_host = i != 2;
     }
+    worker_set_manager(w->worker, &w->peers[1]);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -461,8 +525,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     w->zero_sum = transfer_block_checksum(zeros, LAYERS);
     timers_init(&w->timers);
     timers_set_now(&w->timers, w->now);
-    struct worker_io io = { w,          io_now, io_send, io_forget, io_find_prefill, io_run, io_take, io_cancel_take,
-                            io_entered, NULL,   NULL };
+    struct worker_io io = { w,          io_now, io_send, io_forget,   io_find_prefill, io_run, io_take, io_cancel_take,
+                            io_entered, NULL,   NULL,    io_is_alive, io_find_holder };
     start(w, &io);
     while (w->left)
         act(w);

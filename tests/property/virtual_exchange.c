@@ -535,7 +535,7 @@ static void store_drop(void *ctx, struct store_slot slot, bool damaged)
 static void create_cores(struct vx_node *node)
 {
     const struct block_registry_options registry = { node->pool, VX_BLOCK_TOKENS };
-    const struct whole_checksums_options sums = { &node->io, node->pool, geometry, 4, 1000000, NULL, NULL };
+    const struct whole_checksums_options sums = { &node->io, node->pool, geometry, 4, 1000000, NULL, NULL, NULL };
     assert_int_equal(block_registry_create(&registry, &node->registry), ST_OK);
     assert_int_equal(whole_checksums_create(&sums, &node->checksums), ST_OK);
     registry_source_init(&node->registry_source, node->pool, node->registry, node->checksums);

@@ -162,6 +162,8 @@ status network_worker_send(void *node, struct worker_peer *to, const struct mess
                            const ProtobufCMessage *body, bool acked);
 void network_worker_forget(void *node, struct worker_peer *to, struct request_key key, uint32_t attempt);
 struct worker_peer *network_find_prefill(void *node, const char *id);
+bool network_is_alive(void *node, struct worker_peer *peer);
+struct worker_peer *network_find_holder(void *node, const char *id);
 status network_router_send(void *node, struct fleet_worker *worker, const struct message_head *head,
                            const ProtobufCMessage *body, bool acked);
 void network_router_forget(void *node, struct fleet_worker *worker, struct request_key key, uint32_t attempt);

@@ -140,6 +140,20 @@ struct worker_peer *network_find_prefill(void *ctx, const char *id)
     return NULL;
 }
 
+bool network_is_alive(void *ctx, struct worker_peer *peer)
+{
+    return ((struct node *)ctx)->link_up[peer_index(ctx, peer)];
+}
+
+struct worker_peer *network_find_holder(void *ctx, const char *id)
+{
+    struct node *n = ctx;
+    for (uint32_t i = 0; i < n->vc->n_nodes; i++)
+        if (n->link_up[i] && !n->vc->nodes[i].is_router && !strcmp(n->vc->nodes[i].id, id))
+            return &n->peers[i];
+    return NULL;
+}
+
 void network_drop(struct node *from, int to)
 {
     struct message *m, *next;

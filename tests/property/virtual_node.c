@@ -147,7 +147,9 @@ void node_start_worker(struct node *n)
                                 virtual_cancel_take,
                                 entered,
                                 virtual_blocks_stored,
-                                virtual_blocks_removed };
+                                virtual_blocks_removed,
+                                network_is_alive,
+                                network_find_holder };
     struct worker_options o = {
         .io = &n->io,
         .timers = &n->timers,
@@ -176,6 +178,7 @@ void node_start_worker(struct node *n)
         .aside_us = 100000,
         .keep_finished_us = 10000000,
         .take_timeout_us = 3000000,
+        .pull_timeout_us = 20000,
         .incarnation = n->life,
     };
     snprintf(o.id, sizeof o.id, "%s", n->id);

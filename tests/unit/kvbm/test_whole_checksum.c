@@ -68,7 +68,7 @@ static int set_up(void **state)
         memset(memory[blocks[i]], (int)i + 1, sizeof memory[0]);
         block_pool_filled(pool, blocks[i], 4);
     }
-    const struct whole_checksums_options making = { &io, pool, geometry, 1, 50, on_done, NULL };
+    const struct whole_checksums_options making = { &io, pool, geometry, 1, 50, on_done, NULL, NULL };
     return whole_checksums_create(&making, &sums) == ST_OK ? 0 : -1;
 }
 

@@ -1,0 +1,115 @@
+/* pulling.h - fetching KV that a sequence lacks, where that is faster than computing it.
+ * A sequence that has its blocks and found a part of its beginning may get more of it from one holder: the manager of
+ * this host, or a worker or manager that its request names (Holding). Which one, and whether at all, is
+ * pull_cost.h's to say, from what pulls and steps took of late. What comes is verified, registered like what is
+ * computed here, and counts from the first block on; the rest is computed. A pull ends by its predicted time and
+ * pull_timeout_us, whatever its holder does. Loop thread only. */
+#ifndef BATON_WORKER_PULLING_H
+#define BATON_WORKER_PULLING_H
+
+#include "kvbm/borrower.h"
+#include "proto/baton.pb-c.h"
+#include "worker/sequence.h"
+
+struct worker;
+struct worker_peer;
+
+#define MAX_HOLDINGS 8u /* of one request; more are not looked at */
+
+/* Who is said to have how much of a request's beginning. */
+struct holding {
+    char id[64];
+    uint32_t tokens;
+    enum kv_tier tier;
+};
+
+/* Whom a pull is from, for metrics: label. */
+#define HOLDER_KINDS(X)                                                                                                \
+    X(manager) /* of this host */                                                                                      \
+    X(worker)  /* of this host */                                                                                      \
+    X(remote)  /* of another host */
+
+enum holder_kind {
+#define X(name) HOLDER_##name,
+    HOLDER_KINDS(X)
+#undef X
+        HOLDER_KIND_COUNT
+};
+const char *holder_kind_name(enum holder_kind kind);
+
+/* How a pull ended: label. */
+#define PULL_OUTCOMES(X)                                                                                               \
+    X(whole)     /* all that was asked for came */                                                                     \
+    X(partial)   /* the holder had less */                                                                             \
+    X(empty)     /* it had nothing */                                                                                  \
+    X(timeout)   /* its deadline came */                                                                               \
+    X(lost)      /* the holder, or the way to its blocks, was lost */                                                  \
+    X(damaged)   /* a checksum was wrong */                                                                            \
+    X(stale)     /* a block was reused while it was taken */                                                           \
+    X(cancelled) /* its request ended */                                                                               \
+    X(refused)   /* the holder was busy, or too many takes were under way */
+
+enum pull_outcome {
+#define X(name) PULL_##name,
+    PULL_OUTCOMES(X)
+#undef X
+        PULL_OUTCOME_COUNT
+};
+const char *pull_outcome_name(enum pull_outcome outcome);
+
+struct pull_counters {
+    uint64_t pulls[HOLDER_KIND_COUNT][PULL_OUTCOME_COUNT];
+    uint64_t blocks[HOLDER_KIND_COUNT], bytes[HOLDER_KIND_COUNT]; /* verified; taken */
+    uint64_t us[HOLDER_KIND_COUNT];                               /* of all pulls, and of those that brought blocks: */
+    uint64_t measured_us, predicted_us, error_us;                 /* error: absolute difference of the two before */
+    uint64_t tokens[KV_TIER_COUNT];                               /* that came, by where they lay */
+    uint64_t damaged;                                             /* blocks that arrived damaged */
+};
+
+/* Of a sequence's owner: zeroed, then filled in by pulling_hold and pulling_begin. */
+struct pulling {
+    struct holding holdings[MAX_HOLDINGS];
+    uint32_t n_holdings;
+    struct pull *pull; /* NULL: none is under way; until then nobody else may have the sequence's blocks */
+    uint32_t tokens;   /* that came, all in all */
+    uint64_t us;       /* that pulls took */
+    /* internal */
+    struct worker *worker;
+    struct sequence *seq;
+    const struct pulling_ops *ops;
+    uint64_t holder, begun_us, predicted_us;
+    enum holder_kind kind;
+    enum kv_tier tier;
+    uint32_t first, n; /* blocks asked for */
+};
+
+/* How the owner hears of it. */
+struct pulling_ops {
+    /* The KV of tokens [first, first + n) is here and can be found; by_tier[i]: where block i of them lay. */
+    void (*came)(struct pulling *pulling, uint32_t first, uint32_t n, const enum kv_tier by_tier[]);
+    /* The pull is over, pulling->pull NULL. */
+    void (*ended)(struct pulling *pulling);
+};
+
+/* Keeps what the request says of holders. */
+void pulling_hold(struct pulling *pulling, Baton__Holding *const *have, size_t n);
+/* One more, or more of the same; not kept where there is no room. */
+void pulling_hold_one(struct pulling *pulling, const char *id, uint32_t tokens, enum kv_tier tier);
+
+struct pulling_request {
+    struct worker *worker;
+    struct sequence *seq; /* has blocks for its tokens, of which `held` are there: whole blocks */
+    uint32_t held;
+    struct request_key key;
+    uint32_t attempt;
+    uint64_t deadline_us;
+    const struct trace_context *trace;
+    const struct pulling_ops *ops;
+};
+
+/* True: a pull is under way. ops are not called from within. */
+bool pulling_begin(struct pulling *pulling, const struct pulling_request *request);
+/* The owner has no use for it any more. True: ended has been called, and may have freed the owner. */
+void pulling_cancel(struct pulling *pulling);
+
+#endif
