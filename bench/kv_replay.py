@@ -100,7 +100,7 @@ def replay(cluster, requests, answer):
 def pool_blocks(cluster):
     """Of each worker, all states together."""
     return {w["id"]: int(sum(v for k, v in cluster.metrics(w).items() if k.startswith(BLOCKS)))
-            for w in cluster.workers() if w["role"] != "router"}
+            for w in cluster.engines()}
 
 
 def quantile(values, q):
@@ -137,7 +137,7 @@ def run(options):
     if options.decisions:
         open(options.decisions, "w").close()  # the router appends
         sets.append(f"router.decision_log={os.path.abspath(options.decisions)}")
-    with Cluster(model=options.model, sets=sets) as cluster:
+    with Cluster(model=options.model, sets=sets, extra=["--kvbm", "0"]) as cluster:
         blocks = pool_blocks(cluster)
         if len(set(blocks.values())) != 1:
             sys.exit(f"the pools differ, and one count cannot stand for both: {blocks}")

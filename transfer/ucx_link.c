@@ -4,9 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <ucs/debug/log_def.h>
 
+#include "common/clock.h"
 #include "common/log.h"
+
+#define SETTLE_QUIET_US 5000u
+#define SETTLE_MAX_US   100000u
 
 /* A message on its way: UCX wants the head to stay until it is sent. */
 struct ucx_send {
@@ -149,10 +154,27 @@ status ucx_link_open_beside(struct ucx_link *link, const struct ucx_link *of, st
     return ucx_error(err, "cannot open a worker", st);
 }
 
+/* UCX 1.13 aborts when a worker is destroyed whose answer to somebody's handshake still waits for its connection, which
+ * is a matter of moments unless that somebody hangs: so, until nothing has moved for a while. */
+static void settle(ucp_worker_h worker)
+{
+    const uint64_t end = clock_now_us() + SETTLE_MAX_US;
+    uint64_t moved = clock_now_us(), now = moved;
+    while (now < end && now < moved + SETTLE_QUIET_US) {
+        if (ucp_worker_progress(worker))
+            moved = now;
+        else
+            nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
+        now = clock_now_us();
+    }
+}
+
 void ucx_link_close(struct ucx_link *link)
 {
-    if (link->worker)
+    if (link->worker) {
+        settle(link->worker);
         ucp_worker_destroy(link->worker);
+    }
     if (link->context && !link->beside)
         ucp_cleanup(link->context);
     while (link->free_sends) {
