@@ -103,7 +103,8 @@ static ucs_status_t on_message(void *arg, const void *head, size_t head_len, voi
 {
     struct ucx_link *link = arg;
     bool whole = !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
-    link->receive(link->arg, link, head, head_len, data, len, whole);
+    if (link->receive)
+        link->receive(link->arg, link, head, head_len, data, len, whole);
     return UCS_OK;
 }
 
@@ -172,6 +173,7 @@ static void settle(ucp_worker_h worker)
 void ucx_link_close(struct ucx_link *link)
 {
     if (link->worker) {
+        link->receive = NULL; /* nobody is there any more to be told */
         settle(link->worker);
         ucp_worker_destroy(link->worker);
     }
