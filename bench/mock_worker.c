@@ -12,7 +12,6 @@
 
 #define LOAD_INTERVAL_US 50000u
 #define KV_BLOCKS        65536u
-#define BLOCK_TOKENS     16u
 
 static struct mock_request *find(struct mock_worker *w, struct request_key key)
 {
@@ -88,6 +87,9 @@ static void accept_generate(struct mock_worker *w, struct link *router, const st
     r->prompt_len = s->prompt_len;
     r->first = r->sent = (uint32_t)msg->n_tokens;
     r->end = (uint32_t)end;
+    mock_chain_init(&r->chain);
+    for (uint32_t i = 0; i < r->sent; i++)
+        mock_blocks_token(&w->blocks, &r->chain, i, msg->tokens[i]);
     request_table_add(&w->table, &r->node);
     mock_request_move(r, &w->fresh);
     w->running_tokens += r->sent;
@@ -272,7 +274,7 @@ static void publish_load(void *arg)
 {
     struct mock_worker *w = arg;
     Baton__Load load = BATON__LOAD__INIT;
-    uint64_t now = clock_now_us(), blocks = w->running_tokens / BLOCK_TOKENS;
+    uint64_t now = clock_now_us(), blocks = w->running_tokens / MOCK_BLOCK_TOKENS;
     const struct mock_request *r;
     forget_old(w, now);
     load.id = (char *)w->options.id;
@@ -320,8 +322,12 @@ static status publish_record(struct mock_worker *w, struct error *err)
 {
     struct instance self = { .incarnation = w->incarnation,
                              .max_model_len = w->options.max_model_len,
-                             .kv_tokens = (uint64_t)KV_BLOCKS * BLOCK_TOKENS,
+                             .kv_tokens = (uint64_t)KV_BLOCKS * MOCK_BLOCK_TOKENS,
+                             .weights = MOCK_WEIGHTS,
+                             .tokenizer = MOCK_TOKENIZER,
+                             .block_tokens = MOCK_BLOCK_TOKENS,
                              .pid = (uint32_t)getpid() };
+    const struct kv_publisher *publisher = kv_publish_publisher(w->blocks.publish);
     char key[INSTANCE_MAX_KEY];
     struct text_buffer record;
     (void)snprintf(self.id, sizeof self.id, "%s", w->options.id);
@@ -330,6 +336,8 @@ static status publish_record(struct mock_worker *w, struct error *err)
     (void)snprintf(self.kv_format, sizeof self.kv_format, "mock");
     (void)snprintf(self.control, sizeof self.control, "%s", links_endpoint(w->links));
     (void)snprintf(self.events, sizeof self.events, "%s", links_events_endpoint(w->links));
+    (void)snprintf(self.kv_events, sizeof self.kv_events, "%s", kv_publisher_endpoint(publisher));
+    (void)snprintf(self.kv_replay, sizeof self.kv_replay, "%s", kv_publisher_replay_endpoint(publisher));
     (void)snprintf(self.host, sizeof self.host, "localhost");
     (void)snprintf(self.version, sizeof self.version, "%s", BATON_VERSION);
     text_buffer_init(&record, 4096);
@@ -364,6 +372,8 @@ status mock_worker_create(const struct mock_worker_options *options, struct mock
     TAILQ_INIT(&w->finished);
     status st = open_links(w, err);
     if (st == ST_OK)
+        st = mock_blocks_open(&w->blocks, w->options.loop, links_context(w->links), err);
+    if (st == ST_OK)
         st = publish_record(w, err);
     if (st != ST_OK) {
         mock_worker_destroy(&w);
@@ -386,6 +396,7 @@ void mock_worker_destroy(struct mock_worker **p)
     timer_cancel(loop_timers(w->options.loop), &w->load);
     if (w->registration)
         etcd_unregister(&w->registration, NULL, NULL);
+    mock_blocks_close(&w->blocks);
     links_destroy(&w->links);
     while ((r = TAILQ_FIRST(&w->fresh)) || (r = TAILQ_FIRST(&w->running)) || (r = TAILQ_FIRST(&w->finished)))
         end_request(w, r);

@@ -1,7 +1,7 @@
 /* mock_worker.h - a decode worker without a model, for measuring what stands in front of it: it
  * registers in etcd, speaks the control plane as a worker does (acknowledged last words, resumed gaps,
- * ids kept until TokensAck, published load), and answers every Generate with tokens that follow from seed and
- * position: the first at once, as prompts cost no time, then one a step. Loop thread only. */
+ * ids kept until TokensAck, published load, KV events), and answers every Generate with tokens that follow from seed
+ * and position: the first at once, as prompts cost no time, then one a step. Loop thread only. */
 #ifndef BATON_BENCH_MOCK_WORKER_H
 #define BATON_BENCH_MOCK_WORKER_H
 

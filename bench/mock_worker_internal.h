@@ -5,9 +5,34 @@
 #include <sys/queue.h>
 
 #include "bench/mock_worker.h"
+#include "kvbm/block_hash.h"
 #include "proto/link.h"
+#include "worker/kv_publish.h"
 #include "worker/request_table.h"
 #include "worker/router_marks.h"
+
+#define MOCK_BLOCK_TOKENS 16u
+#define MOCK_BLOCKS       4096u /* kept after their sequence; few, so that the router's index is soon as full as ever */
+#define MOCK_WEIGHTS      1u    /* fingerprints; all mock workers have the same model */
+#define MOCK_TOKENIZER    1u
+
+/* The blocks of a sequence that grows. */
+struct mock_chain {
+    struct block_hash last; /* the seed while there is no full block */
+    uint32_t open[MOCK_BLOCK_TOKENS];
+    uint32_t n_tokens;
+};
+
+struct kept_block {
+    struct block_hash hash, parent;
+    bool has_parent;
+};
+
+struct mock_blocks {
+    struct kv_publish *publish;
+    struct kept_block kept[MOCK_BLOCKS]; /* a ring */
+    uint64_t n_made;
+};
 
 TAILQ_HEAD(mock_list, mock_request);
 
@@ -22,6 +47,7 @@ struct mock_request {
     uint32_t first;       /* position of the first token of this attempt */
     uint32_t sent, end;   /* positions below were sent; the last one is end - 1 */
     uint64_t finished_us; /* 0: running */
+    struct mock_chain chain;
 };
 
 struct mock_worker {
@@ -37,10 +63,18 @@ struct mock_worker {
     struct timer first, step, load;
     uint64_t last_step_us;
     struct mock_worker_stats stats;
+    struct mock_blocks blocks;
 };
 
 /* mock_worker.c */
 void mock_request_move(struct mock_request *r, struct mock_list *to);
+
+/* mock_worker_blocks.c */
+MUST_CHECK status mock_blocks_open(struct mock_blocks *blocks, struct loop *loop, void *zmq, struct error *err);
+void mock_blocks_close(struct mock_blocks *blocks);
+void mock_chain_init(struct mock_chain *chain);
+/* The token at a position of the sequence; one that the chain has already is passed over. */
+void mock_blocks_token(struct mock_blocks *blocks, struct mock_chain *chain, uint32_t position, uint32_t id);
 
 /* mock_worker_tokens.c: tokens out */
 /* Tokens up to a position in one message; the one with the last token is repeated until acknowledged. */

@@ -10,12 +10,12 @@ struct packed {
     Baton__Token token, *pointer;
 };
 
-static void emit(struct mock_worker *w, const struct mock_request *r, uint32_t position, uint64_t now,
-                 Baton__Token *out)
+static void emit(struct mock_worker *w, struct mock_request *r, uint32_t position, uint64_t now, Baton__Token *out)
 {
     uint32_t index = position - r->prompt_len;
     baton__token__init(out);
     out->id = w->options.token_ids[mock_worker_token(r->seed, index, w->options.n_token_ids)];
+    mock_blocks_token(&w->blocks, &r->chain, position, out->id);
     if (w->options.on_emit)
         w->options.on_emit(w->options.ctx, r->seed, index, now);
     w->stats.tokens++;
