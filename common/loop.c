@@ -24,6 +24,8 @@ struct loop {
     struct event_base *base;
     struct timers timers;
     bool deadline_changed; /* the timerfd is set once a turn, not once a change */
+    uint64_t armed_us;     /* what the timerfd is set to; TIMERS_NEVER: it is not, or has fired */
+    TAILQ_HEAD(, loop_task) tasks;
     int timer_fd, wake_fd;
     struct event *timer_event, *wake_event;
     atomic_bool stopping;
@@ -63,6 +65,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     struct loop *loop = arg;
     clear_fd(fd);
     loop->deadline_changed = true;
+    loop->armed_us = TIMERS_NEVER;
     timers_run(&loop->timers, clock_now_us());
 }
 
@@ -98,6 +101,8 @@ status loop_create(struct loop **out)
     pthread_mutex_init(&loop->lock, NULL);
     pthread_cond_init(&loop->room, NULL);
     loop->thread = pthread_self();
+    TAILQ_INIT(&loop->tasks);
+    loop->armed_us = TIMERS_NEVER;
     timers_init(&loop->timers);
     loop->timers.clock = clock_now_us;
     loop->timers.changed = on_deadline_changed;
@@ -158,7 +163,47 @@ static void set_deadline(struct loop *loop)
         when.it_value.tv_nsec = (long)(us % 1000000) * 1000;
     }
     loop->deadline_changed = false;
+    if (due == loop->armed_us)
+        return;
+    loop->armed_us = due;
     ASSERT(timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &when, NULL) == 0);
+}
+
+void loop_at_turn_end(struct loop *loop, struct loop_task *task, void (*fn)(void *arg), void *arg)
+{
+    if (!task->fn)
+        TAILQ_INSERT_TAIL(&loop->tasks, task, entry);
+    task->fn = fn;
+    task->arg = arg;
+}
+
+void loop_task_cancel(struct loop *loop, struct loop_task *task)
+{
+    if (task->fn)
+        TAILQ_REMOVE(&loop->tasks, task, entry);
+    task->fn = NULL;
+}
+
+/* Timers that were set to a time that has come need no timerfd. */
+static void run_due(struct loop *loop)
+{
+    uint64_t now = clock_now_us();
+    if (timers_next(&loop->timers) <= now)
+        timers_run(&loop->timers, now);
+}
+
+static void end_turn(struct loop *loop)
+{
+    struct loop_task *task;
+    if (loop->deadline_changed)
+        run_due(loop);
+    while ((task = TAILQ_FIRST(&loop->tasks))) {
+        void (*fn)(void *) = task->fn;
+        loop_task_cancel(loop, task);
+        fn(task->arg);
+    }
+    if (loop->deadline_changed)
+        set_deadline(loop);
 }
 
 /* From now on posts do not wait: the threads that post are about to be joined. */
@@ -177,8 +222,7 @@ void loop_run(struct loop *loop)
     loop->unattended = false;
     pthread_mutex_unlock(&loop->lock);
     while (!atomic_load_explicit(&loop->stopping, memory_order_acquire)) {
-        if (loop->deadline_changed)
-            set_deadline(loop);
+        end_turn(loop);
         ASSERT(event_base_loop(loop->base, EVLOOP_ONCE) == 0);
         atomic_fetch_add_explicit(&loop->turns, 1, memory_order_relaxed);
     }

@@ -5,6 +5,7 @@
 #include <event2/event.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "common/status.h"
 #include "common/timers.h"
@@ -27,6 +28,17 @@ void loop_stop(struct loop *loop); /* any thread */
  * still queued run when the loop runs again and are dropped by loop_destroy. */
 #define LOOP_MAX_POSTS 65536
 void loop_post(struct loop *loop, void (*fn)(void *arg), void *arg);
+
+/* Runs fn(arg) once, when what this turn of the loop brought is done and before it waits again; asked for once more
+ * before that, it still runs once; it must not ask for itself again. Loop thread only; the owner of the memory ends it
+ * with loop_task_cancel. */
+struct loop_task {
+    TAILQ_ENTRY(loop_task) entry;
+    void (*fn)(void *arg); /* NULL: not asked for */
+    void *arg;
+};
+void loop_at_turn_end(struct loop *loop, struct loop_task *task, void (*fn)(void *arg), void *arg);
+void loop_task_cancel(struct loop *loop, struct loop_task *task);
 
 /* Raised once a turn; pings carry it. Any thread. */
 uint64_t loop_turns(const struct loop *loop);

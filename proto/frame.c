@@ -105,7 +105,7 @@ void frame_write(const struct frame *frame, uint8_t *buf)
     put_u64(buf + AT_CHECKSUM, checksum(buf, payload, frame->payload_len));
 }
 
-static status check(const uint8_t *buf, size_t len, struct error *err)
+static status check(const uint8_t *buf, size_t len, size_t *used, struct error *err)
 {
     if (len < FRAME_HEADER_BYTES)
         return error_set(err, ST_CORRUPT, "frame of %zu bytes is shorter than its header", len);
@@ -114,7 +114,7 @@ static status check(const uint8_t *buf, size_t len, struct error *err)
     if (buf[AT_VERSION] != FRAME_VERSION)
         return error_set(err, ST_CORRUPT, "frame version is %u, not %u", buf[AT_VERSION], FRAME_VERSION);
     size_t payload_len = get_u32(buf + AT_LENGTH);
-    if (payload_len > FRAME_MAX_PAYLOAD || payload_len != len - FRAME_HEADER_BYTES)
+    if (payload_len > FRAME_MAX_PAYLOAD || payload_len > len - FRAME_HEADER_BYTES)
         return error_set(err, ST_CORRUPT, "frame says %zu payload bytes and has %zu", payload_len,
                          len - FRAME_HEADER_BYTES);
     if (get_u32(buf + AT_RESERVED))
@@ -122,12 +122,13 @@ static status check(const uint8_t *buf, size_t len, struct error *err)
     if (get_u64(buf + AT_CHECKSUM) != checksum(buf, buf + FRAME_HEADER_BYTES, payload_len))
         return error_set(err, ST_CORRUPT, "frame checksum is wrong (type %s, %zu payload bytes)",
                          frame_type_name(buf[AT_TYPE]), payload_len);
+    *used = FRAME_HEADER_BYTES + payload_len;
     return ST_OK;
 }
 
-status frame_read(const uint8_t *buf, size_t len, struct frame *out, struct error *err)
+status frame_read_first(const uint8_t *buf, size_t len, struct frame *out, size_t *used, struct error *err)
 {
-    status st = check(buf, len, err);
+    status st = check(buf, len, used, err);
     if (st != ST_OK)
         return st;
     out->type = (enum frame_type)buf[AT_TYPE];
@@ -143,4 +144,13 @@ status frame_read(const uint8_t *buf, size_t len, struct frame *out, struct erro
     out->payload_len = get_u32(buf + AT_LENGTH);
     out->payload = buf + FRAME_HEADER_BYTES;
     return ST_OK;
+}
+
+status frame_read(const uint8_t *buf, size_t len, struct frame *out, struct error *err)
+{
+    size_t used = 0;
+    status st = frame_read_first(buf, len, out, &used, err);
+    return st != ST_OK || used == len
+               ? st
+               : error_set(err, ST_CORRUPT, "frame of %zu bytes has %zu more behind it", used, len - used);
 }

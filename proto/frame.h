@@ -62,7 +62,10 @@ struct frame {
 
 /* Writes FRAME_HEADER_BYTES and the payload to buf, where the payload may lie already. */
 void frame_write(const struct frame *frame, uint8_t *buf);
-/* ST_CORRUPT with what was wrong; an unknown type is valid here (the caller counts and drops it). */
+/* The frame in front of what may be several, one behind the other; used: its bytes. ST_CORRUPT with what was wrong; an
+ * unknown type is valid here (the caller counts and drops it). */
+MUST_CHECK status frame_read_first(const uint8_t *buf, size_t len, struct frame *out, size_t *used, struct error *err);
+/* The same for one that has the bytes for itself. */
 MUST_CHECK status frame_read(const uint8_t *buf, size_t len, struct frame *out, struct error *err);
 
 #endif

@@ -32,6 +32,7 @@ status link_incoming_create(struct links *links, const uint8_t *routing_id, size
     link->connected = true;
     memcpy(link->routing_id, routing_id, len);
     link->routing_id_len = len;
+    text_buffer_init(&link->corked, LINK_CORK_BYTES);
     pending_init(&link->pending, links->options.max_pending);
     TAILQ_INSERT_TAIL(&links->all, link, entry);
     LIST_INSERT_HEAD(bucket_of(links, routing_id, len), link, same_bucket);
@@ -53,6 +54,24 @@ static void on_frame(struct links *links, const uint8_t *routing_id, size_t len,
         links->stats.dropped_unknown++;
 }
 
+/* A frame may end its link, and the next one finds another, or none. */
+static void read_frames(struct links *links, zmq_msg_t parts[2])
+{
+    const uint8_t *at = zmq_msg_data(&parts[1]);
+    struct frame frame;
+    struct error err;
+    size_t left = zmq_msg_size(&parts[1]), used;
+    do {
+        if (frame_read_first(at, left, &frame, &used, &err) != ST_OK) {
+            links_hostile(links, err.text);
+            return;
+        }
+        on_frame(links, zmq_msg_data(&parts[0]), zmq_msg_size(&parts[0]), &frame);
+        at += used;
+        left -= used;
+    } while (left);
+}
+
 bool links_receive_incoming(void *arg)
 {
     struct links *links = arg;
@@ -60,16 +79,12 @@ bool links_receive_incoming(void *arg)
     int n = link_socket_receive(&links->router, parts, 2);
     if (n < 0)
         return false;
-    struct frame frame;
-    struct error err;
     if (n != 2)
         links_hostile(links, "a message in other than two parts");
     else if (zmq_msg_size(&parts[0]) > LINK_ROUTING_ID_BYTES)
         links_hostile(links, "the routing id is too long");
-    else if (frame_read(zmq_msg_data(&parts[1]), zmq_msg_size(&parts[1]), &frame, &err) != ST_OK)
-        links_hostile(links, err.text);
     else
-        on_frame(links, zmq_msg_data(&parts[0]), zmq_msg_size(&parts[0]), &frame);
+        read_frames(links, parts);
     for (int i = 0; i < n && i < 2; i++)
         zmq_msg_close(&parts[i]);
     return true;

@@ -15,6 +15,7 @@
 #include <sys/queue.h>
 #include <zmq.h>
 
+#include "common/text_buffer.h"
 #include "proto/link.h"
 #include "proto/link_liveness.h"
 #include "proto/link_pending.h"
@@ -30,6 +31,7 @@
 #define LINK_HIGH_WATER       16384 /* messages queued in ZeroMQ, each way, for one peer */
 #define LINK_LINGER_MS        100   /* for what was sent just before a close */
 #define LINK_HELLO_SOON_US    10000 /* a greeting that found no connection yet is tried again */
+#define LINK_CORK_BYTES       16384 /* of frames that travel in one message */
 #define LINKS_BUCKETS         1024  /* of the table of incoming links */
 #define LINKS_KNOWN           1024  /* incarnations remembered after their link is gone */
 #define LINKS_REFUSED         64    /* incarnations whose refusal was logged */
@@ -58,6 +60,8 @@ struct link {
     struct link_socket dealer, monitor;
     struct liveness liveness;
     struct pending pending;
+    struct text_buffer corked; /* frames of this turn of the loop, that leave together at its end */
+    TAILQ_ENTRY(link) same_turn;
     struct timer timer;
     uint64_t rtt_us;
     void *user;
@@ -79,6 +83,8 @@ struct links {
     struct link_socket router, router_monitor, publisher;
     char endpoint[LINK_ENDPOINT_BYTES], events_endpoint[LINK_ENDPOINT_BYTES];
     struct link_list all, graveyard;
+    TAILQ_HEAD(, link) corked; /* with something to send at the end of this turn */
+    struct loop_task uncork;
     struct link_bucket incoming[LINKS_BUCKETS];
     uint32_t n_incoming;
     uint64_t known_items[LINKS_KNOWN], refused_items[LINKS_REFUSED];
@@ -135,7 +141,11 @@ void link_ping(struct link *link);
 void link_answer_ping(struct link *link, const Baton__Ping *ping);
 void link_acknowledge(struct link *link, uint64_t message_id);
 void link_repeat(struct link *link, uint64_t now);
-/* Packs and sends one frame to a link, or with link NULL to a routing id of the ROUTER. */
+/* Sends what waits for the end of the turn. */
+void link_uncork(struct link *link);
+/* Packs and sends one frame to a link, or with link NULL to a routing id of the ROUTER. To a link all but HELLO wait
+ * for the end of the turn, which tells nobody that it failed: an acknowledged message is repeated, a gap in tokens
+ * is asked for. */
 struct link_address {
     struct links *links;
     struct link *link;

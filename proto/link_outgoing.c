@@ -8,13 +8,29 @@
 
 #define OWN_ROUTING_ID_BYTES 17 /* a letter, as ZeroMQ keeps a leading zero for itself, and 16 random bytes */
 
-static bool read_frame(struct link *link, zmq_msg_t *part, struct frame *frame)
+static void on_frame(struct link *link, const struct frame *frame)
 {
+    if (frame->type == FRAME_HELLO)
+        link_on_hello(link, frame);
+    else
+        link_receive(link, frame);
+}
+
+static void read_frames(struct link *link, zmq_msg_t *part)
+{
+    const uint8_t *at = zmq_msg_data(part);
+    struct frame frame;
     struct error err;
-    if (frame_read(zmq_msg_data(part), zmq_msg_size(part), frame, &err) == ST_OK)
-        return true;
-    links_hostile(link->links, err.text);
-    return false;
+    size_t left = zmq_msg_size(part), used;
+    do {
+        if (frame_read_first(at, left, &frame, &used, &err) != ST_OK) {
+            links_hostile(link->links, err.text);
+            return;
+        }
+        on_frame(link, &frame);
+        at += used;
+        left -= used;
+    } while (left && !link->dead);
 }
 
 static bool receive(void *arg)
@@ -26,15 +42,10 @@ static bool receive(void *arg)
     int n = link_socket_receive(&link->dealer, &part, 1);
     if (n < 0)
         return false;
-    struct frame frame;
     if (n > 1)
         links_hostile(link->links, "a message in more parts than one");
-    else if (read_frame(link, &part, &frame)) {
-        if (frame.type == FRAME_HELLO)
-            link_on_hello(link, &frame);
-        else
-            link_receive(link, &frame);
-    }
+    else
+        read_frames(link, &part);
     zmq_msg_close(&part);
     return true;
 }
@@ -113,6 +124,7 @@ status links_connect(struct links *links, const char *id, const char *endpoint, 
     }
     link->links = links;
     link->outgoing = true;
+    text_buffer_init(&link->corked, LINK_CORK_BYTES);
     pending_init(&link->pending, links->options.max_pending);
     liveness_start(&link->liveness, &links->rules, true, clock_now_us());
     status st = open_dealer(link);

@@ -54,8 +54,6 @@ static status transmit(const struct link_address *to, zmq_msg_t *message)
     int error = rc < 0 ? zmq_errno() : 0;
     if (rc < 0)
         zmq_msg_close(message);
-    else
-        to->links->stats.sent++;
     link_socket_sent(s);
     return rc < 0 ? explain(to, error) : ST_OK;
 }
@@ -82,17 +80,9 @@ static bool is_dropped(unsigned type)
 #endif
 
 /* With body NULL the frame's own payload is sent. */
-status link_send_frame(const struct link_address *to, struct frame *frame, const ProtobufCMessage *body)
+static void write_frame(const struct link_address *to, struct frame *frame, const ProtobufCMessage *body, size_t len,
+                        uint8_t *buf)
 {
-    size_t len = body ? protobuf_c_message_get_packed_size(body) : frame->payload_len;
-    if (len > FRAME_MAX_PAYLOAD)
-        return ST_LIMIT;
-    if (is_dropped(frame->type))
-        return ST_OK;
-    zmq_msg_t message;
-    if (zmq_msg_init_size(&message, FRAME_HEADER_BYTES + len))
-        return ST_NO_MEMORY;
-    uint8_t *buf = zmq_msg_data(&message);
     if (body) {
         protobuf_c_message_pack(body, buf + FRAME_HEADER_BYTES);
         frame->payload = buf + FRAME_HEADER_BYTES;
@@ -100,7 +90,73 @@ status link_send_frame(const struct link_address *to, struct frame *frame, const
     }
     frame->incarnation = to->links->options.incarnation;
     frame_write(frame, buf);
+    to->links->stats.sent++;
+}
+
+static status send_at_once(const struct link_address *to, struct frame *frame, const ProtobufCMessage *body, size_t len)
+{
+    zmq_msg_t message;
+    if (zmq_msg_init_size(&message, FRAME_HEADER_BYTES + len))
+        return ST_NO_MEMORY;
+    write_frame(to, frame, body, len, zmq_msg_data(&message));
     return transmit(to, &message);
+}
+
+void link_uncork(struct link *link)
+{
+    struct text_buffer *corked = &link->corked;
+    const struct link_address to = link_address(link);
+    zmq_msg_t message;
+    if (!corked->len)
+        return;
+    TAILQ_REMOVE(&link->links->corked, link, same_turn);
+    if (zmq_msg_init_size(&message, corked->len)) {
+        link->links->stats.send_failures++;
+    } else {
+        memcpy(zmq_msg_data(&message), corked->data, corked->len);
+        (void)transmit(&to, &message);
+    }
+    text_buffer_clear(corked);
+}
+
+static void uncork_all(void *arg)
+{
+    struct links *links = arg;
+    struct link *link;
+    while ((link = TAILQ_FIRST(&links->corked)))
+        link_uncork(link);
+}
+
+/* False: it goes alone. */
+static bool cork(struct link *link, struct frame *frame, const ProtobufCMessage *body, size_t len)
+{
+    struct links *links = link->links;
+    const struct link_address to = link_address(link);
+    size_t bytes = FRAME_HEADER_BYTES + len;
+    if (frame->type == FRAME_HELLO || link->corked.len + bytes > LINK_CORK_BYTES)
+        link_uncork(link); /* before it, as it was sent before it */
+    if (frame->type == FRAME_HELLO || bytes > LINK_CORK_BYTES)
+        return false;
+    bool first = link->corked.len == 0;
+    char *room = text_buffer_reserve(&link->corked, bytes);
+    if (!room)
+        return false;
+    write_frame(&to, frame, body, len, (uint8_t *)room);
+    text_buffer_advance(&link->corked, bytes);
+    if (first)
+        TAILQ_INSERT_TAIL(&links->corked, link, same_turn);
+    loop_at_turn_end(links->options.loop, &links->uncork, uncork_all, links);
+    return true;
+}
+
+status link_send_frame(const struct link_address *to, struct frame *frame, const ProtobufCMessage *body)
+{
+    size_t len = body ? protobuf_c_message_get_packed_size(body) : frame->payload_len;
+    if (len > FRAME_MAX_PAYLOAD)
+        return ST_LIMIT;
+    if (is_dropped(frame->type) || (to->link && cork(to->link, frame, body, len)))
+        return ST_OK;
+    return send_at_once(to, frame, body, len);
 }
 
 static uint64_t time_left(const struct link *link, uint64_t deadline_us)

@@ -13,7 +13,7 @@
 #include "common/loop.h"
 #include "common/status.h"
 
-#define LINK_SOCKET_BATCH 256
+#define LINK_SOCKET_BATCH 64 /* messages; each can hold many frames */
 
 struct links;
 

@@ -63,6 +63,7 @@ static void reap(struct links *links)
             link_socket_close(&link->monitor);
             link_socket_close(&link->dealer);
         }
+        text_buffer_free(&link->corked);
         free(link);
     }
     bury_subscriptions(links);
@@ -85,6 +86,7 @@ void link_bury(struct link *link)
 {
     struct links *links = link->links;
     ASSERT(!link->dead);
+    link_uncork(link);
     link->dead = true;
     link->state = LINK_GREETING;
     timer_cancel(loop_timers(links->options.loop), &link->timer);
@@ -210,6 +212,7 @@ status links_create(const struct links_options *options, struct links **out, str
     links->refused = (struct incarnation_ring){ links->refused_items, LINKS_REFUSED, 0 };
     TAILQ_INIT(&links->all);
     TAILQ_INIT(&links->graveyard);
+    TAILQ_INIT(&links->corked);
     st = copy_strings(&links->options);
     if (st == ST_OK)
         st = open_sockets(links, err);
@@ -235,6 +238,7 @@ void links_destroy(struct links **p)
         subscription_close(&sub);
     reap(links);
     timer_cancel(loop_timers(links->options.loop), &links->doubt);
+    loop_task_cancel(links->options.loop, &links->uncork);
     if (links->router.zmq)
         zmq_socket_monitor(links->router.zmq, NULL, 0);
     link_socket_close(&links->router_monitor);

@@ -185,6 +185,44 @@ static void test_a_deadline_left_over_fires_in_the_next_turn(void **state)
     loop_destroy(&t.counter.loop);
 }
 
+struct ending {
+    struct loop *loop;
+    struct loop_task task, never;
+    struct timer timer;
+    int n, at_timer;
+};
+
+static void at_end(void *arg)
+{
+    struct ending *e = arg;
+    e->n++;
+    loop_stop(e->loop);
+}
+
+static void ask_often(void *arg)
+{
+    struct ending *e = arg;
+    for (int i = 0; i < 5; i++)
+        loop_at_turn_end(e->loop, &e->task, at_end, e);
+    e->at_timer = e->n;
+}
+
+/* Behind what the turn brought, timers that became due in it too, and once. */
+static void test_the_end_of_a_turn_is_told_once(void **state)
+{
+    (void)state;
+    struct ending e = { 0 };
+    assert_int_equal(loop_create(&e.loop), ST_OK);
+    timer_set(loop_timers(e.loop), &e.timer, 0, ask_often, &e);
+    loop_at_turn_end(e.loop, &e.never, at_end, &e);
+    loop_task_cancel(e.loop, &e.never);
+    loop_run(e.loop);
+    assert_int_equal(e.at_timer, 0);
+    assert_int_equal(e.n, 1);
+    assert_int_equal(loop_turns(e.loop), 1);
+    loop_destroy(&e.loop);
+}
+
 struct stopper {
     struct loop *loop;
     atomic_bool runs;
@@ -276,6 +314,7 @@ int main(void)
         cmocka_unit_test(test_a_sooner_deadline_is_noticed),
         cmocka_unit_test(test_a_deadline_in_the_past_fires),
         cmocka_unit_test(test_a_deadline_left_over_fires_in_the_next_turn),
+        cmocka_unit_test(test_the_end_of_a_turn_is_told_once),
         cmocka_unit_test(test_stop_from_another_thread_and_run_again),
         cmocka_unit_test(test_a_waiting_sender_is_let_go_by_stop),
     };

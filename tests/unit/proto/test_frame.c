@@ -58,6 +58,25 @@ static void what_is_written_is_read(void **state)
     }
 }
 
+static void frames_behind_one_another_are_read(void **state)
+{
+    (void)state;
+    uint8_t buf[3 * FRAME_HEADER_BYTES + 100] = { 0 };
+    struct frame a = example((const uint8_t *)"0123456789", 10), b = example(NULL, 0), got;
+    struct error err;
+    size_t used;
+    frame_write(&a, buf);
+    frame_write(&b, buf + FRAME_HEADER_BYTES + 10);
+    size_t len = 2 * FRAME_HEADER_BYTES + 10;
+    assert_int_equal(frame_read_first(buf, len, &got, &used, NULL), ST_OK);
+    assert_int_equal(used, FRAME_HEADER_BYTES + 10);
+    assert_same(&a, &got);
+    assert_int_equal(frame_read_first(buf + used, len - used, &got, &used, NULL), ST_OK);
+    assert_same(&b, &got);
+    assert_int_equal(frame_read(buf, len, &got, &err), ST_CORRUPT);
+    assert_non_null(strstr(err.text, "more behind it"));
+}
+
 static void payload_may_lie_in_place(void **state)
 {
     (void)state;
@@ -153,9 +172,13 @@ static void unknown_types_are_for_the_caller(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_written_is_read),           cmocka_unit_test(payload_may_lie_in_place),
-        cmocka_unit_test(bytes_lie_where_the_contract_says), cmocka_unit_test(every_flipped_bit_is_found),
-        cmocka_unit_test(every_other_length_is_refused),     cmocka_unit_test(the_error_names_what_is_wrong),
+        cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(payload_may_lie_in_place),
+        cmocka_unit_test(bytes_lie_where_the_contract_says),
+        cmocka_unit_test(every_flipped_bit_is_found),
+        cmocka_unit_test(frames_behind_one_another_are_read),
+        cmocka_unit_test(every_other_length_is_refused),
+        cmocka_unit_test(the_error_names_what_is_wrong),
         cmocka_unit_test(unknown_types_are_for_the_caller),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -137,6 +137,24 @@ static void messages_in_wrong_parts_are_dropped(void **state)
     scene_close(&s);
 }
 
+/* What comes before the broken frame counts, what is behind it does not. */
+static void frames_in_one_message_are_read_in_order(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open(&s);
+    uint8_t buf[4 * FRAME_HEADER_BYTES];
+    size_t len = 0;
+    for (int i = 0; i < 4; i++)
+        len += make(buf + len, 250, 9, NULL, 0);
+    say(&s, buf, len);
+    say(&s, buf, len - 1);
+    buf[2 * FRAME_HEADER_BYTES]++;
+    say(&s, buf, len);
+    expect(&s, 2, 4 + 3 + 2, 0);
+    scene_close(&s);
+}
+
 static void strangers_are_not_heard(void **state)
 {
     (void)state;
@@ -278,6 +296,7 @@ int main(void)
         cmocka_unit_test(random_bytes_are_dropped),
         cmocka_unit_test(spoilt_frames_are_dropped),
         cmocka_unit_test(messages_in_wrong_parts_are_dropped),
+        cmocka_unit_test(frames_in_one_message_are_read_in_order),
         cmocka_unit_test(strangers_are_not_heard),
         cmocka_unit_test(senseless_hellos_are_refused),
         cmocka_unit_test(a_huge_hello_is_not_unpacked),
