@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ARENA_FIRST_BYTES ((size_t)4096)  /* most arenas stay small, and chunks are cleared */
 #define ARENA_CHUNK_BYTES ((size_t)16384) /* a larger piece gets a chunk of its own size */
 
 struct chunk {
@@ -41,7 +42,7 @@ void arena_destroy(struct arena **p)
 
 static struct chunk *add_chunk(struct arena *arena, size_t bytes)
 {
-    size_t size = bytes > ARENA_CHUNK_BYTES ? bytes : ARENA_CHUNK_BYTES;
+    size_t least = arena->chunks ? ARENA_CHUNK_BYTES : ARENA_FIRST_BYTES, size = bytes > least ? bytes : least;
     struct chunk *c = calloc(1, sizeof *c + size);
     if (!c)
         return NULL;

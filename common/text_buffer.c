@@ -104,3 +104,10 @@ void text_buffer_printf(struct text_buffer *b, const char *fmt, ...)
     }
     text_buffer_advance(b, (size_t)len);
 }
+
+void text_copy(char *out, size_t size, const char *text)
+{
+    size_t len = strnlen(text, size - 1);
+    memcpy(out, text, len);
+    out[len] = '\0';
+}

@@ -33,4 +33,7 @@ void text_buffer_printf(struct text_buffer *b, const char *fmt, ...) PRINTF_LIKE
 char *text_buffer_reserve(struct text_buffer *b, size_t len);
 void text_buffer_advance(struct text_buffer *b, size_t len);
 
+/* Cut to size - 1 bytes where it is longer, and always terminated. */
+void text_copy(char *out, size_t size, const char *text);
+
 #endif

@@ -37,7 +37,7 @@ static void record_worker(struct answer *a, const struct choice *c)
     struct call_record *record = &a->call->record;
     const char *id = c->flow ? flow_worker_id(c->flow) : c->timing.decode_worker;
     if (c->index == 0 && id[0] && strcmp(record->worker, id) != 0)
-        snprintf(record->worker, sizeof record->worker, "%s", id);
+        text_copy(record->worker, sizeof record->worker, id);
 }
 
 static void record_key(struct answer *a, const struct choice *c)
@@ -52,7 +52,7 @@ static void record_answer(struct answer *a)
 {
     static const char *const finishes[] = { [CHOICE_STOP] = "stop", [CHOICE_LENGTH] = "length" };
     struct call_record *record = &a->call->record;
-    snprintf(record->model, sizeof record->model, "%s", a->request->name);
+    text_copy(record->model, sizeof record->model, a->request->name);
     record->choices = a->n_choices;
     record->prompt_tokens = a->usage.prompt_tokens;
     record->completion_tokens = a->usage.completion_tokens;

@@ -132,7 +132,7 @@ uint32_t choice_scored_ready(const struct choice *c)
 
 static void copy_text(char *out, size_t size, const char *text)
 {
-    snprintf(out, size, "%s", text ? text : "");
+    text_copy(out, size, text ? text : "");
 }
 
 void choice_keep_worker_timing(struct choice *c, const Baton__Timing *timing)

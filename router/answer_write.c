@@ -33,15 +33,20 @@ static void add_number(struct text_buffer *out, uint64_t v)
 /* {"id":...,"object":...,"created":...,"model":... */
 static void add_head(const struct answer_head *h, const char *object, struct text_buffer *out)
 {
-    text_buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%" PRId64 ",\"model\":", h->id, object,
-                       h->created);
+    text_buffer_add(out, "{\"id\":\"");
+    text_buffer_add(out, h->id);
+    text_buffer_add(out, "\",\"object\":\"");
+    text_buffer_add(out, object);
+    text_buffer_add(out, "\",\"created\":");
+    add_number(out, (uint64_t)h->created);
+    text_buffer_add(out, ",\"model\":");
     add_string(out, h->request->name, strlen(h->request->name));
 }
 
 void answer_head_init(struct answer_head *head, const char *id, int64_t created, const struct request *request)
 {
     *head = (struct answer_head){ .created = created, .request = request };
-    snprintf(head->id, sizeof head->id, "%s", id);
+    text_copy(head->id, sizeof head->id, id);
     text_buffer_init(&head->event, HEAD_MAX_BYTES);
     if (!request->stream)
         return;

@@ -48,8 +48,10 @@ static bool is_health(const char *path)
 
 static void count_answer(struct api *api, const char *name, int code)
 {
-    char text[16];
-    snprintf(text, sizeof text, "%d", code);
+    char text[] = "000";
+    ASSERT(code >= 100 && code <= 999);
+    for (int i = 2, rest = code; i >= 0; i--, rest /= 10)
+        text[i] = (char)('0' + rest % 10);
     metric_add(
         metrics_series(api->options.metrics, &router_metric_table, ROUTER_REQUESTS, (const char *[]){ name, text }), 1);
 }
@@ -112,10 +114,22 @@ static bool is_sane_id(const char *id)
     return len > 0 && len < CALL_REQUEST_ID_BYTES;
 }
 
+/* All its digits, at least so many. */
+static char *add_hex(char *out, uint64_t v, int least)
+{
+    int n = least;
+    while (n < 16 && v >> (4 * n))
+        n++;
+    for (int i = n - 1; i >= 0; i--, v >>= 4)
+        out[i] = "0123456789abcdef"[v & 15];
+    return out + n;
+}
+
 static void make_id(const struct api *api, uint64_t number, const char *prefix, char out[CALL_ID_BYTES])
 {
-    snprintf(out, CALL_ID_BYTES, "%.12s%016llx%08llx", prefix, (unsigned long long)api->options.incarnation,
-             (unsigned long long)number);
+    text_copy(out, CALL_ID_PREFIX_BYTES, prefix);
+    char *end = add_hex(out + strlen(out), api->options.incarnation, 16);
+    *add_hex(end, number, 8) = '\0';
 }
 
 void call_id(const struct call *call, const char *prefix, char out[CALL_ID_BYTES])
@@ -190,7 +204,7 @@ static void server_error_name(void *ctx, int code, char *buf, size_t size)
     struct api *api = ctx;
     char id[CALL_ID_BYTES];
     make_id(api, ++api->next_number, "req-", id);
-    snprintf(buf, size, "%s", id);
+    text_copy(buf, size, id);
     log_debug("refused", "id=%s status=%d", id, code);
 }
 
@@ -272,7 +286,7 @@ static void name_exchange(struct api *api, struct http_exchange *x, char out[CAL
     const char *given = http_header(x, "x-request-id");
     api->next_number++;
     if (given && is_sane_id(given))
-        snprintf(out, CALL_REQUEST_ID_BYTES, "%s", given);
+        text_copy(out, CALL_REQUEST_ID_BYTES, given);
     else
         make_id(api, api->next_number, "req-", out);
     http_header_add(x, "x-request-id", out);
@@ -296,7 +310,7 @@ static void take_call(struct api *api, struct http_exchange *x, const struct end
     api->held_bytes += bytes;
     api->n_calls++;
     TAILQ_INSERT_TAIL(&api->calls, call, entry);
-    snprintf(call->request_id, sizeof call->request_id, "%s", id);
+    text_copy(call->request_id, sizeof call->request_id, id);
     trace_parent_read(http_header(x, "traceparent"), &call->trace);
     http_set_user(x, call);
     http_on_gone(x, on_gone, call);

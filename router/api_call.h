@@ -9,7 +9,8 @@
 #include "router/api.h"
 #include "router/request.h"
 
-#define CALL_ID_BYTES         48
+#define CALL_ID_PREFIX_BYTES  13 /* with the NUL */
+#define CALL_ID_BYTES         (CALL_ID_PREFIX_BYTES + 2 * 16)
 #define CALL_REQUEST_ID_BYTES 129
 #define CALL_MODEL_BYTES      (sizeof((struct instance *)NULL)->model + INSTANCE_ADAPTER_NAME_BYTES) /* "MODEL:ADAPTER" */
 #define CALL_MAX_PIECE_BYTES  ((size_t)256 << 20) /* of one answer's text or body */

@@ -47,7 +47,7 @@ void flow_timing(const struct flow *flow, struct flow_timing *out)
         .attempts = flow->attempt,
         .class_changed = flow->class_changed,
     };
-    snprintf(out->class, sizeof out->class, "%s", flow->class);
+    text_copy(out->class, sizeof out->class, flow->class);
 }
 
 const char *flow_worker_id(const struct flow *flow)

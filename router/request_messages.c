@@ -86,16 +86,16 @@ static status read_content(struct request_values *values, const json_t *message,
 {
     char path[API_ERROR_PARAM_BYTES];
     json_t *content = json_object_get(message, "content");
+    if (content && json_is_string(content)) {
+        *out = json_incref(content);
+        return ST_OK;
+    }
     snprintf(path, sizeof path, "messages[%zu].content", index);
     if (!request_given(content)) {
         if (!optional)
             return api_error_set(err, API_MISSING, path, "Missing required parameter: '%s'.", path);
         *out = json_string("");
         return *out ? ST_OK : api_error_memory(err);
-    }
-    if (json_is_string(content)) {
-        *out = json_incref(content);
-        return ST_OK;
     }
     if (json_is_array(content))
         return join_parts(values, content, path, out, err);
@@ -112,10 +112,11 @@ static status refuse_members(const json_t *message, size_t index, struct api_err
     char path[API_ERROR_PARAM_BYTES];
     for (size_t i = FIRST_REFUSED; members[i]; i++) {
         const json_t *value = request_given(json_object_get(message, members[i]));
+        if (!value || (json_is_array(value) && json_array_size(value) == 0))
+            continue;
         snprintf(path, sizeof path, "messages[%zu].%s", index, members[i]);
-        if (value && !(json_is_array(value) && json_array_size(value) == 0))
-            return api_error_set(err, API_UNSUPPORTED, path,
-                                 "Unsupported parameter: '%s' is not supported by this server.", path);
+        return api_error_set(err, API_UNSUPPORTED, path, "Unsupported parameter: '%s' is not supported by this server.",
+                             path);
     }
     return ST_OK;
 }
@@ -124,14 +125,14 @@ static status read_role(const json_t *message, size_t index, const char **out, s
 {
     char path[API_ERROR_PARAM_BYTES], shown[SHOWN_BYTES];
     const json_t *role = json_object_get(message, "role");
+    *out = role && json_is_string(role) ? find_role(role) : NULL;
+    if (*out)
+        return ST_OK;
     snprintf(path, sizeof path, "messages[%zu].role", index);
     if (!request_given(role))
         return api_error_set(err, API_MISSING, path, "Missing required parameter: '%s'.", path);
     if (!json_is_string(role))
         return request_wrong_type(err, path, "a string", role);
-    *out = find_role(role);
-    if (*out)
-        return ST_OK;
     return api_error_set(err, API_WRONG_VALUE, path,
                          "Invalid value for '%s': '%s' is not one of 'system', 'developer', 'user', 'assistant' and "
                          "'tool'.",

@@ -9,6 +9,7 @@
 #include "common/utf8.h"
 #include "engine/sampling.h"
 #include "router/json_place.h"
+#include "router/json_plain.h"
 
 /* As tables of the .def see them. */
 enum { CHAT = REQUEST_CHAT, TEXT = REQUEST_TEXT, TOKENS = REQUEST_TOKENS, IDS = REQUEST_IDS };
@@ -115,6 +116,9 @@ status request_json_parse(const char *body, size_t len, const struct request_sco
     json_error_t where;
     if (len == 0)
         return api_error_set(err, API_MALFORMED, NULL, "The request body is empty; a JSON object is expected.");
+    *out = json_plain_read(body, len);
+    if (*out)
+        return ST_OK;
     *out = json_loadb(body, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
     if (!*out && json_error_code(&where) == json_error_numeric_overflow)
         return refuse_number(body, (size_t)where.position, scope, err);
