@@ -40,6 +40,44 @@ static uint64_t read_deadline(const struct http_connection *c, enum http_connect
     }
 }
 
+static void end_doubt(struct http_connection *c)
+{
+    struct http_server *server = c->server;
+    if (!c->is_doubted)
+        return;
+    c->is_doubted = false;
+    TAILQ_REMOVE(&server->doubted, c, doubted);
+    server->n_doubted--;
+}
+
+static void on_doubt(void *arg);
+
+/* A reset that came together with the request raises no other edge: it shows at a second look, which most answers
+ * are sooner than. */
+static void doubt(struct http_connection *c)
+{
+    struct http_server *server = c->server;
+    if (c->is_doubted)
+        return;
+    c->is_doubted = true;
+    TAILQ_INSERT_TAIL(&server->doubted, c, doubted);
+    server->n_doubted++;
+    if (!timer_is_set(&server->doubt_timer))
+        timer_set(server->timers, &server->doubt_timer, clock_now_us() + HTTP_DOUBT_US, on_doubt, server);
+}
+
+static void on_doubt(void *arg)
+{
+    struct http_server *server = arg;
+    struct http_connection *c;
+    for (uint32_t n = server->n_doubted; n > 0 && (c = TAILQ_FIRST(&server->doubted)); n--) {
+        end_doubt(c);
+        http_connection_run(c);
+    }
+    if (server->n_doubted)
+        timer_set(server->timers, &server->doubt_timer, clock_now_us() + HTTP_DOUBT_US, on_doubt, server);
+}
+
 static void enter(struct http_connection *c, enum http_connection_state state)
 {
 #define TO(name)      (1u << CONNECTION_##name)
@@ -49,6 +87,8 @@ static void enter(struct http_connection *c, enum http_connection_state state)
 #undef TO
     ASSERT(legal[c->state] & (1u << state));
     c->state = state;
+    if (state != CONNECTION_ANSWERING)
+        end_doubt(c);
     c->read_deadline_us = read_deadline(c, state);
     if (!c->running)
         arm_timer(c);
@@ -396,10 +436,13 @@ static bool read_once(struct http_connection *c, size_t *budget)
         return false;
     }
     take_input(c, c->server->scratch, (size_t)n);
-    /* A short count means that all was read. When an answer is awaited, or something
-     * was said about the end, one more look is due: a reset raises no other edge. */
-    if ((size_t)n < room && !c->peer_closed && c->state == CONNECTION_IDLE && !c->in.len)
-        return false;
+    /* A short count means that all was read. When something was said about the end, one more look is due. */
+    if ((size_t)n < room && !c->peer_closed && !c->in.len) {
+        if (c->state == CONNECTION_ANSWERING)
+            doubt(c);
+        if (c->state == CONNECTION_ANSWERING || c->state == CONNECTION_IDLE)
+            return false;
+    }
     if ((size_t)n >= *budget) {
         http_connection_schedule(c);
         return false;

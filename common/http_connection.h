@@ -25,6 +25,7 @@
 #define HTTP_LINGER_US        2000000u      /* input is dropped this long after the last answer, so that it arrives */
 #define HTTP_LINGER_BYTES     (64u << 20)   /* and at most this much */
 #define HTTP_MAX_REFUSED      64u           /* connections over the limit that get a 503; more are just closed */
+#define HTTP_DOUBT_US         50000u        /* until a connection that awaits its answer is looked at once more */
 #define HTTP_ACCEPT_PAUSE_US  100000u       /* when descriptors or memory have run out */
 #define HTTP_ACCEPTS_PER_TURN 64
 #define HTTP_SEND_PARTS       5
@@ -48,11 +49,12 @@ enum http_connection_state {
 
 struct http_connection {
     struct http_server *server;
-    TAILQ_ENTRY(http_connection) all, waiting;
+    TAILQ_ENTRY(http_connection) all, waiting, doubted;
     int fd;
     enum http_connection_state state;
     bool refused;     /* over the limit, only gets its 503 */
     bool is_waiting;  /* in server->waiting */
+    bool is_doubted;  /* in server->doubted */
     bool running;     /* a loop-level function is at work on it and will settle it */
     bool broken;      /* the socket failed, or the reader is hopeless */
     bool blocked;     /* the socket takes no more for now */
@@ -84,9 +86,9 @@ struct http_server {
     bool draining, accept_failed;
     struct event *listener;
     struct event *resume; /* runs the waiting connections in the next turn */
-    struct timer accept_timer;
-    struct http_connections connections, waiting;
-    uint32_t n_waiting, n_refused;
+    struct timer accept_timer, doubt_timer;
+    struct http_connections connections, waiting, doubted;
+    uint32_t n_waiting, n_doubted, n_refused;
     struct http_server_stats stats;
     char scratch[HTTP_READ_BYTES];
 };

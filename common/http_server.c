@@ -177,6 +177,7 @@ status http_server_create(const struct http_server_options *options, struct http
     server->listen_fd = -1;
     TAILQ_INIT(&server->connections);
     TAILQ_INIT(&server->waiting);
+    TAILQ_INIT(&server->doubted);
     status st = open_listener(server, err);
     if (st == ST_OK)
         st = add_events(server, err);
@@ -211,6 +212,7 @@ void http_server_destroy(struct http_server **p)
         ASSERT(!c->running); /* not from inside a callback of the server */
         http_connection_drop(c);
     }
+    timer_cancel(server->timers, &server->doubt_timer);
     if (server->resume)
         event_free(server->resume);
     free(server);
