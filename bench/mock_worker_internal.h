@@ -13,6 +13,7 @@
 
 #define MOCK_BLOCK_TOKENS 16u
 #define MOCK_BLOCKS       4096u /* kept after their sequence; few, so that the router's index is soon as full as ever */
+#define MOCK_BLOCKS_GONE  8u    /* at one time */
 #define MOCK_WEIGHTS      1u    /* fingerprints; all mock workers have the same model */
 #define MOCK_TOKENIZER    1u
 
@@ -31,7 +32,7 @@ struct kept_block {
 struct mock_blocks {
     struct kv_publish *publish;
     struct kept_block kept[MOCK_BLOCKS]; /* a ring */
-    uint64_t n_made;
+    uint64_t n_made, n_gone;
 };
 
 TAILQ_HEAD(mock_list, mock_request);
