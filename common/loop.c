@@ -199,6 +199,7 @@ static void end_turn(struct loop *loop)
         run_due(loop);
     while ((task = TAILQ_FIRST(&loop->tasks))) {
         void (*fn)(void *) = task->fn;
+        ASSERT(fn != NULL);
         loop_task_cancel(loop, task);
         fn(task->arg);
     }
