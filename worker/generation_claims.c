@@ -172,19 +172,22 @@ void generations_answer_claims(struct worker *worker)
 {
     const struct worker_options *o = &worker->options;
     uint32_t growing, active = count_active(worker, &growing);
+    bool is_set_aside = false; /* what becomes free is the first claim's */
     struct generation *g, *next;
     resort(worker, worker->io->now(worker->io->ctx));
     for (g = TAILQ_FIRST(&worker->claims); g && active < o->limits.max_seqs; g = next) {
         next = TAILQ_NEXT(g, claim);
         if (g->takes_out)
             continue; /* copies of an older leg still write into its blocks */
+        if (is_set_aside && g->seq.n_blocks == 0)
+            continue; /* who has blocks of an earlier leg goes on: the first may be waiting for those */
         if (take_blocks(g, growing < o->reserve_blocks ? growing : o->reserve_blocks)) {
             growing += g->state != GENERATION_CLAIMING;
             active++;
             answer(g);
             next = TAILQ_FIRST(&worker->claims); /* answering may have moved claims */
         } else if (worker->io->now(worker->io->ctx) - g->claim_since_us >= o->aside_us) {
-            return; /* what becomes free is set aside for it */
+            is_set_aside = true;
         }
     }
 }
