@@ -422,6 +422,11 @@ bool offers_on_message(struct offers *offers, void *peer, const struct frame *fr
     return true;
 }
 
+uint32_t offers_waiting(const struct offers *offers)
+{
+    return offers->n_waiting;
+}
+
 uint32_t offers_under_way(const struct offers *offers)
 {
     return offers->n_under_way;

@@ -58,6 +58,7 @@ bool offers_on_message(struct offers *offers, void *peer, const struct frame *fr
 /* Also when it is not the manager. */
 void offers_on_peer_lost(struct offers *offers, void *peer);
 uint32_t offers_under_way(const struct offers *offers);
+uint32_t offers_waiting(const struct offers *offers); /* blocks in the queue */
 
 #define OFFERS_COUNTERS(X)                                                                                             \
     X(offered, "blocks offered")                                                                                       \

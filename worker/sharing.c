@@ -557,7 +557,8 @@ void sharing_drain(struct sharing *sharing)
 
 bool sharing_is_idle(const struct sharing *sharing)
 {
-    return lender_open_loans(sharing->lender) == 0 && borrower_open_pulls(sharing->borrower) == 0 &&
+    return sharing->to_sum.n == 0 && sharing->to_offer.n == 0 && offers_waiting(sharing->offers) == 0 &&
+           lender_open_loans(sharing->lender) == 0 && borrower_open_pulls(sharing->borrower) == 0 &&
            offers_under_way(sharing->offers) == 0 && whole_checksums_under_way(sharing->checksums) == 0;
 }
 

@@ -44,7 +44,7 @@ struct worker_peer *sharing_manager(const struct sharing *sharing);
 void sharing_pump(struct sharing *sharing);
 /* Nothing is lent any more. */
 void sharing_drain(struct sharing *sharing);
-/* No block is lent, offered, pulled or checksummed. */
+/* No block is lent, offered, pulled or checksummed, or waits for its turn. */
 bool sharing_is_idle(const struct sharing *sharing);
 
 /* A checksum that came with a COMPLETE block, and was verified. */

@@ -19,7 +19,8 @@ static void on_timing(void *arg, const Baton__Timing *timing)
     r->timed = timing->decode_worker[0];
     r->cached = r->computed = 0;
     for (size_t tier = 0; tier < timing->n_cached_tokens; tier++)
-        r->cached += timing->cached_tokens[tier];
+        r->cached += r->by_tier[tier] = timing->cached_tokens[tier];
+    r->pull_us = (uint32_t)timing->pull_us;
     r->computed = timing->computed_tokens;
     r->remote = !strcmp(timing->route, "remote");
 }

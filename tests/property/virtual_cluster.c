@@ -12,16 +12,19 @@ struct vc *vc_create(const struct vc_options *options)
     vc->now = 1000000;
     vc->layout = (struct kv_layout){ LAYERS, HEADS, HEAD_DIM, BLOCK_TOKENS, DTYPE_BF16 };
     vc->geometry = (struct transfer_geometry){ LAYERS, 2 * HEADS, BLOCK_TOKENS, (uint32_t)kv_slot_bytes(&vc->layout) };
-    vc->n_nodes = 1 + options->n_decodes + options->n_prefills;
+    uint32_t n_workers = options->n_decodes + options->n_prefills;
+    vc->n_nodes = 1 + n_workers + (options->manager_blocks > 0);
     for (uint32_t i = 0; i < vc->n_nodes; i++) {
         struct node *n = &vc->nodes[i];
         n->vc = vc;
         n->index = i;
-        n->is_prefill = i > options->n_decodes;
+        n->is_prefill = i > options->n_decodes && i <= n_workers;
         snprintf(n->id, sizeof n->id, "node-%u", i);
         timers_init(&n->timers);
         if (i == 0)
             node_start_router(n);
+        else if (i > n_workers)
+            node_start_manager(n);
         else
             node_start_worker(n);
     }
@@ -166,7 +169,10 @@ static void handle(struct vc *vc, struct event *e)
         client_cancel(&vc->requests[e->a]);
         break;
     case EV_RESTART:
-        node_start_worker(n);
+        if (n->is_manager)
+            node_start_manager(n);
+        else
+            node_start_worker(n);
         virtual_link_all(n);
         break;
     case EV_LOAD:
@@ -202,9 +208,12 @@ static bool all_quiet(struct vc *vc)
     for (uint32_t i = 0; i < vc->n_requests; i++)
         if (!vc->requests[i].ended)
             return false;
-    for (uint32_t i = 1; i < vc->n_nodes; i++)
-        if (vc->nodes[i].alive && (vc->nodes[i].frozen_until > vc->now || !worker_is_idle(vc->nodes[i].worker)))
+    for (uint32_t i = 1; i < vc->n_nodes; i++) {
+        const struct node *n = &vc->nodes[i];
+        if (n->alive &&
+            (n->frozen_until > vc->now || !(n->is_manager ? virtual_manager_is_idle(n) : worker_is_idle(n->worker))))
             return false;
+    }
     return true;
 }
 
@@ -264,8 +273,10 @@ uint32_t vc_leaks(struct vc *vc, char *what, size_t size)
     for (uint32_t i = 1; i < vc->n_nodes; i++) {
         if (!vc->nodes[i].alive)
             continue;
-        uint32_t held = vc_held(vc, i);
-        virtual_blocks_check(&vc->nodes[i]);
+        bool is_manager = vc->nodes[i].is_manager;
+        uint32_t held = is_manager ? virtual_manager_held(&vc->nodes[i]) : vc_held(vc, i);
+        if (!is_manager)
+            virtual_blocks_check(&vc->nodes[i]);
         leaks += held;
         at += snprintf(what + at, size - (size_t)at, " %s=%u", vc->nodes[i].id, held);
     }
@@ -280,6 +291,21 @@ const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker)
 struct prefix_cache_counters vc_prefix_cache(struct vc *vc, uint32_t worker)
 {
     return prefix_cache_counters(worker_prefix_cache(vc->nodes[worker].worker));
+}
+
+const struct pull_counters *vc_pulls(struct vc *vc, uint32_t worker)
+{
+    return vc->nodes[worker].alive ? worker_pull_counters(vc->nodes[worker].worker) : NULL;
+}
+
+const struct sharing *vc_sharing(struct vc *vc, uint32_t worker)
+{
+    return worker_sharing(vc->nodes[worker].worker);
+}
+
+uint32_t vc_flips(const struct vc *vc)
+{
+    return vc->flips;
 }
 
 const struct flow_counters *vc_flow_counters(struct vc *vc)

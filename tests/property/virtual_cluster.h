@@ -13,6 +13,8 @@
 #include "router/flow.h"
 #include "router/pick.h"
 #include "worker/prefix_cache.h"
+#include "worker/pulling.h"
+#include "worker/sharing.h"
 #include "worker/worker.h"
 
 #define VC_VOCAB     1000
@@ -24,7 +26,8 @@ enum fault { FAULT_NONE, FAULT_KILL, FAULT_FREEZE };
 struct vc_options {
     uint64_t seed;
     uint32_t n_decodes, n_prefills;
-    uint32_t n_blocks; /* of each worker */
+    uint32_t n_blocks;       /* of each worker */
+    uint32_t manager_blocks; /* of the manager of the host; 0: there is none */
     uint32_t chunk_tokens;
     uint32_t vocab;          /* the model answers with ids below; 0: VC_VOCAB */
     uint32_t guesses;        /* that decode workers make for a sequence in one step; 0: none */
@@ -42,7 +45,8 @@ struct vc_options {
     bool fault_always; /* and whenever a worker does so again */
     uint32_t fault_nth;
     enum fault fault;
-    bool restart; /* what was killed comes back after two seconds */
+    bool fault_of_manager; /* it happens to the manager instead */
+    bool restart;          /* what was killed comes back after two seconds */
 };
 
 struct vc_request {
@@ -60,7 +64,8 @@ struct vc_request {
     uint32_t *tokens; /* prompt, then what came */
     uint32_t n_tokens;
     bool ended, failed, cancelled;
-    bool timed;                /* the worker told how it went */
+    bool timed; /* the worker told how it went */
+    uint32_t by_tier[KV_TIER_COUNT], pull_us;
     uint32_t cached, computed; /* tokens of the prompt, as the worker told at last */
     bool remote;
     uint32_t wrong;       /* tokens that differ from the naive model, came at a wrong position, or without a timing */
@@ -76,8 +81,8 @@ uint32_t vc_submit(struct vc *vc, const struct vc_request *request);
 struct vc_request *vc_request(struct vc *vc, uint32_t i);
 /* Runs until every request has ended and the workers are idle, or virtual time reaches until_us. */
 void vc_run(struct vc *vc, uint64_t until_us);
-/* Node 0 is the router, then come decode workers, then prefill workers. A killed router takes its clients' requests
- * with it and does not come back. */
+/* Node 0 is the router, then come decode workers, then prefill workers, then the manager. A killed router takes its
+ * clients' requests with it and does not come back. */
 void vc_fault(struct vc *vc, uint32_t node, enum fault fault, uint64_t at_us);
 void vc_drain(struct vc *vc, uint32_t worker, uint64_t at_us);
 bool vc_fault_happened(const struct vc *vc);
@@ -91,6 +96,11 @@ uint32_t vc_leaks(struct vc *vc, char *what, size_t size);
 /* Blocks that this worker holds, and one more unless it is idle. */
 uint32_t vc_held(struct vc *vc, uint32_t worker);
 const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker);
+/* NULL: the worker is dead. */
+const struct pull_counters *vc_pulls(struct vc *vc, uint32_t worker);
+const struct sharing *vc_sharing(struct vc *vc, uint32_t worker);
+/* Copies in which a bit was wrong. */
+uint32_t vc_flips(const struct vc *vc);
 struct prefix_cache_counters vc_prefix_cache(struct vc *vc, uint32_t worker);
 const struct flow_counters *vc_flow_counters(struct vc *vc);
 /* The naive model: the token after these. */

@@ -7,6 +7,7 @@
  *   virtual_engine.c    steps, on KV that is a hash chain over the tokens
  *   virtual_transfer.c  copies of blocks
  *   virtual_blocks.c    what workers say of their blocks
+ *   virtual_manager.c   the manager of the host's KV blocks
  *   virtual_client.c    the router's clients, who compare with the naive model */
 #ifndef BATON_TESTS_VIRTUAL_INTERNAL_H
 #define BATON_TESTS_VIRTUAL_INTERNAL_H
@@ -41,6 +42,7 @@ enum event_kind {
 };
 
 struct node;
+struct virtual_manager;
 
 struct known_block {
     struct block_hash hash, parent;
@@ -73,7 +75,8 @@ struct node {
     struct vc *vc;
     uint32_t index;
     char id[64];
-    bool is_router, is_prefill, alive;
+    bool is_router, is_prefill, is_manager, alive;
+    struct virtual_manager *manager;
     uint64_t life; /* incarnation */
     uint64_t frozen_until;
     bool doomed;
@@ -119,7 +122,7 @@ struct vc {
     uint32_t n_requests;
     uint32_t state_hits;
     bool fault_happened;
-    uint32_t overruns, refusals;
+    uint32_t overruns, refusals, flips;
     struct retired *retired;
 };
 
@@ -195,6 +198,15 @@ void virtual_blocks_stored(void *node, const struct block_stored *what);
 void virtual_blocks_removed(void *node, const struct block_hash *hashes, uint32_t n);
 /* That all it said is what its worker has. */
 void virtual_blocks_check(struct node *n);
+
+/* virtual_manager.c */
+void node_start_manager(struct node *n);
+void virtual_manager_free(struct node *n);
+void virtual_manager_deliver(struct node *n, struct worker_peer *from, const struct frame *frame, uint64_t deadline_us);
+void virtual_manager_lost(struct node *n, struct worker_peer *peer);
+bool virtual_manager_is_idle(const struct node *n);
+/* Blocks that it holds, and one more unless it is idle. */
+uint32_t virtual_manager_held(const struct node *n);
 
 /* virtual_client.c */
 void client_submit(struct vc *vc, struct vc_request *r);

@@ -17,10 +17,18 @@ static struct fleet_worker *fleet_entry(struct node *router, uint32_t index)
 void virtual_link_up(struct node *n, uint32_t other)
 {
     struct vc *vc = n->vc;
+    if ((n->is_router && vc->nodes[other].is_manager) || (n->is_manager && vc->nodes[other].is_router))
+        return; /* they have nothing to say */
+    if (n->link_up[other] && n->peers[other].incarnation != vc->nodes[other].life)
+        virtual_link_lost(n, other); /* it died and came back before anybody noticed */
     n->link_up[other] = true;
     snprintf(n->peers[other].id, sizeof n->peers[other].id, "%s", vc->nodes[other].id);
     n->peers[other].transfer = (struct transfer_peer *)(void *)&vc->nodes[other];
     n->peers[other].transport = "shm";
+    n->peers[other].incarnation = vc->nodes[other].life;
+    n->peers[other].same_host = true;
+    if (vc->nodes[other].is_manager)
+        worker_set_manager(n->worker, &n->peers[other]);
     if (!n->is_router)
         return;
     struct instance in = { .incarnation = vc->nodes[other].life, .model = "m", .kv_format = "f", .max_model_len = 200 };
@@ -53,6 +61,8 @@ void virtual_link_lost(struct node *n, uint32_t other)
         flows_on_worker_lost(n->flows, w, true);
         if (w->is_decode == false)
             fleet_member_gone(n->fleet, w->instance.id);
+    } else if (n->is_manager) {
+        virtual_manager_lost(n, &n->peers[other]);
     } else {
         worker_on_peer_lost(n->worker, &n->peers[other]);
     }
@@ -79,10 +89,19 @@ static void hear_live(struct node *n, uint32_t other)
 void virtual_link_again(struct node *n, uint32_t other)
 {
     struct node *peer = &n->vc->nodes[other];
-    if (!peer->alive || peer->frozen_until > n->vc->now)
+    if (!peer->alive)
         return;
+    if (peer->frozen_until > n->vc->now) {
+        event_push(
+            n->vc,
+            (struct event){
+                .at_us = peer->frozen_until + 1, .kind = EV_AGAIN, .node = n->index, .life = n->life, .a = other });
+        return;
+    }
     virtual_link_up(n, other);
     virtual_link_up(peer, n->index);
+    if (n->is_manager || peer->is_manager)
+        return;
     hear_live(n, other);
     hear_live(peer, n->index);
 }
@@ -125,6 +144,8 @@ void virtual_deliver(struct node *n, struct message *m)
             flows_on_stale(n->flows, w, &m->frame);
         if (msg)
             baton__tokens__free_unpacked(msg, NULL);
+    } else if (n->is_manager) {
+        virtual_manager_deliver(n, &n->peers[from->index], &m->frame, m->deadline_us);
     } else {
         worker_on_message(n->worker, &n->peers[from->index], &m->frame, m->deadline_us);
     }

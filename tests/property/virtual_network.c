@@ -87,6 +87,7 @@ static status network_send(struct node *from, uint32_t to, const struct message_
     m->payload = malloc(len ? len : 1);
     protobuf_c_message_pack(body, m->payload);
     m->frame = (struct frame){ .type = head->type,
+                               .incarnation = from->life,
                                .key = head->key,
                                .attempt = head->attempt,
                                .leg = head->leg,

@@ -38,8 +38,11 @@ void node_free_worker(struct node *n)
             take->done(take);
         }
     }
+    if (n->is_manager)
+        virtual_manager_free(n);
     worker_destroy(&n->worker);
     free(n->known);
+    n->known = NULL;
     timers_free(&n->timers);
     timers_init(&n->timers);
 }
@@ -123,7 +126,7 @@ static void entered(void *ctx, const char *what, const char *state)
     if (!o->fault || strcmp(name, o->fault_at) != 0 || (n->vc->fault_happened && !o->fault_always))
         return;
     if (++n->vc->state_hits >= o->fault_nth)
-        node_strike(n, o->fault);
+        node_strike(o->fault_of_manager ? &n->vc->nodes[n->vc->n_nodes - 1] : n, o->fault);
 }
 
 void node_start_worker(struct node *n)

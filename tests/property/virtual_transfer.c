@@ -31,8 +31,10 @@ static void copy_span(struct vc *vc, uint8_t *to, const uint8_t *from, const str
     for (uint32_t s = 0; s < 2 * HEADS; s++)
         memcpy(to + s * head + span->first * slot_bytes, from + s * head + span->first * slot_bytes,
                span->n * slot_bytes);
-    if (vc_chance(vc, vc->options.flip))
-        to[span->first * slot_bytes] ^= 4;
+    if (!vc_chance(vc, vc->options.flip))
+        return;
+    to[span->first * slot_bytes] ^= 4;
+    vc->flips++;
 }
 
 /* A copy that was under way when it was cancelled: until it ends it writes, and by
