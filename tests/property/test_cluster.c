@@ -54,6 +54,7 @@ static struct vc_options calm(uint64_t seed)
                                 .n_decodes = 2,
                                 .n_prefills = 2,
                                 .n_blocks = 96,
+                                .manager_blocks = seed % 2 ? 150 : 0,
                                 .chunk_tokens = 16,
                                 .texts = 3,
                                 .fault_at = "" };

@@ -51,9 +51,11 @@ struct world {
     struct noted_chunk done[8];            /* of the ChunkDones, in order */
     uint32_t n_done, cached, computed;     /* what the last of them says */
     uint32_t timed_cached, timed_computed; /* of the last Timing */
-    uint64_t dispatch;                     /* of the last Generate */
-    uint64_t seq;                          /* of what is said: the request's */
-    int32_t priority;                      /* of the next Generate or Prefill */
+    /* Told of each message that is sent; may be NULL. */
+    void (*on_send)(struct world *w, struct worker_peer *to, const struct message_head *head, const void *body);
+    uint64_t dispatch;           /* of the last Generate */
+    uint64_t seq;                /* of what is said: the request's */
+    int32_t priority;            /* of the next Generate or Prefill */
     uint64_t ended[8], asked[8]; /* requests whose last token was sent, and whose Grant was asked for, in order */
     uint32_t n_ended, n_asked, n_tokens;
     Baton__Finish finish; /* of the last that ended */
@@ -106,8 +108,10 @@ static inline status io_send(void *ctx, struct worker_peer *to, const struct mes
                              const ProtobufCMessage *body, bool acked)
 {
     struct world *w = ctx;
-    (void)to, (void)acked;
+    (void)acked;
     w->sent[head->type]++;
+    if (w->on_send)
+        w->on_send(w, to, head, body);
     if (head->type == FRAME_PREFILL) {
         w->leg = head->leg;
         note_prefill(w, (const Baton__Prefill *)(const void *)body);
