@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -121,6 +122,17 @@ static void enter_space(const char *name)
 
 /* --- both ends --- */
 
+static char key_file[64]; /* of both ends */
+
+static bool draw_key(void)
+{
+    uint8_t key[32];
+    (void)snprintf(key_file, sizeof key_file, "/tmp/baton-bench-key-XXXXXX");
+    int fd = mkstemp(key_file);
+    bool ok = fd >= 0 && getrandom(key, sizeof key, 0) == sizeof key && write(fd, key, sizeof key) == sizeof key;
+    return fd >= 0 && close(fd) == 0 && ok;
+}
+
 struct end {
     const struct settings *settings;
     struct loop *loop;
@@ -135,6 +147,7 @@ static void open_end(struct end *end, const struct settings *s, enum transfer_mo
                                   .n_blocks = s->n_blocks,
                                   .mode = mode,
                                   .network_address = address,
+                                  .cluster_key_file = key_file,
                                   .incarnation = (uint64_t)getpid() };
     if (loop_create(&end->loop))
         fail("loop");
@@ -670,13 +683,14 @@ int bench_transfer(int argc, char **argv)
         return understood ? 0 : 2;
     }
     log_init("bench", LOG_WARN);
-    bool ok = run_pair(&s, false, &f);
+    bool ok = draw_key() && run_pair(&s, false, &f);
     if (ok && geteuid() == 0 && make_spaces())
         ok = run_pair(&s, true, &f);
     else
         (void)fprintf(stderr, "tcp skipped: network name spaces need root and ip(8)\n");
     if (geteuid() == 0)
         remove_spaces();
+    (void)unlink(key_file);
     if (!ok)
         return 1;
     struct error err = { "" };

@@ -89,6 +89,7 @@ status launch_arguments(const struct launch_plan *plan, const struct member *m, 
         add_option(out, "cluster", plan->cluster);
         add_option(out, "id", m->id);
         add_option(out, "etcd", plan->etcd_url);
+        add_option(out, "cluster-key-file", plan->cluster_key);
         if (m->role == ROLE_ROUTER)
             router_arguments(plan, m, out);
         else if (m->role == ROLE_KVBM)

@@ -15,6 +15,7 @@ struct launch_plan {
     const char *etcd_data;                 /* folder of the own etcd; borrowed */
     uint16_t etcd_client_port, etcd_peer_port;
     const char *weights_socket; /* of the holder of packed weights; borrowed */
+    const char *cluster_key;    /* file; borrowed */
 };
 
 struct launch {

@@ -2,6 +2,7 @@
  *   lock           held by the supervisor as long as it lives
  *   control.sock   where the supervisor listens
  *   weights.sock   where it gives packed weights to workers
+ *   cluster.key    the secret by which its processes know each other, drawn at each start
  *   state.json     pids, ports and options, replaced as a whole
  *   logs/ID.log    what each process says, and ID.log.1 before that
  *   etcd/          etcd's data */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -22,6 +23,7 @@
 #define ETCD_ATTEMPTS    3 /* its ports may be taken between the choice and its start */
 #define FAILURE_LINES    12
 #define SUPERVISOR_LOG   "supervisor"
+#define CLUSTER_KEY      "cluster.key"
 #define ENDED_TIMEOUT_US 2000000u /* for a killed process to be reaped */
 #define KILL_ROUNDS      5
 
@@ -342,6 +344,15 @@ static const char *name_user(void *ctx, pid_t pid)
     return m ? m->id : NULL;
 }
 
+/* A new one each time: nobody who runs has the old one, and what reads it reads it at its own start. */
+static status draw_cluster_key(struct supervisor *s, struct error *err)
+{
+    uint8_t key[32];
+    if (getrandom(key, sizeof key, 0) != sizeof key)
+        return error_set(err, ST_IO, "the kernel gives no random numbers");
+    return state_dir_write(s->options.dir, CLUSTER_KEY, key, sizeof key, err);
+}
+
 static status start(struct supervisor *s, struct error *err)
 {
     status st;
@@ -349,6 +360,7 @@ static status start(struct supervisor *s, struct error *err)
     if (loop_create(&s->loop) != ST_OK)
         return error_set(err, ST_NO_MEMORY, "cannot make the event loop");
     if ((st = start_signals(s, err)) != ST_OK || (st = add_members(s, err)) != ST_OK ||
+        (st = draw_cluster_key(s, err)) != ST_OK ||
         (st = weights_holder_create(s->loop, s->options.dir, name_user, s, &s->weights, err)) != ST_OK ||
         (st = control_server_create(s->loop, s->options.dir, supervisor_answer, s, &s->control, err)) != ST_OK)
         return st;
@@ -378,6 +390,7 @@ static void clean_up(struct supervisor *s)
         close(s->signal_fd);
     loop_destroy(&s->loop);
     unlink(state_dir_path(s->options.dir, "state.json", path));
+    unlink(s->cluster_key);
 }
 
 int supervisor_run(const struct supervisor_options *options)
@@ -394,12 +407,14 @@ int supervisor_run(const struct supervisor_options *options)
     s->started_us = clock_now_us();
     state_dir_path(options->dir, "etcd", s->etcd_data);
     state_dir_path(options->dir, WEIGHTS_SOCKET, s->weights_socket);
+    state_dir_path(options->dir, CLUSTER_KEY, s->cluster_key);
     s->plan = (struct launch_plan){ .options = &s->cluster,
                                     .bin_dir = options->bin_dir,
                                     .cluster = options->dir->cluster,
                                     .etcd_url = s->etcd_url,
                                     .etcd_data = s->etcd_data,
-                                    .weights_socket = s->weights_socket };
+                                    .weights_socket = s->weights_socket,
+                                    .cluster_key = s->cluster_key };
     status st = start(s, &err);
     if (st != ST_OK && s->loop)
         supervisor_fail(s, NULL, "%s", err.text);

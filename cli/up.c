@@ -152,7 +152,8 @@ static int check_role(struct up *up, enum role role)
                                 .cluster = up->dir.cluster,
                                 .etcd_url = "http://127.0.0.1:1",
                                 .etcd_data = "",
-                                .weights_socket = "" };
+                                .weights_socket = "",
+                                .cluster_key = "" };
     struct member m = { .role = role };
     char output[PREFLIGHT_MAX_BYTES];
     struct error err;

@@ -82,7 +82,7 @@ static void on_timer(void *arg)
         return;
     }
     if (peer->state == PEER_TESTING || !peer->why.text[0])
-        error_set(&peer->why, ST_TIMEOUT, "the self-test by %s got no answer in time",
+        error_set(&peer->why, ST_TIMEOUT, "the self-test by %s got no answer in time (is its cluster key ours?)",
                   transfer_transport_name(peer->ways[peer->way]));
     way_failed(peer->mover, peer, ST_TIMEOUT);
 }
@@ -129,15 +129,22 @@ static void on_endpoint_failed(void *arg, ucp_ep_h ep, ucs_status_t st)
 
 static status say_hello(struct transfer_peer *peer)
 {
-    uint8_t address[WIRE_MAX_ADDRESS];
+    uint8_t address[WIRE_MAX_ADDRESS], payload[WIRE_HELLO_BYTES];
     size_t len;
     status st = ucx_link_address(peer->link, address, sizeof address, &len, &peer->why);
     if (st)
         return st;
+    const struct mover *m = peer->mover;
+    struct wire_hello hello = { .incarnation = m->identity.incarnation };
+    memcpy(hello.nonce, peer->terms.borrower_nonce, sizeof hello.nonce);
+    st = proof_make(&m->key, PROOF_HELLO, &peer->terms, address, len, hello.proof);
+    if (st)
+        return error_set(&peer->why, st, "no memory to prove the cluster's key");
+    len = wire_hello_encode(&hello, address, len, payload);
     struct wire_head head = {
         .magic = WIRE_MAGIC, .kind = WIRE_HELLO, .session = peer->session, .request = peer->lender.pool.nonce
     };
-    st = ucx_link_send(peer->link, peer->ep, &head, address, len, NULL, NULL);
+    st = ucx_link_send(peer->link, peer->ep, &head, payload, len, NULL, NULL);
     return st ? error_set(&peer->why, st, "the connection to the lender failed at once") : ST_OK;
 }
 
@@ -148,12 +155,25 @@ static uint64_t new_session(uint32_t index)
     return random << 16 | index;
 }
 
+static struct proof_terms new_terms(const struct transfer_peer *peer)
+{
+    struct proof_terms terms = { .pool = peer->lender.pool.nonce,
+                                 .lender = peer->lender.pool.incarnation,
+                                 .borrower = peer->mover->identity.incarnation,
+                                 .session = peer->session,
+                                 .mapped = peer->link->mapped };
+    proof_draw_nonce(terms.borrower_nonce);
+    return terms;
+}
+
 static void attempt(struct transfer_peer *peer)
 {
     struct mover *m = peer->mover;
     bool mapping = peer->ways[peer->way] == TRANSPORT_SHM;
     peer->link = mapping ? &m->to_same_host : &m->to_network;
     peer->session = new_session(peer->index);
+    peer->terms = new_terms(peer);
+    peer->proven = false;
     peer->first_request = peer->next_request = 0;
     const uint8_t *address = mapping ? peer->lender.same_address.data : peer->lender.net_address.data;
     status st = ucx_link_connect(peer->link, address, on_endpoint_failed, peer, &peer->ep, &peer->why);
@@ -211,10 +231,35 @@ static void lose(struct mover *m, struct transfer_peer *peer)
     handoff_add(&m->events, EVENT_LOST, peer);
 }
 
+static void on_challenge(struct mover *m, struct transfer_peer *peer, const uint8_t *payload)
+{
+    struct wire_challenge challenge;
+    uint8_t proof[WIRE_PROOF_BYTES];
+    if (peer->state != PEER_TESTING || peer->proven)
+        return;
+    memcpy(&challenge, payload, sizeof challenge);
+    memcpy(peer->terms.lender_nonce, challenge.nonce, sizeof challenge.nonce);
+    if (!proof_holds(&m->key, PROOF_LENDER, &peer->terms, NULL, 0, challenge.proof)) {
+        error_set(&peer->why, ST_CORRUPT, "the lender does not prove that it has the cluster's key");
+        mover_count(&m->stats.unproven, 1);
+        peer->broken = true;
+        return;
+    }
+    peer->proven = true;
+    struct wire_head head = { .magic = WIRE_MAGIC, .kind = WIRE_PROOF, .session = peer->session };
+    if (proof_make(&m->key, PROOF_BORROWER, &peer->terms, NULL, 0, proof) ||
+        ucx_link_send(peer->link, peer->ep, &head, proof, sizeof proof, NULL, NULL))
+        peer->broken = true;
+}
+
 static void on_welcome(struct mover *m, struct transfer_peer *peer, const uint8_t *page)
 {
     if (peer->state != PEER_TESTING)
         return;
+    if (!peer->proven) {
+        mover_count(&m->stats.unproven, 1);
+        return;
+    }
     if (!pool_header_matches(page, &peer->lender.pool)) {
         error_set(&peer->why, ST_STALE, "the lender answered for another pool than was described");
         mover_count(&m->stats.malformed, 1);
@@ -245,6 +290,10 @@ void borrower_receive(struct mover *m, struct ucx_link *link, const struct wire_
     struct transfer_peer *peer = index < m->n_peers ? m->peers[index] : NULL;
     if (!peer || peer->session != head->session || peer->link != link || peer->broken || !peer->ep)
         return; /* of an attempt that is over */
+    if (head->kind == WIRE_CHALLENGE) {
+        on_challenge(m, peer, payload);
+        return;
+    }
     if (head->kind == WIRE_WELCOME) {
         on_welcome(m, peer, payload);
         return;

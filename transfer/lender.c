@@ -10,6 +10,7 @@
 #define SESSION_MAX_ENDS 32u /* END messages on their way */
 #define STALL_CHECK_US   1000000u
 #define REQUEST_MAX_US   (600u * 1000000ull) /* whatever the borrower says */
+#define STRANGER_LOG_US  10000000u           /* between two lines about strangers */
 
 /* A request that is being answered, or waits for its turn. */
 struct serve {
@@ -19,13 +20,15 @@ struct serve {
     bool begun, cancelled;
 };
 
-/* A borrower. It is freed when it is closed and nothing of it is on its way. */
+/* A borrower, who is served once he is proven. It is freed when it is closed and nothing of it is on its way. */
 struct session {
     uint64_t id;
     struct mover *mover;
     struct ucx_link *link;
     ucp_ep_h ep; /* NULL: closed */
-    bool broken;
+    bool broken, proven;
+    struct proof_terms terms;
+    uint64_t since_us;
     uint32_t n_slots, n_ends; /* on their way */
     uint64_t moved_us;        /* when something was last sent off */
     uint64_t first, next;     /* of queue: [first, next) */
@@ -80,28 +83,112 @@ static void welcome(struct mover *m, struct session *session)
         session->broken = true;
 }
 
-static void on_hello(struct mover *m, struct ucx_link *link, const struct wire_head *head, const uint8_t *payload,
-                     size_t len)
+/* Counted, and logged now and then: strangers may send as much as they like. */
+static void stranger(struct mover *m, _Atomic uint64_t *counter, const char *what)
+{
+    uint64_t now = clock_now_us();
+    mover_count(counter, 1);
+    if (m->stranger_logged_us && now - m->stranger_logged_us < STRANGER_LOG_US)
+        return;
+    m->stranger_logged_us = now;
+    log_warn("no proof of the cluster's key from who would borrow KV", "what=\"%s\"", what);
+}
+
+static void challenge(struct mover *m, struct session *session)
+{
+    struct wire_head head = { .magic = WIRE_MAGIC, .kind = WIRE_CHALLENGE, .session = session->id };
+    struct wire_challenge challenge;
+    proof_draw_nonce(session->terms.lender_nonce);
+    memcpy(challenge.nonce, session->terms.lender_nonce, sizeof challenge.nonce);
+    if (proof_make(&m->key, PROOF_LENDER, &session->terms, NULL, 0, challenge.proof) ||
+        ucx_link_send(session->link, session->ep, &head, &challenge, sizeof challenge, NULL, NULL))
+        session->broken = true;
+}
+
+static void unanswered(struct mover *m, struct session *session)
+{
+    stranger(m, &m->stats.unanswered, "a challenge was not answered");
+    session->broken = true;
+}
+
+/* Makes room for one more that has not answered, at the cost of whoever has had the longest time to. */
+static void bound_unproven(struct mover *m)
+{
+    struct session *oldest = NULL;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->n_sessions; i++) {
+        struct session *session = m->sessions[i];
+        if (session->proven || session->broken)
+            continue;
+        n++;
+        if (!oldest || session->since_us < oldest->since_us)
+            oldest = session;
+    }
+    if (n >= MOVER_MAX_UNPROVEN)
+        unanswered(m, oldest);
+}
+
+static void open_session(struct mover *m, struct ucx_link *link, const struct proof_terms *terms,
+                         const uint8_t *address)
 {
     struct error err;
-    if (head->request != m->identity.nonce || find(m, link, head->session))
-        return; /* meant for a process that had our address before us, or a repeat */
+    bound_unproven(m);
     if (m->n_sessions == MOVER_MAX_SESSIONS) {
         log_warn("transfer borrower refused", "limit=%u", (unsigned)MOVER_MAX_SESSIONS);
         return;
     }
-    uint64_t address[WIRE_MAX_ADDRESS / 8] = { 0 };
-    memcpy(address, payload, len);
     struct session *session = calloc(1, sizeof *session);
     if (!session)
         return;
-    *session = (struct session){ .id = head->session, .mover = m, .link = link, .moved_us = clock_now_us() };
-    if (ucx_link_connect(link, (const uint8_t *)address, on_endpoint_failed, session, &session->ep, &err)) {
+    uint64_t now = clock_now_us();
+    *session = (struct session){
+        .id = terms->session, .mover = m, .link = link, .terms = *terms, .since_us = now, .moved_us = now
+    };
+    if (ucx_link_connect(link, address, on_endpoint_failed, session, &session->ep, &err)) {
         log_warn("no way back to a transfer borrower", "why=\"%s\"", err.text);
         free(session);
         return;
     }
     m->sessions[m->n_sessions++] = session;
+    challenge(m, session);
+}
+
+/* The address is looked at, by UCX too, only when it comes from who has the key. */
+static void on_hello(struct mover *m, struct ucx_link *link, const struct wire_head *head, const uint8_t *payload,
+                     size_t len)
+{
+    struct wire_hello hello;
+    const uint8_t *address;
+    size_t address_len;
+    if (head->request != m->identity.nonce || find(m, link, head->session))
+        return; /* meant for a process that had our address before us, or a repeat */
+    if (wire_hello_decode(payload, len, &hello, &address, &address_len))
+        return;
+    struct proof_terms terms = { .pool = m->identity.nonce,
+                                 .lender = m->identity.incarnation,
+                                 .borrower = hello.incarnation,
+                                 .session = head->session,
+                                 .mapped = link->mapped };
+    memcpy(terms.borrower_nonce, hello.nonce, sizeof hello.nonce);
+    if (!proof_holds(&m->key, PROOF_HELLO, &terms, address, address_len, hello.proof)) {
+        stranger(m, &m->stats.unproven, "it is of another cluster key, or of none");
+        return;
+    }
+    uint64_t copy[WIRE_MAX_ADDRESS / 8] = { 0 };
+    memcpy(copy, address, address_len);
+    open_session(m, link, &terms, (const uint8_t *)copy);
+}
+
+static void on_proof(struct mover *m, struct session *session, const uint8_t *payload)
+{
+    if (session->proven)
+        return; /* a repeat */
+    if (!proof_holds(&m->key, PROOF_BORROWER, &session->terms, NULL, 0, payload)) {
+        stranger(m, &m->stats.unproven, "a challenge was answered wrong");
+        session->broken = true;
+        return;
+    }
+    session->proven = true;
     welcome(m, session);
 }
 
@@ -116,7 +203,8 @@ static void on_request(struct mover *m, struct session *session, const struct wi
                        size_t len)
 {
     struct serve *serve = &session->queue[session->next % MOVER_WINDOW];
-    if (session->next - session->first == MOVER_WINDOW ||
+    /* On its own host a borrower maps the pool, for which it takes the kernel's permission. */
+    if (session->link->mapped || session->next - session->first == MOVER_WINDOW ||
         wire_request_decode(payload, len, &m->geometry, (uint32_t)m->identity.n_blocks, &serve->request)) {
         malformed(m, session);
         return;
@@ -137,6 +225,12 @@ static void on_cancel(struct session *session, uint64_t number)
             session->queue[i % MOVER_WINDOW].cancelled = true;
 }
 
+static void refuse(struct mover *m, struct session *session)
+{
+    stranger(m, &m->stats.unproven, "it asks before it answers its challenge");
+    session->broken = true;
+}
+
 void lender_receive(struct mover *m, struct ucx_link *link, const struct wire_head *head, const uint8_t *payload,
                     size_t len)
 {
@@ -145,14 +239,21 @@ void lender_receive(struct mover *m, struct ucx_link *link, const struct wire_he
         return;
     }
     struct session *session = find(m, link, head->session);
-    if (!session)
-        return; /* closed already */
-    if (head->kind == WIRE_REQUEST)
+    if (!session) { /* closed already, or never open */
+        if (head->kind == WIRE_REQUEST)
+            stranger(m, &m->stats.unproven, "it asks without a session");
+        return;
+    }
+    if (head->kind == WIRE_PROOF)
+        on_proof(m, session, payload);
+    else if (head->kind == WIRE_BYE)
+        session->broken = true;
+    else if (!session->proven)
+        refuse(m, session);
+    else if (head->kind == WIRE_REQUEST)
         on_request(m, session, head, payload, len);
-    else if (head->kind == WIRE_CANCEL)
-        on_cancel(session, head->request);
     else
-        session->broken = true; /* BYE */
+        on_cancel(session, head->request);
 }
 
 static bool still_as_asked(struct mover *m, const struct wire_request *r)
@@ -276,6 +377,8 @@ static void check_stalls(void *arg)
     uint64_t now = clock_now_us();
     for (uint32_t i = 0; i < m->n_sessions; i++) {
         struct session *session = m->sessions[i];
+        if (!session->broken && !session->proven && now - session->since_us >= MOVER_PROVE_US)
+            unanswered(m, session);
         if (session->broken || !(session->n_slots + session->n_ends) || now - session->moved_us < MOVER_STALL_US)
             continue;
         log_warn("transfer borrower reads nothing and is cut off", "session=%llx", (unsigned long long)session->id);
@@ -294,7 +397,7 @@ bool lender_work(struct mover *m)
             more = true;
             continue;
         }
-        waits |= session->n_slots + session->n_ends > 0;
+        waits |= !session->proven || session->n_slots + session->n_ends > 0;
         i++;
     }
     if (waits && !timer_is_set(&m->stall_timer))

@@ -14,6 +14,7 @@
 #include "transfer/description.h"
 #include "transfer/handoff.h"
 #include "transfer/pool.h"
+#include "transfer/proof.h"
 #include "transfer/runs.h"
 #include "transfer/transfer.h"
 #include "transfer/ucx_link.h"
@@ -25,6 +26,8 @@
 #define MOVER_SESSION_SLOTS 8u                 /* of them to one borrower */
 #define MOVER_QUANTUM       (1u << 20)         /* bytes copied before others have their turn */
 #define MOVER_STALL_US      10000000u          /* a borrower that reads nothing for so long is cut off */
+#define MOVER_MAX_UNPROVEN  64u                /* borrowers that were challenged and have not answered */
+#define MOVER_PROVE_US      3000000u           /* one that has not answered for so long is cut off */
 #define MOVER_RETRY_US      50000u             /* between two attempts to connect */
 
 enum mover_command { COMMAND_TAKE, COMMAND_CANCEL, COMMAND_CONNECT, COMMAND_DISCONNECT, COMMAND_STOP };
@@ -60,7 +63,7 @@ struct request {
 
 #define PEER_STATES(X)                                                                                                 \
     X(WAITING, PEER_TO(TESTING) | PEER_TO(LOST))                  /* for the next attempt to connect    */             \
-    X(TESTING, PEER_TO(WAITING) | PEER_TO(READY) | PEER_TO(LOST)) /* for WELCOME        */                             \
+    X(TESTING, PEER_TO(WAITING) | PEER_TO(READY) | PEER_TO(LOST)) /* for CHALLENGE, WELCOME */                         \
     X(READY, PEER_TO(LOST))                                                                                            \
     X(LOST, 0) /* for the owner to disconnect        */
 
@@ -101,6 +104,8 @@ struct transfer_peer {
     bool broken; /* the endpoint failed; handled in the next turn */
     uint64_t session;
     uint32_t index;
+    struct proof_terms terms;
+    bool proven; /* the lender has the cluster's key */
     ucp_rkey_h rkey;
     const uint8_t *mapped; /* shm: the lender's region in our address space */
     size_t populated;      /* bytes of it whose pages have been mapped in */
@@ -120,13 +125,14 @@ struct slot {
 
 struct mover_stats {
     _Atomic uint64_t bytes_taken[3], takes[3], busy_us[3];
-    _Atomic uint64_t served_bytes, stale, timeouts, lost_peers, malformed;
+    _Atomic uint64_t served_bytes, stale, timeouts, lost_peers, malformed, unproven, unanswered;
 };
 
 struct mover {
     /* Set by the owner before mover_start. */
     struct transfer_geometry geometry;
     struct pool_identity identity;
+    struct cluster_key key;
     enum transfer_mode mode;
     char network_device[HOST_DEVICE_BYTES];
     bool busy_poll;
@@ -161,6 +167,7 @@ struct mover {
     struct session *sessions[MOVER_MAX_SESSIONS];
     uint32_t n_sessions;
     struct timer stall_timer;
+    uint64_t stranger_logged_us;
     struct slot slots[MOVER_SLOTS];
     struct slot *free_slots;
     uint8_t *slot_bytes;

@@ -11,7 +11,8 @@ static void on_message(void *arg, struct ucx_link *link, const void *head, size_
     struct mover *m = arg;
     struct wire_head h;
     bool sound = whole && wire_head_decode(head, head_len, len, &h) == ST_OK;
-    bool answers = sound && (h.kind == WIRE_WELCOME || h.kind == WIRE_DATA || h.kind == WIRE_END);
+    bool answers =
+        sound && (h.kind == WIRE_CHALLENGE || h.kind == WIRE_WELCOME || h.kind == WIRE_DATA || h.kind == WIRE_END);
     if (!sound || answers != (link == &m->to_same_host || link == &m->to_network))
         mover_count(&m->stats.malformed, 1);
     else if (answers)

@@ -102,6 +102,14 @@ static status fill_mover(struct mover *m, const struct transfer_options *options
         return error_set(err, ST_IO, "the kernel gives no random numbers");
     m->mode = options->mode;
     m->busy_poll = options->busy_poll;
+    st = cluster_key_read(options->cluster_key_file, &m->key, err);
+    if (st)
+        return st;
+    if (!host_is_loopback(options->network_address) && options->mode != TRANSFER_SHM && !m->key.given)
+        return error_set(err, ST_INVALID,
+                         "KV faces other hosts (--advertise %s), which takes a key that all of the cluster have: "
+                         "--cluster-key-file FILE (or --transfer shm)",
+                         options->network_address);
     if (!host_is_loopback(options->network_address))
         return host_device_of(options->network_address, m->network_device, err);
     memcpy(m->network_device, "lo", sizeof "lo");
@@ -318,7 +326,9 @@ void transfer_stats(const struct transfer *t, struct transfer_stats *out)
                                     .stale = read_counter(&s->stale),
                                     .timeouts = read_counter(&s->timeouts),
                                     .lost_peers = read_counter(&s->lost_peers),
-                                    .malformed = read_counter(&s->malformed) };
+                                    .malformed = read_counter(&s->malformed),
+                                    .unproven = read_counter(&s->unproven),
+                                    .unanswered = read_counter(&s->unanswered) };
     for (int i = 0; i < 3; i++) {
         out->bytes_taken[i] = read_counter(&s->bytes_taken[i]);
         out->takes[i] = read_counter(&s->takes[i]);

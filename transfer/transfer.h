@@ -12,6 +12,10 @@
  * reads it again (acquire): a take of a block that changed ends ST_STALE.
  * What the generation cannot tell (tcp) the caller's checksum comparison does.
  *
+ * Nothing is lent, and nothing taken, before both ends have proved to each other that they have the cluster's key
+ * (proof.h), once for each way. UCX over TCP is not encrypted: that keeps strangers out who connect, not those who can
+ * read or change what is on the wire.
+ *
  * Threads: one transfer thread owns the UCX workers, copies and checksums. All
  * functions are called on the loop thread and never block (create and destroy
  * may); callbacks come on the loop thread. Every take ends exactly once, by its deadline at the latest. */
@@ -63,10 +67,12 @@ struct transfer_options {
     struct transfer_geometry geometry;
     uint32_t n_blocks;
     enum transfer_mode mode;
-    const char *network_address; /* IP whose device faces other hosts; NULL or loopback: this host only, nothing
-                                    listens elsewhere */
-    uint64_t incarnation;        /* of this process: the self-test compares it */
-    bool busy_poll;              /* for dedicated cores */
+    const char *network_address;  /* IP whose device faces other hosts; NULL or loopback: this host only, nothing
+                                     listens elsewhere */
+    const char *cluster_key_file; /* as cluster_key_read wants it; borrowed during create. Required with a network
+                                     address; without, whoever reaches the loopback device may borrow */
+    uint64_t incarnation;         /* of this process: the self-test compares it */
+    bool busy_poll;               /* for dedicated cores */
 };
 
 MUST_CHECK status transfer_create(const struct transfer_options *options, struct transfer **out, struct error *err);
@@ -141,6 +147,8 @@ void transfer_cancel(struct transfer *transfer, struct transfer_take *take);
 
 struct transfer_stats {
     uint64_t bytes_taken[3], takes[3], served_bytes, stale, timeouts, lost_peers, malformed; /* by transport */
+    uint64_t unproven;   /* messages of who did not prove the cluster's key */
+    uint64_t unanswered; /* challenges that nobody answered in time */
     uint64_t busy_us[3];
 };
 void transfer_stats(const struct transfer *transfer, struct transfer_stats *out);

@@ -87,7 +87,7 @@ static status open_context(struct ucx_link *link, const char *device, struct err
               (link->mapped ? APPLY(config, mapped_settings) : APPLY(config, network_settings)) &&
               ucp_config_modify(config, "NET_DEVICES", device) == UCS_OK;
     ucp_params_t params = { .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
-                            .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP | (link->mapped ? UCP_FEATURE_RMA : 0u),
+                            .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
                             .name = link->mapped ? "baton-same-host" : "baton-network" };
     st = ok ? ucp_init(&params, config, &link->context) : UCS_ERR_INVALID_PARAM;
     ucp_config_release(config);

@@ -6,7 +6,9 @@
 static const struct {
     size_t least, most;
 } bounds[] = {
-    [WIRE_HELLO] = { 1, WIRE_MAX_ADDRESS },
+    [WIRE_HELLO] = { sizeof(struct wire_hello) + 1, WIRE_HELLO_BYTES },
+    [WIRE_CHALLENGE] = { sizeof(struct wire_challenge), sizeof(struct wire_challenge) },
+    [WIRE_PROOF] = { WIRE_PROOF_BYTES, WIRE_PROOF_BYTES },
     [WIRE_WELCOME] = { WIRE_HEADER_PAGE, WIRE_HEADER_PAGE },
     [WIRE_REQUEST] = { 16 + WIRE_SPAN_BYTES, WIRE_REQUEST_BYTES },
     [WIRE_DATA] = { 1, WIRE_DATA_BYTES },
@@ -24,6 +26,26 @@ status wire_head_decode(const void *head, size_t head_len, size_t payload_len, s
         return ST_CORRUPT;
     if (payload_len < bounds[out->kind].least || payload_len > bounds[out->kind].most)
         return ST_CORRUPT;
+    return ST_OK;
+}
+
+size_t wire_hello_encode(const struct wire_hello *hello, const uint8_t *address, size_t address_len,
+                         uint8_t out[WIRE_HELLO_BYTES])
+{
+    ASSERT(address_len && address_len <= WIRE_MAX_ADDRESS);
+    memcpy(out, hello, sizeof *hello);
+    memcpy(out + sizeof *hello, address, address_len);
+    return sizeof *hello + address_len;
+}
+
+status wire_hello_decode(const uint8_t *payload, size_t len, struct wire_hello *out, const uint8_t **address,
+                         size_t *address_len)
+{
+    if (len < bounds[WIRE_HELLO].least || len > bounds[WIRE_HELLO].most)
+        return ST_CORRUPT;
+    memcpy(out, payload, sizeof *out);
+    *address = payload + sizeof *out;
+    *address_len = len - sizeof *out;
     return ST_OK;
 }
 

@@ -2,11 +2,14 @@
  *
  *   borrower                              lender
  *   HELLO  (its worker address)     ->
+ *                                   <-    CHALLENGE
+ *   PROOF                           ->
  *                                   <-    WELCOME (the header page of the pool)
  *   REQUEST (spans of some layers)  ->
  *                                   <-    DATA ... DATA, END
  *   CANCEL, BYE                     ->
  *
+ * HELLO, CHALLENGE and PROOF are what proof.h says; before a PROOF that holds the lender answers nothing else.
  * Each is one wire_head and at most one eager fragment of payload. All fields
  * are little-endian. Decoders take outside bytes: they check every bound. */
 #ifndef BATON_TRANSFER_WIRE_H
@@ -18,14 +21,26 @@
 
 #include "transfer/transfer.h"
 
-#define WIRE_MAGIC       0x31585442u /* "BTX1" */
+#define WIRE_MAGIC       0x32585442u /* "BTX2" */
 #define WIRE_AM_ID       11
 #define WIRE_DATA_BYTES  (128u << 10) /* payload of a DATA message at most */
 #define WIRE_MAX_SPANS   512u         /* of a REQUEST */
 #define WIRE_MAX_ADDRESS 2048u
 #define WIRE_HEADER_PAGE 4096u
+#define WIRE_NONCE_BYTES 32u
+#define WIRE_PROOF_BYTES 32u
 
-enum wire_kind { WIRE_HELLO = 1, WIRE_WELCOME, WIRE_REQUEST, WIRE_DATA, WIRE_END, WIRE_CANCEL, WIRE_BYE };
+enum wire_kind {
+    WIRE_HELLO = 1,
+    WIRE_CHALLENGE,
+    WIRE_PROOF,
+    WIRE_WELCOME,
+    WIRE_REQUEST,
+    WIRE_DATA,
+    WIRE_END,
+    WIRE_CANCEL,
+    WIRE_BYE
+};
 
 struct wire_head {
     uint32_t magic;
@@ -40,6 +55,28 @@ _Static_assert(sizeof(struct wire_head) == 32, "wire_head is a wire format");
 
 /* CORRUPT when the head or the length of the payload is not what the kind allows. */
 MUST_CHECK status wire_head_decode(const void *head, size_t head_len, size_t payload_len, struct wire_head *out);
+
+/* Payload of HELLO; the address follows it. */
+struct wire_hello {
+    uint64_t incarnation; /* of the borrower */
+    uint8_t nonce[WIRE_NONCE_BYTES];
+    uint8_t proof[WIRE_PROOF_BYTES];
+};
+_Static_assert(sizeof(struct wire_hello) == 72, "wire_hello is a wire format");
+
+struct wire_challenge {
+    uint8_t nonce[WIRE_NONCE_BYTES];
+    uint8_t proof[WIRE_PROOF_BYTES];
+};
+_Static_assert(sizeof(struct wire_challenge) == 64, "wire_challenge is a wire format");
+
+#define WIRE_HELLO_BYTES (sizeof(struct wire_hello) + WIRE_MAX_ADDRESS)
+/* Returns the length. */
+size_t wire_hello_encode(const struct wire_hello *hello, const uint8_t *address, size_t address_len,
+                         uint8_t out[WIRE_HELLO_BYTES]);
+/* CORRUPT without an address, or with one that is too long; *address points into payload. */
+MUST_CHECK status wire_hello_decode(const uint8_t *payload, size_t len, struct wire_hello *out, const uint8_t **address,
+                                    size_t *address_len);
 
 struct wire_request {
     uint32_t first_layer, n_layers, n_spans;

@@ -159,6 +159,7 @@ static status pool_start(struct daemon *d, struct error *err)
         .n_blocks = p->n_blocks,
         .mode = (enum transfer_mode)p->config->transfer,
         .network_address = p->config->daemon.advertise[0] ? p->config->daemon.advertise : NULL,
+        .cluster_key_file = p->config->daemon.cluster_key_file,
         .incarnation = daemon_incarnation(d),
         .busy_poll = p->config->busy_poll,
     };

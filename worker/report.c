@@ -36,6 +36,8 @@ static void report_transfer(struct worker_process *p)
     set(p, WORKER_TRANSFER_FAULTS, "timeout", (double)s.timeouts);
     set(p, WORKER_TRANSFER_FAULTS, "lost_peer", (double)s.lost_peers);
     set(p, WORKER_TRANSFER_FAULTS, "malformed", (double)s.malformed);
+    set(p, WORKER_TRANSFER_FAULTS, "unproven", (double)s.unproven);
+    set(p, WORKER_TRANSFER_FAULTS, "unanswered", (double)s.unanswered);
 }
 
 static void report_links(struct worker_process *p)

@@ -25,6 +25,8 @@ static void report_transfer(struct kvbm_process *p)
     set(p, KVBM_TRANSFER_FAULTS, "timeout", (double)s.timeouts);
     set(p, KVBM_TRANSFER_FAULTS, "lost_peer", (double)s.lost_peers);
     set(p, KVBM_TRANSFER_FAULTS, "malformed", (double)s.malformed);
+    set(p, KVBM_TRANSFER_FAULTS, "unproven", (double)s.unproven);
+    set(p, KVBM_TRANSFER_FAULTS, "unanswered", (double)s.unanswered);
 }
 
 static void report_tiers(struct kvbm_process *p, const struct store_stats *s)

@@ -45,6 +45,7 @@ static status take_memory(struct kvbm_process *p, struct error *err)
         .n_blocks = p->n_blocks,
         .mode = (enum transfer_mode)p->config->transfer,
         .network_address = p->config->daemon.advertise[0] ? p->config->daemon.advertise : NULL,
+        .cluster_key_file = p->config->daemon.cluster_key_file,
         .incarnation = daemon_incarnation(p->daemon),
     };
     return transfer_create(&options, &p->transfer, err);

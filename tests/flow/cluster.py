@@ -199,7 +199,7 @@ class Cluster:
 
     def metrics(self, worker):
         """All samples of a worker's metrics page, by name with labels."""
-        connection = http.client.HTTPConnection("127.0.0.1", admin_port(worker), timeout=10 * SLOW)
+        connection = http.client.HTTPConnection(worker.get("admin_host", "127.0.0.1"), admin_port(worker), timeout=10 * SLOW)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()

@@ -44,6 +44,7 @@ class Hosts(Cluster):
         self.dir, self.port, self.processes, self.other = tempfile.mkdtemp(prefix="baton-hosts-"), 8000, {}, other
         self.start("etcd", None, "etcd", "--data-dir", os.path.join(self.dir, "etcd"), "--listen-client-urls",
                    f"http://{A}:2379", "--advertise-client-urls", f"http://{A}:2379", "--listen-peer-urls", f"http://{A}:2380")
+        self.key, self.other_key = self.draw_key("key"), self.draw_key("other-key")
         etcd = ["--etcd", f"http://{A}:2379"]
         self.start("router", None, os.path.join(BIN, "baton-router"), *etcd, "--models", f"m={MODEL}", "--http-listen",
                    f"127.0.0.1:{self.port}", "--debug-extensions", "--admin-listen", "127.0.0.1:9001")
@@ -59,10 +60,16 @@ class Hosts(Cluster):
     def serves(self):
         return self.ask(STORY, route="remote", max_tokens=1).extra.get("route") == "remote"
 
-    def worker(self, role, space, address, admin):
+    def draw_key(self, name):
+        path = os.path.join(self.dir, name)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as f:
+            f.write(os.urandom(32))
+        return path
+
+    def worker(self, role, space, address, admin, key=None):
         self.start(role, space, os.path.join(BIN, "baton-" + role), "--etcd", f"http://{A}:2379", "--model", MODEL,
                    "--model-name", "m", "--listen", address + ":0", "--advertise", address, "--id", role, "--threads", "1",
-                   "--admin-listen", f"{address}:{admin}")
+                   "--admin-listen", f"{address}:{admin}", "--cluster-key-file", key or self.key)
 
     def start(self, name, space, *command):
         log = open(os.path.join(self.dir, name + ".log"), "ab")
@@ -133,6 +140,28 @@ def prefill_killed(c, want):
     wait_for("the new worker to serve", c.serves, 40)
 
 
+def other_key(c, want):
+    """A worker that registered and speaks the protocol gets no KV, and gives none, without the cluster's key."""
+    c.processes["prefill"].terminate()
+    c.processes["prefill"].wait()
+    c.worker("prefill", c.other, B, 9003, key=c.other_key)
+    wait_for("decode's question to be refused", lambda: c.metrics({"admin_host": B, "admin_port": 9003}).get(
+             'baton_worker_transfer_faults_total{kind="unproven"}', 0) > 0, 40)
+    got = c.ask(STORY * 40, route="remote", max_tokens=16)
+    assert not got.error and got.hashes == want.hashes and got.extra["route"] == "local", (got.error, got.extra)
+    c.processes["prefill"].terminate()
+    c.processes["prefill"].wait()
+    c.worker("prefill", c.other, B, 9003)
+    wait_for("the worker with the right key to serve", c.serves, 40)
+
+
+def no_key(c):
+    """What would lend KV to other hosts does not start without a key, and says what it wants."""
+    got = subprocess.run([os.path.join(BIN, "baton-decode"), "--etcd", f"http://{A}:2379", "--model", MODEL, "--model-name", "m",
+                          "--id", "keyless", "--listen", A + ":0", "--advertise", A], capture_output=True, text=True, timeout=60)
+    assert got.returncode == 1 and "--cluster-key-file" in got.stderr, got
+
+
 def inside(other):
     suite = Suite()
     with Hosts(other) as c:
@@ -140,6 +169,8 @@ def inside(other):
         want = c.ask(STORY * 40, route="local", max_tokens=16)
         suite.test("link cut while KV is on its way", link_cut_in_mid_prefill, c, want)
         suite.test("worker of the other host killed", prefill_killed, c, want)
+        suite.test("worker with another cluster's key", other_key, c, want)
+        suite.test("worker without a key", no_key, c)
     suite.finish()
 
 

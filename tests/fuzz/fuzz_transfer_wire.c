@@ -33,12 +33,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct wire_request request;
     struct wire_head head;
     struct description description;
+    struct wire_hello hello;
+    const uint8_t *address;
+    size_t address_len;
     size_t head_len = size < sizeof head ? size : sizeof head;
     if (wire_head_decode(data, head_len, size - head_len, &head) == ST_OK && head.kind == WIRE_REQUEST &&
         wire_request_decode(data + head_len, size - head_len, &geometry, BLOCKS, &request) == ST_OK)
         walk(&request);
     if (wire_request_decode(data, size, &geometry, BLOCKS, &request) == ST_OK)
         walk(&request);
+    if (size > head_len &&
+        wire_hello_decode(data + head_len, size - head_len, &hello, &address, &address_len) == ST_OK &&
+        (!address_len || address_len > WIRE_MAX_ADDRESS || address + address_len != data + size))
+        abort();
     if (description_decode(data, size, &description, NULL) == ST_OK &&
         description.net_address.data + description.net_address.len > data + size)
         abort();

@@ -27,7 +27,8 @@ static struct cluster_options two_models(void)
 
 static struct launch_plan plan_of(const struct cluster_options *o)
 {
-    return (struct launch_plan){ o, "/bin/dir", "c", "http://127.0.0.1:5", "/s/etcd", 5, 6, "/s/weights.sock" };
+    return (
+        struct launch_plan){ o, "/bin/dir", "c", "http://127.0.0.1:5", "/s/etcd", 5, 6, "/s/weights.sock", "/s/key" };
 }
 
 static bool has(const char *argument)
@@ -53,6 +54,7 @@ static void workers_serve_one_model(void **state)
     assert_true(has("--model-name=b"));
     assert_true(has("--transfer=shm"));
     assert_true(has("--weights-holder=/s/weights.sock"));
+    assert_true(has("--cluster-key-file=/s/key"));
     assert_true(has("--host-workers=14")); /* of both models, and both roles: they share the memory */
     assert_null(launch.argv[launch.n]);
 }
@@ -84,7 +86,7 @@ static void the_block_manager_gets_its_disk(void **state)
     struct member m = { .id = "kvbm-0", .role = ROLE_KVBM };
     assert_int_equal(launch_arguments(&plan, &m, &launch), ST_OK);
     assert_string_equal(launch.argv[0], "/bin/dir/baton-kvbm");
-    assert_true(has("--transfer=shm"));
+    assert_true(has("--cluster-key-file=/s/key"));
     assert_string_equal(launch.argv[launch.n - 1], "--transfer=shm"); /* nothing of models, and no disk */
     strcpy(o.kv_disk, "/d/kv");
     o.settings[o.n_settings++] = (struct cluster_setting){ "worker", "kv_memory", "1GiB" };

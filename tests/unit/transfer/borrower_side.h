@@ -71,6 +71,7 @@ static inline void borrower_open(struct borrower *b, enum transfer_mode mode, co
                                   .n_blocks = TEST_BLOCKS,
                                   .mode = mode,
                                   .network_address = address,
+                                  .cluster_key_file = getenv(TEST_KEY_VARIABLE),
                                   .incarnation = 77 };
     status st = transfer_create(&o, &b->t, &err);
     if (st)

@@ -75,9 +75,28 @@ static inline void read_all(int fd, void *data, size_t len)
     }
 }
 
+/* A file with a cluster key, which lenders started from then on have, and borrower_open takes; NULL: none. */
+#define TEST_KEY_VARIABLE "BATON_TEST_CLUSTER_KEY"
+
+static inline void test_key_make(char path[64], char filling)
+{
+    char bytes[32];
+    (void)snprintf(path, 64, "/tmp/baton-test-key-XXXXXX");
+    int fd = mkstemp(path);
+    memset(bytes, filling, sizeof bytes);
+    if (fd < 0 || write(fd, bytes, sizeof bytes) != sizeof bytes || close(fd))
+        exit(16);
+}
+
+static inline void test_key_use(const char *path)
+{
+    if (path ? setenv(TEST_KEY_VARIABLE, path, 1) : unsetenv(TEST_KEY_VARIABLE))
+        exit(17);
+}
+
 /* A command to the lender and its answer. */
 struct lender_order {
-    char what;      /* 'r' rewrite block under its next generation, 's' stats, 'd' open descriptors, 'f' failpoints,
+    char what;      /* 'r' rewrite block under its next generation, 's' look only, 'f' failpoints,
                        'c' connect to what follows, 'x' disconnect from it, 'q' end */
     uint32_t block; /* 'c': the mode */
     char text[128];
@@ -85,6 +104,7 @@ struct lender_order {
 struct lender_answer {
     struct transfer_stats stats;
     uint32_t descriptors;
+    uint64_t memory; /* checksum of generations and blocks */
 };
 
 static inline uint32_t open_descriptors(void)
@@ -144,6 +164,18 @@ static inline struct transfer_peer *connect_back(struct transfer *t, enum transf
     return peer;
 }
 
+static inline uint64_t memory_sum(struct transfer *t)
+{
+    uint64_t sum = 0;
+    for (uint32_t b = 0; b < TEST_BLOCKS; b++) {
+        const uint8_t *block = transfer_blocks(t) + b * transfer_block_bytes(&test_geometry);
+        sum = sum * 31 + atomic_load(&transfer_generations(t)[b]);
+        for (uint32_t l = 0; l < test_geometry.n_layers; l++)
+            sum = sum * 31 + transfer_layer_checksum(&test_geometry, block, l, 0, (uint32_t)test_geometry.block_tokens);
+    }
+    return sum;
+}
+
 static inline void obey_order(struct transfer *t, const struct lender_order *order)
 {
     struct lender_answer answer = { .descriptors = open_descriptors() };
@@ -160,6 +192,7 @@ static inline void obey_order(struct transfer *t, const struct lender_order *ord
     else if (order->what == 'f' && failpoint_arm(order->text, &err))
         exit(6);
     transfer_stats(t, &answer.stats);
+    answer.memory = memory_sum(t);
     write_all(1, &answer, sizeof answer);
 }
 
@@ -174,6 +207,7 @@ static inline int lender_main(char **argv)
                                   .n_blocks = TEST_BLOCKS,
                                   .mode = (enum transfer_mode)atoi(argv[0]),
                                   .network_address = strcmp(argv[1], "-") != 0 ? argv[1] : NULL,
+                                  .cluster_key_file = getenv(TEST_KEY_VARIABLE),
                                   .incarnation = (uint64_t)getpid() };
     if (loop_create(&loop))
         return 7;

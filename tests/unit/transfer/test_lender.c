@@ -1,91 +1,5 @@
 /* A lender and a borrower against ends that do not keep to the protocol. */
-#include "borrower_side.h"
-
-#include "transfer/description.h"
-#include "transfer/ucx_link.h"
-
-struct stranger {
-    struct ucx_link link;
-    ucp_ep_h ep;
-    bool failed;
-    uint32_t welcomes, ends;
-    status last_end;
-};
-
-static void on_message(void *arg, struct ucx_link *link, const void *head, size_t head_len, const uint8_t *payload,
-                       size_t len, bool whole)
-{
-    (void)link, (void)payload;
-    struct stranger *s = arg;
-    struct wire_head h;
-    assert_true(whole);
-    assert_int_equal(wire_head_decode(head, head_len, len, &h), ST_OK);
-    s->welcomes += h.kind == WIRE_WELCOME;
-    s->ends += h.kind == WIRE_END;
-    if (h.kind == WIRE_END)
-        s->last_end = (status)h.st;
-}
-
-static void on_failed(void *arg, ucp_ep_h ep, ucs_status_t st)
-{
-    (void)ep, (void)st;
-    ((struct stranger *)arg)->failed = true;
-}
-
-static void stranger_open(struct stranger *s, const struct description *d)
-{
-    struct error err;
-    *s = (struct stranger){ 0 };
-    assert_int_equal(ucx_link_open(&s->link, false, "lo", on_message, s, &err), ST_OK);
-    assert_int_equal(ucx_link_connect(&s->link, d->net_address.data, on_failed, s, &s->ep, &err), ST_OK);
-}
-
-static void stranger_close(struct stranger *s)
-{
-    if (s->ep)
-        ucx_link_disconnect(&s->link, &s->ep);
-    for (int i = 0; i < 100000 && s->link.closing; i++)
-        (void)ucx_link_progress(&s->link);
-    ucx_link_close(&s->link);
-}
-
-static void progress_for(struct stranger *s, uint64_t us)
-{
-    uint64_t until = clock_now_us() + us;
-    while (clock_now_us() < until && !s->failed)
-        (void)ucx_link_progress(&s->link);
-}
-
-/* Longer than any machine takes. */
-static void await_welcome(struct stranger *s, uint32_t n)
-{
-    uint64_t until = clock_now_us() + 20000000;
-    while (clock_now_us() < until && !s->failed && s->welcomes < n)
-        (void)ucx_link_progress(&s->link);
-    assert_int_equal(s->welcomes, n);
-}
-
-static void say(struct stranger *s, const struct wire_head *head, const void *payload, size_t len)
-{
-    if (ucx_link_send(&s->link, s->ep, head, payload, len, NULL, NULL))
-        s->failed = true;
-}
-
-static void say_hello(struct stranger *s, uint64_t session, uint64_t nonce)
-{
-    uint8_t address[WIRE_MAX_ADDRESS];
-    size_t len;
-    struct error err;
-    assert_int_equal(ucx_link_address(&s->link, address, sizeof address, &len, &err), ST_OK);
-    struct wire_head hello = { .magic = WIRE_MAGIC, .kind = WIRE_HELLO, .session = session, .request = nonce };
-    say(s, &hello, address, len);
-}
-
-static void describe(const struct lender_process *p, struct description *d)
-{
-    struct error err;
-    assert_int_equal(description_decode(p->description, p->description_len, d, &err), ST_OK);
-}
+#include "stranger.h"
 
 static void test_garbage_is_counted_and_disturbs_nobody(void **state)
 {
@@ -93,13 +7,11 @@ static void test_garbage_is_counted_and_disturbs_nobody(void **state)
     struct lender_process lender;
     struct borrower b;
     struct stranger s;
-    struct description d;
     lender_start(&lender, TRANSFER_TCP, NULL, NULL);
-    describe(&lender, &d);
     borrower_open(&b, TRANSFER_TCP, NULL);
     borrower_meet(&b, &lender, TRANSFER_TCP, 5000000);
     assert_int_equal(b.ready_st, ST_OK);
-    stranger_open(&s, &d);
+    stranger_open(&s, &lender, false);
     uint8_t noise[4096];
     srand(1);
     for (int i = 0; i < 500; i++) {
@@ -128,15 +40,13 @@ static void test_hello_for_another_pool_gets_no_answer(void **state)
     (void)state;
     struct lender_process lender;
     struct stranger s;
-    struct description d;
     lender_start(&lender, TRANSFER_TCP, NULL, NULL);
-    describe(&lender, &d);
-    stranger_open(&s, &d);
-    say_hello(&s, 1 << 16, d.pool.nonce + 1);
+    stranger_open(&s, &lender, false);
+    say_hello(&s, 1 << 16, s.d.pool.nonce + 1);
     progress_for(&s, 200000);
-    assert_int_equal(s.welcomes, 0);
-    say_hello(&s, 1 << 16, d.pool.nonce);
-    await_welcome(&s, 1);
+    assert_int_equal(s.messages, 0);
+    say_hello(&s, 1 << 16, s.d.pool.nonce);
+    await(&s, &s.challenges, 1);
     stranger_close(&s);
     assert_int_equal(lender_reap(&lender), 0);
 }
@@ -146,15 +56,12 @@ static void test_bad_requests_end_the_session(void **state)
 {
     (void)state;
     struct lender_process lender;
-    struct description d;
     lender_start(&lender, TRANSFER_TCP, NULL, NULL);
-    describe(&lender, &d);
     for (int round = 0; round < 3; round++) {
         struct stranger s;
         uint8_t payload[WIRE_REQUEST_BYTES];
-        stranger_open(&s, &d);
-        say_hello(&s, 5 << 16, d.pool.nonce);
-        await_welcome(&s, 1);
+        stranger_open(&s, &lender, false);
+        be_welcomed(&s, 5 << 16);
         struct transfer_span span = { 0, round == 0 ? TEST_BLOCKS : 1, 1, 0, 16 };
         size_t len = wire_request_encode(round == 1 ? 6 : 0, 1, &span, 1, payload);
         struct wire_head ask = { .magic = WIRE_MAGIC, .kind = WIRE_REQUEST, .session = 5 << 16, .value = 1000000 };
@@ -175,17 +82,10 @@ static void test_a_request_past_its_deadline_is_not_served(void **state)
     (void)state;
     struct lender_process lender;
     struct stranger s;
-    struct description d;
-    uint8_t payload[WIRE_REQUEST_BYTES];
     lender_start(&lender, TRANSFER_TCP, NULL, NULL);
-    describe(&lender, &d);
-    stranger_open(&s, &d);
-    say_hello(&s, 5 << 16, d.pool.nonce);
-    progress_for(&s, 200000);
-    struct transfer_span span = { 0, 1, 1, 0, 16 };
-    size_t len = wire_request_encode(0, 6, &span, 1, payload);
-    struct wire_head ask = { .magic = WIRE_MAGIC, .kind = WIRE_REQUEST, .session = 5 << 16, .value = 0 };
-    say(&s, &ask, payload, len);
+    stranger_open(&s, &lender, false);
+    be_welcomed(&s, 5 << 16);
+    say_request(&s, 5 << 16, 0, 0);
     progress_for(&s, 200000);
     assert_int_equal(s.ends, 1);
     assert_int_equal(s.last_end, ST_TIMEOUT);

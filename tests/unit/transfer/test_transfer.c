@@ -594,12 +594,12 @@ static void test_connections_leave_nothing_behind(void **state)
         if (i == 4) {
             wait_quietly(&p.b, 300000);
             ours = open_descriptors();
-            theirs = lender_order(&p.lender, 'd', 0, NULL).descriptors;
+            theirs = lender_order(&p.lender, 's', 0, NULL).descriptors;
         }
     }
     wait_quietly(&p.b, 300000);
     assert_true(open_descriptors() <= ours + 2);
-    assert_true(lender_order(&p.lender, 'd', 0, NULL).descriptors <= theirs + 2);
+    assert_true(lender_order(&p.lender, 's', 0, NULL).descriptors <= theirs + 2);
     pair_close(&p);
 }
 
@@ -677,7 +677,9 @@ static void test_another_network_space(void **state)
         print_message("skipped: network name spaces need root and ip(8)\n");
         skip();
     }
-    char space[32], ours[32], theirs[32];
+    char space[32], ours[32], theirs[32], key[64];
+    test_key_make(key, 'k');
+    test_key_use(key);
     (void)snprintf(space, sizeof space, "batontest%d", n);
     (void)snprintf(ours, sizeof ours, "10.213.%d.1", n);
     (void)snprintf(theirs, sizeof theirs, "10.213.%d.2", n);
@@ -708,6 +710,8 @@ static void test_another_network_space(void **state)
     assert_int_equal(lender_reap(&alone), 0);
     assert_int_equal(lender_reap(&reachable), 0);
     remove_space(n);
+    test_key_use(NULL);
+    (void)unlink(key);
 }
 
 static enum transfer_mode by_shm = TRANSFER_SHM, by_tcp = TRANSFER_TCP, by_auto = TRANSFER_AUTO;

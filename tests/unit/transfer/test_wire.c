@@ -81,6 +81,26 @@ static void test_requests_outside_the_pool_are_refused(void **state)
     }
 }
 
+static void test_hellos_are_checked(void **state)
+{
+    (void)state;
+    uint8_t bytes[WIRE_HELLO_BYTES + 1], address[WIRE_MAX_ADDRESS];
+    struct wire_hello hello = { .incarnation = 7, .nonce = { 1 }, .proof = { 2 } }, out;
+    const uint8_t *found;
+    size_t found_len;
+    memset(address, 3, sizeof address);
+    size_t len = wire_hello_encode(&hello, address, sizeof address, bytes);
+    assert_int_equal(len, WIRE_HELLO_BYTES);
+    assert_int_equal(wire_hello_decode(bytes, len, &out, &found, &found_len), ST_OK);
+    assert_memory_equal(&out, &hello, sizeof hello);
+    assert_int_equal(found_len, sizeof address);
+    assert_memory_equal(found, address, found_len);
+    assert_int_equal(wire_hello_decode(bytes, len + 1, &out, &found, &found_len), ST_CORRUPT);
+    for (size_t cut = 0; cut <= sizeof hello; cut++)
+        assert_int_equal(wire_hello_decode(bytes, cut, &out, &found, &found_len), ST_CORRUPT);
+    assert_int_equal(wire_hello_decode(bytes, sizeof hello + 1, &out, &found, &found_len), ST_OK);
+}
+
 static void test_random_requests_stay_inside(void **state)
 {
     (void)state;
@@ -105,6 +125,7 @@ int main(void)
         cmocka_unit_test(test_heads_are_checked),
         cmocka_unit_test(test_requests_survive_the_way),
         cmocka_unit_test(test_requests_outside_the_pool_are_refused),
+        cmocka_unit_test(test_hellos_are_checked),
         cmocka_unit_test(test_random_requests_stay_inside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
