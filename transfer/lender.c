@@ -10,6 +10,7 @@
 #define SESSION_MAX_ENDS 32u /* END messages on their way */
 #define STALL_CHECK_US   1000000u
 #define REQUEST_MAX_US   (600u * 1000000ull) /* whatever the borrower says */
+#define CONNECTIONS_US   1000000u            /* between two looks at what UCX accepted */
 #define STRANGER_LOG_US  10000000u           /* between two lines about strangers */
 
 /* A request that is being answered, or waits for its turn. */
@@ -384,6 +385,17 @@ static void check_stalls(void *arg)
         log_warn("transfer borrower reads nothing and is cut off", "session=%llx", (unsigned long long)session->id);
         session->broken = true;
     }
+}
+
+/* A borrower on such a connection has got the header page. */
+void lender_bound_connections(void *mover)
+{
+    struct mover *m = mover;
+    uint32_t n = connections_bound(&m->ports, POOL_PAGE);
+    mover_count(&m->stats.cut, n);
+    if (n)
+        log_warn("connections that ask for no KV are cut", "n=%u", n);
+    timer_set(&m->timers, &m->connections_timer, clock_now_us() + CONNECTIONS_US, lender_bound_connections, m);
 }
 
 bool lender_work(struct mover *m)

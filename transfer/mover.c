@@ -165,6 +165,7 @@ static void *run(void *arg)
     sem_post(&m->started);
     if (!opened)
         return NULL;
+    lender_bound_connections(m);
     while (!m->stopping)
         if (!turn(m) && !m->busy_poll)
             sleep_until_something(m);

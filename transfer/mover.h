@@ -11,6 +11,7 @@
 #include <sys/queue.h>
 
 #include "common/timers.h"
+#include "transfer/connections.h"
 #include "transfer/description.h"
 #include "transfer/handoff.h"
 #include "transfer/pool.h"
@@ -125,7 +126,7 @@ struct slot {
 
 struct mover_stats {
     _Atomic uint64_t bytes_taken[3], takes[3], busy_us[3];
-    _Atomic uint64_t served_bytes, stale, timeouts, lost_peers, malformed, unproven, unanswered;
+    _Atomic uint64_t served_bytes, stale, timeouts, lost_peers, malformed, unproven, unanswered, cut;
 };
 
 struct mover {
@@ -167,6 +168,8 @@ struct mover {
     struct session *sessions[MOVER_MAX_SESSIONS];
     uint32_t n_sessions;
     struct timer stall_timer;
+    struct ports ports; /* on which UCX listens */
+    struct timer connections_timer;
     uint64_t stranger_logged_us;
     struct slot slots[MOVER_SLOTS];
     struct slot *free_slots;
@@ -219,6 +222,8 @@ void fetch_forget(struct transfer_peer *peer, struct job *job); /* the take ends
 
 /* lender.c */
 MUST_CHECK status lender_init(struct mover *m);
+/* Looks at the connections that UCX accepted, from now on. */
+void lender_bound_connections(void *mover);
 void lender_free(struct mover *m);
 bool lender_work(struct mover *m);
 void lender_receive(struct mover *m, struct ucx_link *link, const struct wire_head *head, const uint8_t *payload,

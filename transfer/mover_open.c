@@ -109,6 +109,8 @@ static status describe(struct mover *m, struct error *err)
 
 status mover_open(struct mover *m, struct error *err)
 {
+    struct ports before;
+    ports_listening(&before);
     status st = host_identity_read(&m->host, err);
     if (st == ST_OK)
         st = open_pool(m, err);
@@ -120,6 +122,8 @@ status mover_open(struct mover *m, struct error *err)
         st = describe(m, err);
     if (st == ST_OK && lender_init(m))
         st = error_set(err, ST_NO_MEMORY, "no memory for the transfer thread");
+    ports_listening(&m->ports);
+    ports_subtract(&m->ports, &before);
     if (st)
         mover_close(m);
     return st;

@@ -328,7 +328,8 @@ void transfer_stats(const struct transfer *t, struct transfer_stats *out)
                                     .lost_peers = read_counter(&s->lost_peers),
                                     .malformed = read_counter(&s->malformed),
                                     .unproven = read_counter(&s->unproven),
-                                    .unanswered = read_counter(&s->unanswered) };
+                                    .unanswered = read_counter(&s->unanswered),
+                                    .cut = read_counter(&s->cut) };
     for (int i = 0; i < 3; i++) {
         out->bytes_taken[i] = read_counter(&s->bytes_taken[i]);
         out->takes[i] = read_counter(&s->takes[i]);

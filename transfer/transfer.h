@@ -149,6 +149,7 @@ struct transfer_stats {
     uint64_t bytes_taken[3], takes[3], served_bytes, stale, timeouts, lost_peers, malformed; /* by transport */
     uint64_t unproven;   /* messages of who did not prove the cluster's key */
     uint64_t unanswered; /* challenges that nobody answered in time */
+    uint64_t cut;        /* connections that came to nothing, beyond those that may stay */
     uint64_t busy_us[3];
 };
 void transfer_stats(const struct transfer *transfer, struct transfer_stats *out);

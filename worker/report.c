@@ -38,6 +38,7 @@ static void report_transfer(struct worker_process *p)
     set(p, WORKER_TRANSFER_FAULTS, "malformed", (double)s.malformed);
     set(p, WORKER_TRANSFER_FAULTS, "unproven", (double)s.unproven);
     set(p, WORKER_TRANSFER_FAULTS, "unanswered", (double)s.unanswered);
+    set(p, WORKER_TRANSFER_FAULTS, "cut", (double)s.cut);
 }
 
 static void report_links(struct worker_process *p)

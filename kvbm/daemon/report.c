@@ -27,6 +27,7 @@ static void report_transfer(struct kvbm_process *p)
     set(p, KVBM_TRANSFER_FAULTS, "malformed", (double)s.malformed);
     set(p, KVBM_TRANSFER_FAULTS, "unproven", (double)s.unproven);
     set(p, KVBM_TRANSFER_FAULTS, "unanswered", (double)s.unanswered);
+    set(p, KVBM_TRANSFER_FAULTS, "cut", (double)s.cut);
 }
 
 static void report_tiers(struct kvbm_process *p, const struct store_stats *s)

@@ -17,6 +17,7 @@
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/log.h"
+#include "transfer/connections.h"
 #include "transfer/transfer.h"
 
 static const struct transfer_geometry test_geometry = {
@@ -105,6 +106,7 @@ struct lender_answer {
     struct transfer_stats stats;
     uint32_t descriptors;
     uint64_t memory; /* checksum of generations and blocks */
+    struct ports ports;
 };
 
 static inline uint32_t open_descriptors(void)
@@ -193,6 +195,7 @@ static inline void obey_order(struct transfer *t, const struct lender_order *ord
         exit(6);
     transfer_stats(t, &answer.stats);
     answer.memory = memory_sum(t);
+    ports_listening(&answer.ports);
     write_all(1, &answer, sizeof answer);
 }
 

@@ -1,6 +1,7 @@
 /* Those who connect without the cluster's key, or without a proof of it, read and write no KV and disturb nobody. */
 #include "stranger.h"
 
+#include <arpa/inet.h>
 #include <sys/stat.h>
 
 #define SECOND  1000000u
@@ -272,6 +273,54 @@ static void test_unanswered_challenges_are_bounded(void **state)
     scene_close(&scene);
 }
 
+#define CROWD 800
+
+static void connect_crowd(const struct ports *ports, int fds[CROWD])
+{
+    for (uint32_t i = 0; i < CROWD; i++) {
+        struct sockaddr_in to = { .sin_family = AF_INET,
+                                  .sin_port = htons(ports->of[i % ports->n]),
+                                  .sin_addr = { htonl(INADDR_LOOPBACK) } };
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_true(fds[i] >= 0);
+        assert_int_equal(connect(fds[i], (struct sockaddr *)&to, sizeof to), 0);
+        if (i % 3 == 0) /* some say something */
+            assert_int_equal(send(fds[i], "GET / HTTP/1.0\r\n\r\n", 18, MSG_NOSIGNAL), 18);
+    }
+}
+
+/* Connections that say nothing, to every port of UCX: most are cut, and a borrower is served before, meanwhile, after.
+ */
+static void test_a_crowd_is_cut(void **state)
+{
+    (void)state;
+    struct scene scene;
+    static int fds[CROWD];
+    scene_open(&scene);
+    wait_quietly(&scene.b, 2 * SECOND);
+    struct lender_answer before = lender_order(&scene.lender, 's', 0, NULL);
+    assert_int_equal(before.stats.cut, 0);
+    assert_int_equal(before.ports.n, 4); /* two contexts, two workers each */
+    connect_crowd(&before.ports, fds);
+    take_one(&scene);
+    uint64_t until = clock_now_us() + 30 * SECOND;
+    uint32_t left;
+    do {
+        wait_quietly(&scene.b, 200000);
+        left = lender_order(&scene.lender, 's', 0, NULL).descriptors - before.descriptors;
+    } while (left > CONNECTIONS_IDLE && clock_now_us() < until);
+    assert_true(left <= CONNECTIONS_IDLE);
+    assert_true(lender_stats(&scene).cut >= CROWD / 2 - CONNECTIONS_IDLE);
+    assert_false(scene.b.lost);
+    take_one(&scene);
+    transfer_disconnect(&scene.b.peer);
+    borrower_meet(&scene.b, &scene.lender, TRANSFER_TCP, 5 * SECOND);
+    assert_int_equal(scene.b.ready_st, ST_OK);
+    for (uint32_t i = 0; i < CROWD; i++)
+        (void)close(fds[i]);
+    scene_close(&scene);
+}
+
 static void test_another_cluster_is_told_so(void **state)
 {
     (void)state;
@@ -470,6 +519,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_recorded_proof_is_worth_nothing),
         cmocka_unit_test(test_the_same_host_context_serves_no_bytes),
         cmocka_unit_test(test_unanswered_challenges_are_bounded),
+        cmocka_unit_test(test_a_crowd_is_cut),
         cmocka_unit_test(test_another_cluster_is_told_so),
         cmocka_unit_test(test_a_false_lender_is_not_believed),
         cmocka_unit_test(test_puts_write_nothing),
