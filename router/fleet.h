@@ -30,6 +30,7 @@ TAILQ_HEAD(fleet_dispatches, fleet_dispatch);
 
 struct fleet_worker {
     TAILQ_ENTRY(fleet_worker) entry;
+    LIST_ENTRY(fleet_worker) host_entry;
     struct fleet *fleet;
     struct instance instance;
     bool is_member; /* etcd knows it */
@@ -51,11 +52,13 @@ struct fleet_worker {
     uint64_t learned_us; /* when they changed last; 0: never */
     uint32_t place;      /* among the candidates of its role */
     uint64_t model;      /* a number for instance.model */
+    uint64_t blocks;     /* one for the form of its blocks, instance.kv_format without what it serves */
     uint32_t holder;     /* its number in the last holding that named it */
     uint32_t faults;     /* consecutive losses: a worker that keeps failing is chosen late, for a while */
     uint64_t fault_us;   /* the last one */
 };
 TAILQ_HEAD(fleet_list, fleet_worker);
+LIST_HEAD(fleet_host, fleet_worker);
 
 struct fleet;
 
@@ -113,6 +116,10 @@ struct fleet_holding {
     const char *id;  /* of a worker, or of another holder of KV */
     uint32_t number; /* the same for one id until that is gone; FLEET_NO_NUMBER: it has none */
     uint32_t tokens[KV_TIER_COUNT];
+    /* Of a manager of KV blocks: its host, kv_format_text and fingerprint. To workers there that take such blocks it is
+     * host and disk. host NULL: it is none. */
+    const char *host, *format;
+    uint64_t weights;
 };
 #define FLEET_NO_NUMBER UINT32_MAX
 
@@ -164,8 +171,6 @@ void fleet_prompt_done(struct fleet_dispatch *dispatch);
 void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed, uint64_t us);
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us);
 void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us);
-/* Microseconds that computing all but the beginning of a prompt is expected to take it. */
-double fleet_compute_us(const struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed);
 /* What so many tokens of KV are. */
 uint64_t fleet_kv_bytes(const struct fleet_worker *worker, uint32_t n_tokens);
 /* NULL: there is none. */

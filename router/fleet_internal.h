@@ -9,6 +9,7 @@
 
 #define FLEET_MAX_KINDS    128u /* of (model, role), with typical rates of their own; more share the last one */
 #define FLEET_MAX_HOLDINGS 32u  /* of one prompt */
+#define FLEET_HOSTS        256u /* lists of workers by host; more hosts share them */
 
 /* Whether a worker may be chosen, but for what a request asks of it. */
 struct fleet_state {
@@ -45,6 +46,9 @@ struct fleet {
     struct fleet_worker *holders[FLEET_MAX_WORKERS]; /* by the number of a holding; checked before use */
     struct fleet_worker *held[FLEET_MAX_HOLDINGS];   /* whose candidates have cached tokens of the last prompt */
     uint32_t n_held;
+    struct fleet_host hosts[FLEET_HOSTS];
+    struct fleet_host *held_hosts[FLEET_MAX_HOLDINGS]; /* and all in these, which a manager's blocks may be for */
+    uint32_t n_held_hosts;
     struct pick_input input;
     struct pick_choice choice;
 };

@@ -4,8 +4,8 @@
 #include <xxhash.h>
 
 #include "engine/kv_layout.h"
+#include "kvbm/kv_format.h"
 #include "router/fleet_internal.h"
-#include "router/pick_time.h"
 
 #define FAULT_TOKENS    4096u /* what each loss in a row weighs at first, in prompt tokens waiting */
 #define MAX_FAULTS      16u
@@ -92,11 +92,18 @@ void fleet_refresh_rates(struct fleet_worker *worker, double step_us)
     c->rates.step = (float)step_us;
 }
 
+static struct fleet_host *host_of(struct fleet *fleet, uint64_t host)
+{
+    return &fleet->hosts[host % FLEET_HOSTS];
+}
+
 void fleet_enter_candidate(struct fleet_worker *worker)
 {
     struct fleet_side *side = side_of(worker);
     const struct instance *in = &worker->instance;
+    const char *blocks = kv_format_of_worker(in->kv_format);
     worker->model = number_of(in->model);
+    worker->blocks = number_of(blocks ? blocks : in->kv_format);
     worker->holder = FLEET_NO_NUMBER;
     worker->place = side->n++;
     side->workers[worker->place] = worker;
@@ -104,15 +111,26 @@ void fleet_enter_candidate(struct fleet_worker *worker)
                                                        .format = number_of(in->kv_format),
                                                        .host = number_of(in->host),
                                                        .token_bytes = token_bytes(in->kv_format) };
+    LIST_INSERT_HEAD(host_of(worker->fleet, side->at[worker->place].host), worker, host_entry);
     fleet_refresh(worker);
     fleet_refresh_rates(worker, 0);
 }
 
+static void forget_cached(const struct fleet_worker *worker)
+{
+    struct pick_candidate *c = candidate_of(worker);
+    memset(c->cached, 0, sizeof c->cached);
+}
+
 static void forget_holdings(struct fleet *fleet)
 {
+    const struct fleet_worker *worker;
     for (uint32_t i = 0; i < fleet->n_held; i++)
-        memset(candidate_of(fleet->held[i])->cached, 0, sizeof candidate_of(fleet->held[i])->cached);
-    fleet->n_held = 0;
+        forget_cached(fleet->held[i]);
+    for (uint32_t i = 0; i < fleet->n_held_hosts; i++)
+        LIST_FOREACH(worker, fleet->held_hosts[i], host_entry)
+    forget_cached(worker);
+    fleet->n_held = fleet->n_held_hosts = 0;
 }
 
 /* The last one takes its place. */
@@ -123,17 +141,13 @@ void fleet_leave_candidate(struct fleet_worker *worker)
     forget_holdings(fleet);
     if (worker->holder < FLEET_MAX_WORKERS && fleet->holders[worker->holder] == worker)
         fleet->holders[worker->holder] = NULL;
+    LIST_REMOVE(worker, host_entry);
     uint32_t last = --side->n;
     side->workers[worker->place] = side->workers[last];
     side->at[worker->place] = side->at[last];
     side->states[worker->place] = side->states[last];
     side->workers[worker->place]->place = worker->place;
     side->at[worker->place].place = worker->place;
-}
-
-double fleet_compute_us(const struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed)
-{
-    return pick_time_compute(candidate_of(worker), n_tokens > computed ? n_tokens - computed : 0, computed);
 }
 
 uint64_t fleet_kv_bytes(const struct fleet_worker *worker, uint32_t n_tokens)
@@ -207,20 +221,46 @@ static struct fleet_worker *holder(struct fleet *fleet, const struct fleet_holdi
     return worker;
 }
 
+/* Tiers from `from` on reach so far at least. */
+static void reach(const struct fleet_worker *worker, const uint32_t tokens[KV_TIER_COUNT], enum kv_tier from)
+{
+    uint32_t *cached = candidate_of(worker)->cached;
+    for (int tier = (int)from; tier < KV_TIER_COUNT; tier++)
+        if (tokens[tier] > cached[tier])
+            cached[tier] = tokens[tier];
+}
+
+/* What a manager keeps is in its host's memory or disk, for the workers there. */
+static void note_manager(struct fleet *fleet, const struct fleet_holding *holding)
+{
+    uint64_t host = number_of(holding->host), blocks = number_of(holding->format);
+    struct fleet_host *list = host_of(fleet, host);
+    const struct fleet_worker *worker;
+    LIST_FOREACH(worker, list, host_entry)
+    if (candidate_of(worker)->host == host && worker->blocks == blocks && worker->instance.weights == holding->weights)
+        reach(worker, holding->tokens, KV_TIER_HOST);
+    fleet->held_hosts[fleet->n_held_hosts++] = list;
+}
+
+static void note_worker(struct fleet *fleet, const struct fleet_holding *holding)
+{
+    struct fleet_worker *worker = holder(fleet, holding);
+    if (!worker)
+        return;
+    reach(worker, holding->tokens, KV_TIER_DEVICE);
+    fleet->held[fleet->n_held++] = worker;
+}
+
 /* Returns the longest beginning that anybody holds. */
 static uint32_t note_holdings(struct fleet *fleet, const struct fleet_ask *ask)
 {
     uint32_t longest = 0;
     forget_holdings(fleet);
-    for (uint32_t i = 0; i < ask->n_holdings && fleet->n_held < FLEET_MAX_HOLDINGS; i++) {
+    for (uint32_t i = 0; i < ask->n_holdings && i < FLEET_MAX_HOLDINGS; i++) {
         const struct fleet_holding *holding = &ask->holdings[i];
-        struct fleet_worker *worker = holder(fleet, holding);
         if (holding->tokens[KV_TIER_COUNT - 1] > longest)
             longest = holding->tokens[KV_TIER_COUNT - 1];
-        if (!worker)
-            continue;
-        memcpy(candidate_of(worker)->cached, holding->tokens, sizeof holding->tokens);
-        fleet->held[fleet->n_held++] = worker;
+        (holding->host ? note_manager : note_worker)(fleet, holding);
     }
     return longest;
 }

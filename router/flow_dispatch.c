@@ -2,11 +2,19 @@
 #include <string.h>
 
 #include "proto/kv_events.h"
+#include "router/fetch_hints.h"
 #include "router/flow_internal.h"
 #include "router/kv_view.h"
 
 #define RETRY_MAX_US 800000u
 #define MAX_HOLDINGS 32u /* of those that hold most of a prompt */
+
+/* Whom a flow is to go to, and who holds what of its tokens. */
+struct chosen {
+    struct fleet_picked picked;
+    struct kv_match matches[MAX_HOLDINGS]; /* what they name is borrowed until the index is told of something */
+    uint32_t n_matches;
+};
 
 static void fill_sampling(const struct flow *flow, Baton__Sampling *out, Baton__LogitBias *bias, uint32_t *ids,
                           float *values)
@@ -58,8 +66,40 @@ _Static_assert((int)PICK_ROUTE_AUTO == (int)BATON__ROUTE__ROUTE_AUTO &&
                    (int)PICK_ROUTE_REMOTE == (int)BATON__ROUTE__ROUTE_REMOTE,
                "routes have the numbers of the wire");
 
-static status send_generate(struct flow *flow, const struct fleet_picked *picked, uint64_t number)
+struct packed_hints {
+    Baton__Holding holdings[FETCH_HINTS_MAX], *pointers[FETCH_HINTS_MAX];
+    Baton__Instance instances[FETCH_HINTS_MAX];
+};
+
+/* Who may be asked for KV. */
+static void fill_have(const struct flow *flow, const struct chosen *chosen, struct packed_hints *packed,
+                      Baton__Generate *body)
 {
+    const struct fleet_picked *picked = &chosen->picked;
+    const struct fetch_ask ask = { .matches = chosen->matches,
+                                   .n_matches = chosen->n_matches,
+                                   .n_tokens = flow->n_tokens,
+                                   .decode = &picked->decode->instance,
+                                   .prefill = picked->n_prefills ? &picked->prefills[0]->instance : NULL };
+    struct fetch_hint hints[FETCH_HINTS_MAX];
+    body->have = packed->pointers;
+    body->n_have = fetch_hints_choose(&ask, hints);
+    for (size_t i = 0; i < body->n_have; i++) {
+        packed->pointers[i] = &packed->holdings[i];
+        baton__holding__init(&packed->holdings[i]);
+        baton__instance__init(&packed->instances[i]);
+        packed->instances[i].id = (char *)hints[i].holder->id;
+        packed->instances[i].address = (char *)hints[i].holder->address;
+        packed->holdings[i].instance = &packed->instances[i];
+        packed->holdings[i].tokens = hints[i].tokens;
+        packed->holdings[i].tier = (uint32_t)hints[i].tier;
+    }
+}
+
+static status send_generate(struct flow *flow, const struct chosen *chosen, uint64_t number)
+{
+    const struct fleet_picked *picked = &chosen->picked;
+    struct packed_hints hints;
     Baton__Instance instances[PICK_MAX_RANKED], *pointers[PICK_MAX_RANKED];
     Baton__Generate body = BATON__GENERATE__INIT;
     Baton__Sampling sampling;
@@ -82,6 +122,7 @@ static status send_generate(struct flow *flow, const struct fleet_picked *picked
     body.route = (Baton__Route)picked->route;
     body.prefills = pointers;
     body.n_prefills = n;
+    fill_have(flow, chosen, &hints, &body);
     body.no_cache = flow->request.no_cache;
     body.priority = flow->request.priority;
     body.salt = salt_bytes(flow->request.salt, salt);
@@ -127,28 +168,37 @@ static void wait_for_worker(struct flow *flow)
     flow->retry_us = 2 * flow->retry_us < RETRY_MAX_US ? 2 * flow->retry_us : RETRY_MAX_US;
 }
 
-/* Who holds what of the tokens; they are hashed once for all workers. */
-static uint32_t find_holdings(const struct flow *flow, struct fleet_holding out[MAX_HOLDINGS])
+/* Who holds what of the tokens and can be asked for it; they are hashed once for all workers. */
+static uint32_t find_holders(const struct flow *flow, struct kv_match out[MAX_HOLDINGS])
 {
-    struct kv_match matches[MAX_HOLDINGS];
     const struct kv_prompt prompt = { .model = flow->request.model,
                                       .adapter = flow->request.adapter,
                                       .salt = flow->request.salt,
                                       .tokens = flow->tokens,
                                       .n_tokens = flow->n_tokens };
+    uint32_t found, n = 0;
     if (flow->request.no_cache)
         return 0;
-    uint32_t n = kv_view_find(flow->flows->options.kv_view, &prompt, matches, MAX_HOLDINGS);
-    for (uint32_t i = 0; i < n; i++) {
-        out[i].id = matches[i].id;
-        out[i].number = matches[i].number;
-        memcpy(out[i].tokens, matches[i].tokens, sizeof out[i].tokens);
-    }
+    found = kv_view_find(flow->flows->options.kv_view, &prompt, out, MAX_HOLDINGS);
+    for (uint32_t i = 0; i < found; i++)
+        if (out[i].address[0])
+            out[n++] = out[i];
     return n;
 }
 
+static struct fleet_holding holding_of(const struct kv_match *m)
+{
+    struct fleet_holding out = { .id = m->id, .number = m->number, .weights = m->weights };
+    memcpy(out.tokens, m->tokens, sizeof out.tokens);
+    if (!strcmp(m->role, "kvbm")) {
+        out.host = m->host;
+        out.format = m->format;
+    }
+    return out;
+}
+
 /* An answer stays in its class while that has a worker. */
-static bool pick_worker(struct flow *flow, struct fleet_picked *out)
+static bool pick_worker(struct flow *flow, struct chosen *out)
 {
     struct fleet *fleet = flow->flows->options.fleet;
     struct fleet_holding holdings[MAX_HOLDINGS];
@@ -159,12 +209,14 @@ static bool pick_worker(struct flow *flow, struct fleet_picked *out)
         .n_tokens = flow->n_tokens,
         .route = (enum pick_route)flow->request.route,
         .holdings = holdings,
-        .n_holdings = find_holdings(flow, holdings),
     };
-    if (fleet_pick(fleet, &ask, out))
+    out->n_matches = ask.n_holdings = find_holders(flow, out->matches);
+    for (uint32_t i = 0; i < out->n_matches; i++)
+        holdings[i] = holding_of(&out->matches[i]);
+    if (fleet_pick(fleet, &ask, &out->picked))
         return true;
     ask.want.class = "";
-    return flow->class[0] && !flow->flows->options.keep_class && fleet_pick(fleet, &ask, out);
+    return flow->class[0] && !flow->flows->options.keep_class && fleet_pick(fleet, &ask, &out->picked);
 }
 
 /* What the workers' figures do not hold yet: the context at one, the tokens to compute at the other. */
@@ -177,9 +229,10 @@ static void count(struct flow *flow, const struct fleet_picked *picked, uint64_t
     fleet_count(picked->prefills[0], &flow->help, number, picked->predicted.computed);
 }
 
-static void dispatch_to(struct flow *flow, const struct fleet_picked *picked)
+static void dispatch_to(struct flow *flow, const struct chosen *chosen)
 {
     struct flows *flows = flow->flows;
+    const struct fleet_picked *picked = &chosen->picked;
     timer_cancel(flows->options.timers, &flow->retry);
     if (flow->runs >= flows->options.max_attempts) {
         flow_fail(flow, flow->deaths ? FLOW_INTERNAL : error_of_waiting(flow),
@@ -188,7 +241,7 @@ static void dispatch_to(struct flow *flow, const struct fleet_picked *picked)
     }
     flow->attempt++;
     uint64_t number = fleet_next_number(flows->options.fleet);
-    if (send_generate(flow, picked, number) != ST_OK) {
+    if (send_generate(flow, chosen, number) != ST_OK) {
         wait_for_worker(flow);
         return;
     }
@@ -207,9 +260,9 @@ static void dispatch_to(struct flow *flow, const struct fleet_picked *picked)
 
 void flow_dispatch(struct flow *flow)
 {
-    struct fleet_picked picked;
-    if (pick_worker(flow, &picked))
-        dispatch_to(flow, &picked);
+    struct chosen chosen;
+    if (pick_worker(flow, &chosen))
+        dispatch_to(flow, &chosen);
     else
         wait_for_worker(flow);
 }
@@ -252,9 +305,9 @@ void flow_dispatch_elsewhere(struct flow *flow)
     flow->runs -= flow->state == FLOW_DISPATCHED;
     flow_enter(flow, FLOW_WAITING);
     flow->waiting_since_us += flows_now(flow->flows) - flow->dispatched_us;
-    struct fleet_picked picked;
-    if (pick_worker(flow, &picked) && !is_avoided(flow, picked.decode))
-        dispatch_to(flow, &picked);
+    struct chosen chosen;
+    if (pick_worker(flow, &chosen) && !is_avoided(flow, chosen.picked.decode))
+        dispatch_to(flow, &chosen);
     else
         wait_for_worker(flow);
 }

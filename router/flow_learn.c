@@ -12,7 +12,7 @@ struct fared {
     struct fleet_worker *computed_at; /* NULL: not known any more */
     uint32_t fetched;                 /* tokens that came from below the device, or from others */
     bool was_missed;     /* none did that should have: they were computed, which is what fetching costs there */
-    enum kv_tier source; /* of most of them */
+    enum kv_tier source; /* the slowest of those that they came from, as in a prediction */
 };
 
 static struct fleet_worker *where_computed(struct flow *flow, const Baton__Timing *timing)
@@ -28,16 +28,13 @@ static struct fleet_worker *where_computed(struct flow *flow, const Baton__Timin
 
 static void read_cached(const Baton__Timing *timing, struct fared *fared, uint32_t cached[KV_TIER_COUNT])
 {
-    uint32_t most = 0;
     for (size_t tier = 0; tier < timing->n_cached_tokens && tier < KV_TIER_COUNT; tier++) {
         cached[tier] = timing->cached_tokens[tier];
         if (tier == KV_TIER_DEVICE)
             continue;
         fared->fetched += cached[tier];
-        if (cached[tier] > most) {
-            most = cached[tier];
+        if (cached[tier])
             fared->source = (enum kv_tier)tier;
-        }
     }
 }
 
@@ -51,17 +48,15 @@ static void note_missed(const struct pick_parts *predicted, uint32_t computed, s
     fared->source = predicted->source;
 }
 
-/* Fetching and computing are one time to the worker: what computing alone should take is known from other prompts, the
- * rest is the fetch. Of what was computed instead of fetched, the rest beyond what was to be computed anyway. */
-static void split_pull(const struct flow *flow, const struct fared *fared, struct decision_outcome *o)
+/* Of what was computed instead of fetched, the time beyond what computing the rest was predicted to take is what
+ * fetching cost, with what was tried in vain. */
+static void move_missed(const struct flow *flow, const struct fared *fared, struct decision_outcome *o)
 {
     uint64_t whole = o->us[DECISION_PREFILL], compute = flow->predicted.prefill_us;
-    if (!fared->fetched)
+    if (!fared->was_missed || whole <= compute)
         return;
-    if (!fared->was_missed && fared->computed_at)
-        compute = (uint64_t)fleet_compute_us(fared->computed_at, flow->dispatch.n_tokens, o->computed);
-    o->us[DECISION_PREFILL] = whole < compute ? whole : compute;
-    o->us[DECISION_PULL] = whole - o->us[DECISION_PREFILL];
+    o->us[DECISION_PREFILL] = compute;
+    o->us[DECISION_PULL] += whole - compute;
 }
 
 static void read_timing(struct flow *flow, const Baton__Timing *timing, struct fared *fared, struct decision_outcome *o)
@@ -76,14 +71,14 @@ static void read_timing(struct flow *flow, const Baton__Timing *timing, struct f
         .decode_worker = timing->decode_worker,
         .computed = timing->computed_tokens,
         .predicted_us = { p->wait_us, p->prefill_us, p->pull_us, p->handoff_us },
-        .us = { fared->is_remote ? timing->prefill_queue_us : timing->queue_us, timing->prefill_us, 0,
+        .us = { fared->is_remote ? timing->prefill_queue_us : timing->queue_us, timing->prefill_us, timing->pull_us,
                 fared->is_remote ? timing->handoff_us : 0 },
     };
     read_cached(timing, fared, o->cached);
     note_missed(p, o->computed, fared);
-    split_pull(flow, fared, o);
+    move_missed(flow, fared, o);
     o->has[DECISION_QUEUE] = o->has[DECISION_PREFILL] = true;
-    o->has[DECISION_PULL] = fared->fetched > 0 || p->pulled > 0;
+    o->has[DECISION_PULL] = fared->fetched > 0 || p->pulled > 0 || timing->pull_us > 0;
     o->has[DECISION_HANDOFF] = fared->is_remote;
     for (int i = 0; i < DECISION_PART_COUNT; i++)
         o->error[i] = decision_error(o->predicted_us[i], o->us[i]);
@@ -95,8 +90,7 @@ static void learn(struct flow *flow, const Baton__Timing *timing, const struct f
     struct fleet_worker *at = fared->computed_at;
     if (!at)
         return;
-    if (!fared->fetched || fared->was_missed)
-        fleet_learn_prefill(at, flow->dispatch.n_tokens, o->computed, timing->prefill_us);
+    fleet_learn_prefill(at, flow->dispatch.n_tokens, o->computed, timing->prefill_us);
     if (fared->fetched && o->us[DECISION_PULL] > 0)
         fleet_learn_pull(at, fared->source, fleet_kv_bytes(at, fared->fetched),
                          o->us[DECISION_PULL] * (fared->was_missed ? MISSED_COUNTS : 1));

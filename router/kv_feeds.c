@@ -6,6 +6,7 @@
 #include <sys/queue.h>
 
 #include "common/log.h"
+#include "kvbm/kv_format.h"
 #include "proto/kv_subscriber.h"
 
 #define SWEEP_US   2000u
@@ -201,11 +202,20 @@ static struct feed *feed_new(struct kv_feeds *feeds, const char *pub, const char
     return f;
 }
 
+/* Managers publish nothing before it. */
+static const char *format_of(const struct instance *in)
+{
+    const char *of_worker = kv_format_of_worker(in->kv_format);
+    return of_worker ? of_worker : in->kv_format;
+}
+
 static status follow(struct kv_feeds *feeds, const struct instance *in, struct error *err)
 {
     const struct kv_holder holder = { .id = in->id,
                                       .role = in->role,
                                       .host = in->host,
+                                      .address = in->control,
+                                      .format = format_of(in),
                                       .model = in->model,
                                       .weights = in->weights,
                                       .tokenizer = in->tokenizer,

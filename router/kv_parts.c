@@ -60,6 +60,8 @@ static status add_foreign(struct router_process *p, const struct foreign_address
     const struct kv_holder holder = { .id = address->pub,
                                       .role = "foreign",
                                       .host = "",
+                                      .address = "",
+                                      .format = "",
                                       .model = m->name,
                                       .weights = model_fingerprint(m->model),
                                       .tokenizer = model_text_fingerprint(m->model),

@@ -10,6 +10,7 @@
 
 #define SWEEP_BLOCKS 1024u /* some 30 us */
 #define NAME_BYTES   64u
+#define TEXT_BYTES   128u
 #define HUGE_FROM    (256u << 20) /* bytes of an index that is worth huge pages */
 
 /* What hashes of a model's prompts depend on, apart from adapter and salt. */
@@ -24,7 +25,7 @@ struct holder {
     bool in_use, holds; /* holds: something was stored since it was empty */
     uint32_t kind;      /* KV_VIEW_KINDS: none */
     uint32_t next;      /* in its bucket of the table, or free */
-    char id[NAME_BYTES], role[NAME_BYTES], host[NAME_BYTES];
+    char id[NAME_BYTES], role[NAME_BYTES], host[NAME_BYTES], address[TEXT_BYTES], format[TEXT_BYTES];
 };
 
 struct kv_view {
@@ -167,6 +168,8 @@ static void enter(struct kv_view *v, uint32_t number, const struct kv_holder *h,
     name(new->id, h->id);
     name(new->role, h->role);
     name(new->host, h->host);
+    snprintf(new->address, sizeof new->address, "%.127s", h->address);
+    snprintf(new->format, sizeof new->format, "%.127s", h->format);
     uint32_t *bucket = bucket_of(v, new->id);
     new->next = *bucket;
     *bucket = number;
@@ -273,7 +276,13 @@ static bool hash_prompt(struct kv_view *v, const struct kind *k, const struct kv
 static void tell(const struct kv_view *v, const struct kind *k, const struct prefix_match *m, struct kv_match *out)
 {
     const struct holder *h = &v->holders[m->worker];
-    *out = (struct kv_match){ h->id, h->role, h->host, m->worker, k->weights, { 0 } };
+    *out = (struct kv_match){ .id = h->id,
+                              .role = h->role,
+                              .host = h->host,
+                              .address = h->address,
+                              .format = h->format,
+                              .number = m->worker,
+                              .weights = k->weights };
     for (int tier = 0; tier < KV_TIER_COUNT; tier++)
         out->tokens[tier] = m->blocks[tier] * k->block_tokens;
 }

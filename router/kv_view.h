@@ -38,8 +38,9 @@ struct kv_prompt {
 };
 
 struct kv_match {
-    const char *id, *role, *host; /* of the holder; borrowed until the next kv_view_add or kv_view_drop */
-    uint32_t number;              /* the holder's, as kv_view_number says */
+    /* As the holder was added; borrowed until the next kv_view_add or kv_view_drop. */
+    const char *id, *role, *host, *address, *format;
+    uint32_t number;  /* the holder's, as kv_view_number says */
     uint64_t weights; /* the fingerprint for which this holds. A manager may come once for each that a model has */
     /* Of the prompt's beginning, in full blocks: held in its device; in device or host; ... so they ascend. It may be
      * the whole prompt. */
@@ -57,7 +58,9 @@ uint32_t kv_view_number(const struct kv_view *view, const char *id);
 /* --- telling --- */
 
 struct kv_holder {
-    const char *id, *role, *host; /* copied, and cut to 63 bytes */
+    const char *id, *role, *host; /* copied, and cut to 63 bytes, the next two to 127 */
+    const char *address;          /* of its control plane; "": nobody can fetch from it */
+    const char *format;           /* kv_format_text of its blocks; "": not known */
     const char *model;            /* "": it holds what others compute, of any model */
     uint64_t weights, tokenizer;  /* fingerprints, as block_seed_parts has them */
     uint32_t block_tokens;        /* 1 to BLOCK_TOKENS_MAX; without a model not looked at */

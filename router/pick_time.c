@@ -58,7 +58,7 @@ void pick_time_plan(const struct pick_request *request, const struct pick_candid
     for (uint32_t tier = KV_TIER_DEVICE + 1; tier < KV_TIER_COUNT; tier++)
         if (c->cached[tier] > held)
             consider(out, request, c, c->cached[tier], (enum kv_tier)tier);
-    if (request->elsewhere > held)
+    if (request->elsewhere > held && request->elsewhere > c->cached[KV_TIER_HOST]) /* nobody is nearer than its host */
         consider(out, request, c, request->elsewhere, KV_TIER_REMOTE);
 }
 

@@ -11,6 +11,7 @@
 
 #define FAKE_MAX_SENT 4096
 #define FAKE_ROUTER   0xabcu /* incarnation */
+#define FAKE_WEIGHTS  1u     /* fingerprint */
 
 struct fake_sent {
     struct fleet_worker *to;
@@ -27,6 +28,8 @@ struct fake_sent {
     uint8_t salt[16];
     size_t n_salt;
     uint32_t n_prefills;
+    uint32_t n_have, have_tokens, have_tier; /* of the first holder */
+    char have[64], have_address[64];
     /* of Resume and TokensAck, and of Cancel */
     uint32_t position;
     char reason[32];
@@ -63,6 +66,13 @@ static inline void fake_note_generate(struct fake_sent *s, const Baton__Generate
     s->no_cache = g->no_cache;
     s->priority = g->priority;
     s->n_prefills = (uint32_t)g->n_prefills;
+    s->n_have = (uint32_t)g->n_have;
+    if (g->n_have) {
+        s->have_tokens = g->have[0]->tokens;
+        s->have_tier = g->have[0]->tier;
+        snprintf(s->have, sizeof s->have, "%s", g->have[0]->instance->id);
+        snprintf(s->have_address, sizeof s->have_address, "%s", g->have[0]->instance->address);
+    }
     snprintf(s->adapter, sizeof s->adapter, "%s", g->sampling->adapter);
     s->n_salt = g->salt.len;
     if (g->salt.len == sizeof s->salt)
@@ -119,11 +129,12 @@ static inline void fake_fleet_open(struct fake_fleet *f, uint64_t (*now)(void *c
 }
 
 /* A worker that is up. adapters: as in struct instance. */
-static inline struct fleet_worker *fake_worker_with(struct fake_fleet *f, const char *id, const char *role,
-                                                    const char *model, const char *adapters)
+static inline struct fleet_worker *fake_worker_on(struct fake_fleet *f, const char *id, const char *role,
+                                                  const char *model, const char *adapters, const char *host)
 {
-    struct instance in = { .incarnation = 7, .max_model_len = 4096 };
+    struct instance in = { .incarnation = 7, .max_model_len = 4096, .weights = FAKE_WEIGHTS };
     struct fleet_worker *w;
+    snprintf(in.host, sizeof in.host, "%s", host);
     snprintf(in.id, sizeof in.id, "%s", id);
     snprintf(in.role, sizeof in.role, "%s", role);
     snprintf(in.model, sizeof in.model, "%s", model);
@@ -138,6 +149,12 @@ static inline struct fleet_worker *fake_worker_with(struct fake_fleet *f, const 
     ASSERT(w != NULL);
     fleet_set_up(w, w->is_decode);
     return w;
+}
+
+static inline struct fleet_worker *fake_worker_with(struct fake_fleet *f, const char *id, const char *role,
+                                                    const char *model, const char *adapters)
+{
+    return fake_worker_on(f, id, role, model, adapters, "");
 }
 
 static inline struct fleet_worker *fake_worker(struct fake_fleet *f, const char *id, const char *role,

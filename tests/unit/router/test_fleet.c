@@ -564,8 +564,13 @@ static void test_holdings(void **state)
     (void)fake_worker(&fake, "d", "decode", "m");
     (void)fake_worker(&fake, "p0", "prefill", "m");
     struct fleet_worker *holds = fake_worker(&fake, "p1", "prefill", "m");
-    const struct fleet_holding holdings[] = { { "p1", 5, { 480, 480, 480, 480 } },
-                                              { "kvbm", 6, { 0, 800, 800, 800 } } };
+    const struct fleet_holding holdings[] = { { .id = "p1", .number = 5, .tokens = { 480, 480, 480, 480 } },
+                                              { .id = "kvbm",
+                                                .number = 6,
+                                                .tokens = { 0, 800, 800, 800 },
+                                                .host = "another",
+                                                .format = "format",
+                                                .weights = FAKE_WEIGHTS } };
     const struct fleet_ask ask = {
         .want = { "m", "", "" }, .n_tokens = 1000, .route = PICK_ROUTE_REMOTE, .holdings = holdings, .n_holdings = 2
     };
@@ -583,6 +588,75 @@ static void test_holdings(void **state)
     const struct fleet_ask bare = { .want = { "m", "", "" }, .n_tokens = 1000, .route = PICK_ROUTE_REMOTE };
     assert_true(fleet_pick(fake.fleet, &bare, &picked)); /* what one prompt finds is not the next one's */
     assert_int_equal(picked.predicted.cached + picked.predicted.pulled, 0);
+    fleet_destroy(&fake.fleet);
+}
+
+static const struct pick_candidate *prefill_at(const struct fake_fleet *fake, const struct fleet_worker *worker)
+{
+    return &fleet_last_input(fake->fleet)->prefills[worker->place];
+}
+
+/* What a manager keeps is host and disk to the workers of its host that take such blocks, and elsewhere to others. */
+static void test_managers(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_picked picked;
+    fake_fleet_open(&fake, fake_now);
+    (void)fake_worker_on(&fake, "d", "decode", "m", "", "h1");
+    struct fleet_worker *near = fake_worker_on(&fake, "p1", "prefill", "m", "", "h1");
+    struct fleet_worker *far = fake_worker_on(&fake, "p2", "prefill", "m", "", "h2");
+    struct fleet_holding holdings[] = { { .id = "p1", .number = 1, .tokens = { 160, 160, 160, 160 } },
+                                        { .id = "k",
+                                          .number = 2,
+                                          .tokens = { 0, 480, 800, 800 },
+                                          .host = "h1",
+                                          .format = "format",
+                                          .weights = FAKE_WEIGHTS } };
+    const struct fleet_ask ask = {
+        .want = { "m", "", "" }, .n_tokens = 1000, .route = PICK_ROUTE_REMOTE, .holdings = holdings, .n_holdings = 2
+    };
+    assert_true(fleet_pick(fake.fleet, &ask, &picked));
+    assert_ptr_equal(picked.prefills[0], near);
+    assert_int_equal(picked.n_prefills, 2);
+    assert_int_equal(prefill_at(&fake, near)->cached[KV_TIER_DEVICE], 160);
+    assert_int_equal(prefill_at(&fake, near)->cached[KV_TIER_HOST], 480);
+    assert_int_equal(prefill_at(&fake, near)->cached[KV_TIER_DISK], 800);
+    assert_int_equal(prefill_at(&fake, far)->cached[KV_TIER_REMOTE], 0);
+    assert_int_equal(fleet_last_input(fake.fleet)->request.elsewhere, 800);
+    assert_int_equal(picked.predicted.source, KV_TIER_DISK);
+    holdings[1].weights++; /* of another version of the model */
+    assert_true(fleet_pick(fake.fleet, &ask, &picked));
+    assert_int_equal(prefill_at(&fake, near)->cached[KV_TIER_DISK], 160);
+    holdings[1].weights--;
+    holdings[1].format = "other";
+    assert_true(fleet_pick(fake.fleet, &ask, &picked));
+    assert_int_equal(prefill_at(&fake, near)->cached[KV_TIER_DISK], 160);
+    const struct fleet_ask bare = { .want = { "m", "", "" }, .n_tokens = 1000, .route = PICK_ROUTE_REMOTE };
+    holdings[1].format = "format";
+    assert_true(fleet_pick(fake.fleet, &ask, &picked));
+    assert_true(fleet_pick(fake.fleet, &bare, &picked));
+    assert_int_equal(prefill_at(&fake, near)->cached[KV_TIER_REMOTE], 0);
+    assert_true(fleet_pick(fake.fleet, &ask, &picked));
+    fleet_member_gone(fake.fleet, "p1"); /* what was noted goes with it, and its host's list is right */
+    assert_true(fleet_pick(fake.fleet, &ask, &picked));
+    assert_ptr_equal(picked.prefills[0], far);
+    fleet_destroy(&fake.fleet);
+}
+
+/* A manager is no worker, whatever it is asked. */
+static void test_a_manager_is_never_chosen(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_picked picked;
+    struct instance in = { .id = "k", .role = "kvbm", .incarnation = 3, .control = "tcp://k", .kv_format = "format" };
+    const struct fleet_ask ask = { .want = { "", "", "" }, .n_tokens = 1000 };
+    fake_fleet_open(&fake, fake_now);
+    fleet_member(fake.fleet, &in);
+    assert_null(fleet_find(fake.fleet, "k"));
+    assert_false(fleet_pick(fake.fleet, &ask, &picked));
+    fleet_member_gone(fake.fleet, "k");
     fleet_destroy(&fake.fleet);
 }
 
@@ -604,6 +678,8 @@ int main(void)
         cmocka_unit_test(test_a_slow_measure_is_forgotten),
         cmocka_unit_test(test_bytes_of_a_token),
         cmocka_unit_test(test_holdings),
+        cmocka_unit_test(test_managers),
+        cmocka_unit_test(test_a_manager_is_never_chosen),
     };
     return cmocka_run_group_tests_name("fleet", tests, NULL, NULL);
 }

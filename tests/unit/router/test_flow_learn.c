@@ -1,4 +1,5 @@
 /* What a flow learns from how its prompt fared, and what it finds of it in the index. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,6 +22,8 @@ static struct flows *flows;
 static struct kv_view *view;
 static struct fleet_worker *p0;
 static uint32_t prompt[N_PROMPT];
+static struct metrics *metrics;
+static struct metric *pull_error;
 static uint32_t holder; /* p1's number in the view */
 
 static void on_timing(void *arg, const Baton__Timing *timing)
@@ -56,10 +59,16 @@ static const struct flow_callbacks callbacks = { on_timing, on_tokens, on_finish
 /* p1 holds the beginning of the prompt, for those without a salt. */
 static void hold(void)
 {
-    const struct kv_holder p1 = {
-        .id = "p1", .role = "prefill", .host = "", .model = MODEL, .weights = 1, .tokenizer = 2, .block_tokens = BLOCK
-    };
-    const struct block_seed_parts seed = { .weights = 1, .tokenizer = 2 };
+    const struct kv_holder p1 = { .id = "p1",
+                                  .role = "prefill",
+                                  .host = "",
+                                  .address = "tcp://p1",
+                                  .format = "format",
+                                  .model = MODEL,
+                                  .weights = FAKE_WEIGHTS,
+                                  .tokenizer = 2,
+                                  .block_tokens = BLOCK };
+    const struct block_seed_parts seed = { .weights = FAKE_WEIGHTS, .tokenizer = 2 };
     struct block_hash chain[HELD / BLOCK];
     struct block_hasher hasher;
     struct error err;
@@ -82,13 +91,20 @@ static int open_all(void **state)
         return -1;
     (void)fake_worker(&fake, "d", "decode", MODEL);
     p0 = fake_worker(&fake, "p0", "prefill", MODEL);
+    static const struct metric_row row = { "pull_error", METRIC_HISTOGRAM, "", "How far pulls were mispredicted" };
+    static const struct metric_table table = { &row, 1 };
+    if (metrics_create("test", &metrics) != ST_OK)
+        return -1;
+    metrics_add_table(metrics, &table);
+    pull_error = metrics_series(metrics, &table, 0, NULL);
     const struct flows_options options = { .fleet = fake.fleet,
                                            .timers = &timers,
                                            .now = fake_now,
                                            .ctx = &fake,
                                            .incarnation = FAKE_ROUTER,
                                            .max_attempts = 4,
-                                           .kv_view = view };
+                                           .kv_view = view,
+                                           .prediction_error = { [DECISION_PULL] = pull_error } };
     return flows_create(&options, &flows) == ST_OK ? 0 : -1;
 }
 
@@ -100,6 +116,7 @@ static int close_all(void **state)
     fleet_destroy(&fake.fleet);
     timers_free(&timers);
     kv_view_destroy(&view);
+    metrics_destroy(&metrics);
     return 0;
 }
 
@@ -129,7 +146,7 @@ static const struct pick_parts *dispatch(const struct flow_request *request)
 }
 
 /* It comes to its end at p0. */
-static void finish(uint32_t computed, uint32_t from_host, uint64_t prefill_us)
+static void finish(uint32_t computed, uint32_t from_host, uint64_t prefill_us, uint64_t pull_us)
 {
     Baton__Timing timing = BATON__TIMING__INIT;
     uint32_t cached[KV_TIER_COUNT] = { 0, from_host, 0, 0 };
@@ -138,6 +155,7 @@ static void finish(uint32_t computed, uint32_t from_host, uint64_t prefill_us)
     timing.legs = 1;
     timing.computed_tokens = computed;
     timing.prefill_us = prefill_us;
+    timing.pull_us = pull_us;
     timing.cached_tokens = cached;
     timing.n_cached_tokens = KV_TIER_COUNT;
     fake_tokens(flows, fake_last(&fake, FRAME_GENERATE), N_PROMPT, (uint32_t[]){ 1 }, 1, BATON__FINISH__FINISH_STOP,
@@ -183,27 +201,88 @@ static void test_what_is_not_fetched_is_learned(void **state)
     int tries = 0;
     while (dispatch(&request)->pulled > 0) {
         assert_true(++tries < 40);
-        finish(N_PROMPT, 0, 100 * N_PROMPT);
+        finish(N_PROMPT, 0, 100 * N_PROMPT, 0);
     }
     assert_true(tries > 0);
-    finish(N_PROMPT, 0, 100 * N_PROMPT);
+    finish(N_PROMPT, 0, 100 * N_PROMPT, 0);
 }
 
-/* What was fetched in what time: the whole less what computing the rest takes. */
+static double pull_us_of(enum kv_tier tier)
+{
+    const struct pick_line *line = &fleet_last_input(fake.fleet)->prefills[0].rates.pull[tier];
+    return (double)line->base + (double)line->byte * (double)fleet_kv_bytes(p0, HELD);
+}
+
+/* The worker says what it fetched, from where and in what time; computing is apart, and learned from the same prompt.
+ */
 static void test_fetching_is_learned(void **state)
 {
     (void)state;
     measure_computing();
     hold();
     const struct flow_request request = remote_request();
-    const uint64_t bytes = fleet_kv_bytes(p0, HELD);
     (void)dispatch(&request);
-    finish(N_PROMPT - HELD, HELD, 100 * (N_PROMPT - HELD) + 5000);
+    double before = pull_us_of(KV_TIER_DISK);
+    const struct step_cost computing = p0->rates.prefill;
+    finish(N_PROMPT - HELD, HELD, 70 * (N_PROMPT - HELD), 5000);
+    assert_memory_not_equal(&p0->rates.prefill, &computing, sizeof computing);
     (void)dispatch(&request);
-    const struct pick_line *line = &fleet_last_input(fake.fleet)->prefills[0].rates.pull[KV_TIER_HOST];
-    double us = (double)line->base + (double)line->byte * (double)bytes;
-    assert_true(us > 4000 && us < 6000);
-    finish(N_PROMPT, 0, 100 * N_PROMPT);
+    assert_true(pull_us_of(KV_TIER_HOST) > 4000 && pull_us_of(KV_TIER_HOST) < 6000);
+    assert_true(pull_us_of(KV_TIER_DISK) == before);
+    finish(N_PROMPT, 0, 100 * N_PROMPT, 0);
+}
+
+static void assert_errors(int n, double sum)
+{
+    struct text_buffer page;
+    text_buffer_init(&page, 1 << 20);
+    metrics_render(metrics, &page);
+    assert_int_equal(page.state, ST_OK);
+    const char *at = strstr(page.data, "pull_error_sum ");
+    assert_non_null(at);
+    assert_true(fabs(strtod(at + strlen("pull_error_sum "), NULL) - sum) < 1e-4);
+    text_buffer_free(&page);
+    assert_int_equal((int)metric_value(pull_error), n);
+}
+
+/* A pull is compared with its time alone, also where none was predicted. */
+static void test_pulls_are_compared(void **state)
+{
+    (void)state;
+    measure_computing();
+    const struct flow_request request = remote_request();
+    assert_int_equal(dispatch(&request)->pulled, 0);
+    finish(N_PROMPT, 0, 100 * N_PROMPT, 2000); /* tried, and nothing came */
+    assert_errors(1, 1.0);
+    fleet_learn_pull(p0, KV_TIER_REMOTE, fleet_kv_bytes(p0, HELD), 10000);
+    hold();
+    const struct pick_parts *predicted = dispatch(&request);
+    assert_int_equal(predicted->pulled, HELD);
+    double error = decision_error(predicted->pull_us, 200000);
+    finish(N_PROMPT - HELD, HELD, 100 * (N_PROMPT - HELD), 200000);
+    assert_errors(2, 1.0 + error);
+}
+
+/* Who can be asked for KV is named to the worker, and nobody for a prompt that is to be computed. */
+static void test_holders_are_named(void **state)
+{
+    (void)state;
+    hold();
+    struct flow_request request = remote_request();
+    (void)dispatch(&request);
+    const struct fake_sent *sent = fake_last(&fake, FRAME_GENERATE);
+    assert_int_equal(sent->n_have, 1);
+    assert_string_equal(sent->have, "p1");
+    assert_string_equal(sent->have_address, "tcp://p1");
+    assert_int_equal(sent->have_tokens, HELD);
+    assert_int_equal(sent->have_tier, KV_TIER_DEVICE);
+    request.no_cache = true;
+    (void)dispatch(&request);
+    assert_int_equal(fake_last(&fake, FRAME_GENERATE)->n_have, 0);
+    (void)fake_worker(&fake, "p1", "prefill", MODEL); /* who has it need not be told */
+    request.no_cache = false;
+    assert_int_equal(dispatch(&request)->cached, HELD);
+    assert_int_equal(fake_last(&fake, FRAME_GENERATE)->n_have, 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_all, close_all)
@@ -211,9 +290,9 @@ static void test_fetching_is_learned(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_the_index_is_asked),
-        TEST(test_what_is_not_fetched_is_learned),
-        TEST(test_fetching_is_learned),
+        TEST(test_the_index_is_asked),  TEST(test_what_is_not_fetched_is_learned),
+        TEST(test_fetching_is_learned), TEST(test_pulls_are_compared),
+        TEST(test_holders_are_named),
     };
     return cmocka_run_group_tests_name("flow_learn", tests, NULL, NULL);
 }

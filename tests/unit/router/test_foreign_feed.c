@@ -63,7 +63,7 @@ struct world {
 static void set_up(struct world *w)
 {
     const struct kv_view_options view = { 4u << 20, 8 };
-    const struct kv_holder holder = { "tcp://h:1", "foreign", "", "m", 9, 5, BLOCK };
+    const struct kv_holder holder = { "tcp://h:1", "foreign", "", "", "", "m", 9, 5, BLOCK };
     struct error err;
     assert_int_equal(kv_view_create(&view, &w->view), ST_OK);
     const struct foreign_feed_options o = { w->view, &holder, 1u << 20, adapter, NULL };

@@ -369,7 +369,7 @@ static void test_a_foreign_publisher(void **state)
     struct foreign_address address = { .model = "m" };
     snprintf(address.pub, sizeof address.pub, "%s", s->pub);
     snprintf(address.replay, sizeof address.replay, "%s", s->replay);
-    const struct kv_holder holder = { address.pub, "foreign", "", "m", 9, 5, BLOCK };
+    const struct kv_holder holder = { address.pub, "foreign", "", "", "", "m", 9, 5, BLOCK };
     const struct foreign_feed_options o = { w.view, &holder, 1u << 20, adapter, NULL };
     hold(s, 3);
     assert_int_equal(kv_feeds_add_foreign(w.feeds, &address, &o, &err), ST_OK);

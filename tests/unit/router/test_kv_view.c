@@ -29,7 +29,7 @@ static struct kv_view *created(size_t max_bytes, uint32_t max_holders)
 
 static struct kv_holder worker(const char *id, uint64_t weights, uint32_t block_tokens)
 {
-    return (struct kv_holder){ id, "decode", "h", "m", weights, 5, block_tokens };
+    return (struct kv_holder){ id, "decode", "h", "tcp://a:1", "f", "m", weights, 5, block_tokens };
 }
 
 static uint32_t add(struct kv_view *v, struct kv_holder holder)
@@ -170,7 +170,7 @@ static void test_kinds(void **state)
     struct kv_match m[MAX];
     struct block_seed_parts newer = plain;
     newer.weights = 10;
-    const struct kv_holder manager = { "k", "kvbm", "h2", "", 0, 0, 0 };
+    const struct kv_holder manager = { "k", "kvbm", "h2", "tcp://k:1", "f2", "", 0, 0, 0 };
     uint32_t a = add(v, worker("a", 9, BLOCK)), b = add(v, worker("b", 10, 32)), k = add(v, manager);
     hold(v, a, KV_TIER_DEVICE, plain, BLOCK, 3);
     hold(v, b, KV_TIER_DEVICE, newer, 32, 4);
@@ -185,7 +185,10 @@ static void test_kinds(void **state)
     assert_string_equal(m[2].id, "b");
     assert_int_equal(m[2].tokens[KV_TIER_DEVICE], 4 * 32);
     assert_string_equal(m[3].id, "k");
+    assert_string_equal(m[3].role, "kvbm");
     assert_string_equal(m[3].host, "h2");
+    assert_string_equal(m[3].address, "tcp://k:1");
+    assert_string_equal(m[3].format, "f2");
     assert_true(m[3].weights == 10);
     assert_int_equal(m[3].tokens[KV_TIER_HOST], 32);
     const struct kv_prompt p = { "m", "", no_salt, tokens, N_TOKENS };
