@@ -1,5 +1,4 @@
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -36,26 +35,16 @@ static uint64_t number_of(const char *text)
     return XXH3_64bits(text, strlen(text)) >> 12;
 }
 
-static bool type_of(const char *name, enum dtype *out)
+/* Of the format as workers publish it; only relations of times hang on it. */
+static float token_bytes(const char *published)
 {
-    static const enum dtype types[] = { DTYPE_BF16, DTYPE_F16, DTYPE_F32, DTYPE_INT8 };
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (!strcmp(name, dtype_name(types[i]))) {
-            *out = types[i];
-            return true;
-        }
-    return false;
-}
-
-/* Of the format as workers publish it, WEIGHTS-TOKENIZER-BF16-b16-l30h3d64-CLASS; only relations of times hang on it.
- */
-static float token_bytes(const char *text)
-{
-    char type[16];
-    struct kv_layout l = { 0 };
-    int n = sscanf(text, "%*16[0-9a-f]-%*16[0-9a-f]-%15[A-Z0-9]-b%u-l%uh%ud%u", type, &l.block_tokens, &l.n_layers,
-                   &l.n_kv_heads, &l.head_dim);
-    return n == 5 && type_of(type, &l.type) ? (float)kv_token_bytes(&l) : UNKNOWN_TOKEN_BYTES;
+    const char *text = kv_format_of_worker(published);
+    struct kv_format format;
+    struct error why;
+    if (!text || kv_format_parse(text, &format, &why) != ST_OK)
+        return UNKNOWN_TOKEN_BYTES;
+    const struct kv_layout layout = kv_format_layout(&format);
+    return (float)kv_token_bytes(&layout);
 }
 
 void fleet_refresh(struct fleet_worker *worker)
