@@ -50,6 +50,7 @@ struct fleet_worker {
     struct fleet_dispatches later_list;   /* numbers rise */
     struct fleet_rates rates;
     uint64_t learned_us; /* when they changed last; 0: never */
+    uint64_t missed_us;  /* since when it computes what it should fetch; 0: it fetches, or was not seen to miss */
     uint32_t place;      /* among the candidates of its role */
     uint64_t model;      /* a number for instance.model */
     uint64_t blocks;     /* one for the form of its blocks, instance.kv_format without what it serves */

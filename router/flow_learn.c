@@ -6,6 +6,10 @@
     2u /* times what it cost, so that computing is predicted from then on, and not either by turns                     \
         */
 
+/* A worker links to a holder when it first wants something of it, and computes meanwhile: that says nothing yet. */
+#define MISSED_PATIENCE_US 1000000u
+#define MISSED_MEMORY_US   60000000u
+
 /* What a worker's timing says of a prompt. */
 struct fared {
     bool is_remote;
@@ -36,6 +40,19 @@ static void read_cached(const Baton__Timing *timing, struct fared *fared, uint32
         if (cached[tier])
             fared->source = (enum kv_tier)tier;
     }
+}
+
+/* What prefill fetched of what decode had is told as decode's: it is what prefill neither had nor computed. */
+static void note_fetched(const struct flow *flow, const Baton__Timing *timing, struct fared *fared)
+{
+    const struct pick_parts *p = &flow->predicted;
+    uint32_t known = timing->computed_tokens + p->cached, n = flow->dispatch.n_tokens;
+    if (!timing->pull_us || !fared->is_remote || fared->computed_at != flow->help.worker || known >= n)
+        return;
+    if (!fared->fetched)
+        fared->source = p->pulled ? p->source : KV_TIER_REMOTE;
+    if (fared->fetched < n - known)
+        fared->fetched = n - known;
 }
 
 static void note_missed(const struct pick_parts *predicted, uint32_t computed, struct fared *fared)
@@ -75,6 +92,7 @@ static void read_timing(struct flow *flow, const Baton__Timing *timing, struct f
                 fared->is_remote ? timing->handoff_us : 0 },
     };
     read_cached(timing, fared, o->cached);
+    note_fetched(flow, timing, fared);
     note_missed(p, o->computed, fared);
     move_missed(flow, fared, o);
     o->has[DECISION_QUEUE] = o->has[DECISION_PREFILL] = true;
@@ -82,6 +100,26 @@ static void read_timing(struct flow *flow, const Baton__Timing *timing, struct f
     o->has[DECISION_HANDOFF] = fared->is_remote;
     for (int i = 0; i < DECISION_PART_COUNT; i++)
         o->error[i] = decision_error(o->predicted_us[i], o->us[i]);
+}
+
+/* Whether computing what should have been fetched is what the worker does. */
+static bool keeps_missing(struct fleet_worker *at, uint64_t now)
+{
+    if (!at->missed_us || now - at->missed_us > MISSED_MEMORY_US)
+        at->missed_us = now;
+    return now - at->missed_us >= MISSED_PATIENCE_US;
+}
+
+/* What fetching cost, or computing instead. */
+static void learn_pull(struct flow *flow, struct fleet_worker *at, const struct fared *fared, uint64_t us)
+{
+    uint64_t bytes = fleet_kv_bytes(at, fared->fetched);
+    if (fared->was_missed && keeps_missing(at, flows_now(flow->flows)))
+        fleet_learn_pull(at, fared->source, bytes, MISSED_COUNTS * us);
+    if (fared->was_missed)
+        return;
+    at->missed_us = 0;
+    fleet_learn_pull(at, fared->source, bytes, us);
 }
 
 static void learn(struct flow *flow, const Baton__Timing *timing, const struct fared *fared,
@@ -92,8 +130,7 @@ static void learn(struct flow *flow, const Baton__Timing *timing, const struct f
         return;
     fleet_learn_prefill(at, flow->dispatch.n_tokens, o->computed, timing->prefill_us);
     if (fared->fetched && o->us[DECISION_PULL] > 0)
-        fleet_learn_pull(at, fared->source, fleet_kv_bytes(at, fared->fetched),
-                         o->us[DECISION_PULL] * (fared->was_missed ? MISSED_COUNTS : 1));
+        learn_pull(flow, at, fared, o->us[DECISION_PULL]);
     if (fared->is_remote)
         fleet_learn_handoff(flow->worker, strcmp(at->instance.host, flow->worker->instance.host) != 0,
                             timing->moved_bytes, timing->handoff_us);

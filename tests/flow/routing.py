@@ -11,6 +11,8 @@ from cluster import BIN, SIGKILL, STORY, Cluster, Suite, in_parallel, send_signa
 
 POLICIES = ["cache-aware", "kv-overlap", "least-loaded", "round-robin", "random", "power-of-two"]
 WORDS = ["dog", "river", "boat", "sea", "hill", "cloud", "stone", "lamp"]
+HOT_TOKENS = 1024
+KV_TIERS = ["device", "host", "disk", "remote"]
 
 
 def sets(folder, policy):
@@ -175,6 +177,124 @@ def metrics(c):
     assert m['baton_router_prediction_error_count{part="prefill"}'] > 0
 
 
+def ids(n, seed):
+    return [(seed * 7919 + i * i * 31 + 17 * i) % 1000 for i in range(n)]
+
+
+def settings(folder, policy, **rows):
+    return sets(folder, policy) + [f"{role}.{key}={value}" for role in ("prefill", "decode") for key, value in rows.items()]
+
+
+class HotPrefix:
+    """Long prompts, of which one decode and one prefill worker have the KV at first, and the router knows it."""
+
+    def __init__(self, c, folder):
+        self.c, self.folder, self.made = c, folder, 0
+
+    def ask(self, prompt, **fields):
+        seen = len(read_lines(self.folder)[1])
+        answer = self.c.ask("", prompt=prompt, route="remote", max_tokens=2, ignore_eos=True, **fields)
+        assert not answer.error, answer.error
+        wait_for("an outcome", lambda: len(read_lines(self.folder)[1]) > seen, 10)
+        decisions, outcomes = read_lines(self.folder)
+        assert outcomes[-1]["request"] == decisions[-1]["request"], (decisions[-1], outcomes[-1])
+        return answer, decisions[-1], outcomes[-1]
+
+    def blocks_known(self):
+        return self.c.metrics(self.c.workers("router")[0]).get("baton_router_kv_index_blocks", 0)
+
+    def computed(self):
+        """A new prompt, its hashes, and who computed it."""
+        self.made += 1
+        prompt, before = ids(HOT_TOKENS, self.made), self.blocks_known()
+        answer, _, outcome = self.ask(prompt)
+        wait_for("the router to hear of the blocks", lambda: self.blocks_known() >= before + HOT_TOKENS // 16 - 1, 10)
+        return prompt, answer.hashes, outcome["prefill_worker"]
+
+    def pulls(self, worker, holder):
+        """Fetches of a worker that brought something."""
+        metrics = self.c.metrics(next(w for w in self.c.workers() if w["id"] == worker))
+        return sum(metrics.get(f'baton_worker_pulls_total{{holder="{holder}",outcome="{outcome}"}}', 0)
+                   for outcome in ("whole", "partial"))
+
+    def until_fetched(self, prompts, holder):
+        """Of some prompts in turn, the decision and outcome of the first one that was fetched: whether it pays is the worker's
+        to say, and a link to a holder is made when it is first wanted."""
+        for prompt, hashes, at in prompts:
+            answer, decision, outcome = self.ask(prompt)
+            assert answer.hashes == hashes, "other logits"
+            assert outcome["prefill_worker"] != at, (at, outcome)
+            fetched = sum(outcome["cached"][1:])
+            assert outcome["cached"][0] + fetched + outcome["computed"] == HOT_TOKENS, outcome
+            if fetched:
+                assert outcome["parts"]["pull"]["us"] > 0, outcome
+                assert self.pulls(outcome["prefill_worker"], holder) > 0, outcome
+                return decision, outcome
+        raise AssertionError("nothing was fetched")
+
+
+def fetched_by_others(c, folder):
+    """Others have no manager: only the router can have told them who has the prompt."""
+    hot = HotPrefix(c, folder)
+    decision, outcome = hot.until_fetched((hot.computed() for _ in range(12)), "worker")
+    assert decision["elsewhere"] == HOT_TOKENS, decision
+    assert outcome["cached"][KV_TIERS.index("remote")] == sum(outcome["cached"]), outcome
+    c.wait_nothing_left()
+
+
+def fetched_from_manager(c, folder):
+    """Workers that know nothing any more fetch from the manager of their host, as the router predicts."""
+    hot = HotPrefix(c, folder)
+    prompts = [hot.computed() for _ in range(6)]
+    kept = len(prompts) * (HOT_TOKENS // 16 - 1)
+    wait_for("the manager to have them", lambda: c.metrics(c.workers("kvbm")[0]).get('baton_kvbm_blocks{tier="host"}', 0) >= kept, 20)
+    for w in c.engines():
+        send_signal(w["pid"], SIGKILL)
+    c.wait_healed(2, 2)
+    for _ in range(4):  # workers know what computing costs
+        hot.ask(prompts[0][0], no_cache=True)
+    wait_for("the router to know what the manager has", lambda: hot.blocks_known() >= kept, 10)
+    decision, outcome = hot.until_fetched([(prompt, hashes, None) for prompt, hashes, _ in prompts], "manager")
+    chosen = next(p for p in decision["prefills"] if p["id"] == decision["choice"]["prefills"][0])
+    assert chosen["cached"][0] == 0 and chosen["cached"][1] >= HOT_TOKENS - 16, chosen
+    assert decision["predicted"]["source"] == "CPU" and decision["predicted"]["pulled"] >= HOT_TOKENS - 16, decision["predicted"]
+    assert outcome["cached"][KV_TIERS.index("host")] == sum(outcome["cached"]), outcome
+    assert not {w["id"] for w in c.workers("kvbm")} & {x["id"] for x in decision["decodes"] + decision["prefills"]}
+    c.wait_nothing_left()
+
+
+def does_not_pile_up(c, folder):
+    """Where waiting for who has the prefix takes longer than fetching it, another gets the request, and fetches."""
+    hot = HotPrefix(c, folder)
+    for _ in range(8):
+        prefix, _, at = hot.computed()
+        prompts = [prefix + ids(256, 1000 * hot.made + i) for i in range(6)]
+        seen = len(read_lines(folder)[1])
+        answers = in_parallel([lambda p=p: c.ask("", prompt=p, route="remote", max_tokens=2, ignore_eos=True) for p in prompts])
+        wait_for("their outcomes", lambda: len(read_lines(folder)[1]) >= seen + len(prompts), 10)
+        outcomes = read_lines(folder)[1][seen:]
+        others = [o for o in outcomes if o["prefill_worker"] != at and o["computed"] < HOT_TOKENS and "pull" in o["parts"]]
+        if others and hot.pulls(others[0]["prefill_worker"], "worker"):
+            assert len(others) < len(prompts), outcomes
+            for prompt, answer in zip(prompts, answers):
+                assert answer.hashes == hot.ask(prompt, no_cache=True)[0].hashes and answer.hashes, "other logits"
+            c.wait_nothing_left()
+            return
+    raise AssertionError("all went to who has the prefix, or was computed again")
+
+
+HOT = [("a hot prefix is fetched from other workers", fetched_by_others, "round-robin", {"kvbm": "off"}),
+       ("a hot prefix is fetched from the host's manager", fetched_from_manager, "round-robin", {}),
+       ("a hot prefix does not pile up on one worker", does_not_pile_up, "cache-aware", {"kvbm": "off"})]
+
+
+def hot_prefixes(suite):
+    for name, test, policy, rows in HOT:
+        with tempfile.TemporaryDirectory(prefix="baton-routing-") as folder:
+            with Cluster(prefill=2, decode=2, sets=settings(folder, policy, **rows) + ["kvbm.admission=all"]) as c:
+                suite.test(name, test, c, folder)
+
+
 def run(suite, policy, asked):
     with tempfile.TemporaryDirectory(prefix="baton-routing-") as folder:
         with Cluster(prefill=2, decode=2, sets=sets(folder, policy)) as c:
@@ -195,4 +315,5 @@ if __name__ == "__main__":
     run(suite, "cache-aware", 48)
     for policy in POLICIES[1:]:
         run(suite, policy, 12)
+    hot_prefixes(suite)
     suite.finish()

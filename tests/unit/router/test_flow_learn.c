@@ -128,7 +128,7 @@ static struct flow_request remote_request(void)
                                   .n_prompt = N_PROMPT,
                                   .sampling = { .max_tokens = 20, .top_p = 1, .n_logprobs = -1 },
                                   .route = BATON__ROUTE__ROUTE_REMOTE,
-                                  .deadline_us = fake.now_us + 1000000,
+                                  .deadline_us = fake.now_us + 100000000,
                                   .callbacks = &callbacks };
 }
 
@@ -190,7 +190,8 @@ static void test_the_index_is_asked(void **state)
     assert_int_equal(dispatch(&request)->cached, HELD); /* and who has it gets it */
 }
 
-/* A worker that computes what it should fetch teaches that fetching costs as much. */
+/* A worker that goes on computing what it should fetch teaches that fetching costs as much; for a moment it may be that
+ * it only has no link yet, and one fetch shows that it has. */
 static void test_what_is_not_fetched_is_learned(void **state)
 {
     (void)state;
@@ -198,6 +199,17 @@ static void test_what_is_not_fetched_is_learned(void **state)
     fleet_learn_pull(p0, KV_TIER_REMOTE, fleet_kv_bytes(p0, HELD), 10000);
     hold();
     const struct flow_request request = remote_request();
+    for (int i = 0; i < 100; i++) {
+        assert_int_equal(dispatch(&request)->pulled, HELD);
+        finish(N_PROMPT, 0, 100 * N_PROMPT, 0);
+    }
+    fake.now_us += 900000;
+    (void)dispatch(&request);
+    finish(N_PROMPT - HELD, HELD, 100 * (N_PROMPT - HELD), 10000);
+    fake.now_us += 900000;
+    assert_int_equal(dispatch(&request)->pulled, HELD);
+    finish(N_PROMPT, 0, 100 * N_PROMPT, 0);
+    fake.now_us += 1000000;
     int tries = 0;
     while (dispatch(&request)->pulled > 0) {
         assert_true(++tries < 40);
@@ -229,6 +241,33 @@ static void test_fetching_is_learned(void **state)
     (void)dispatch(&request);
     assert_true(pull_us_of(KV_TIER_HOST) > 4000 && pull_us_of(KV_TIER_HOST) < 6000);
     assert_true(pull_us_of(KV_TIER_DISK) == before);
+    finish(N_PROMPT, 0, 100 * N_PROMPT, 0);
+}
+
+/* Decode had what prefill fetched, so that it is told as found in decode's device. */
+static void test_fetching_what_decode_has_is_learned(void **state)
+{
+    (void)state;
+    Baton__Timing timing = BATON__TIMING__INIT;
+    uint32_t cached[KV_TIER_COUNT] = { HELD, 0, 0, 0 };
+    measure_computing();
+    fleet_learn_pull(p0, KV_TIER_REMOTE, fleet_kv_bytes(p0, HELD), 10000);
+    hold();
+    const struct flow_request request = remote_request();
+    assert_int_equal(dispatch(&request)->pulled, HELD);
+    timing.route = "remote";
+    timing.prefill_worker = "p0";
+    timing.legs = 1;
+    timing.computed_tokens = N_PROMPT - HELD;
+    timing.prefill_us = 100 * (N_PROMPT - HELD);
+    timing.pull_us = 40000;
+    timing.cached_tokens = cached;
+    timing.n_cached_tokens = KV_TIER_COUNT;
+    double before = pull_us_of(KV_TIER_REMOTE);
+    fake_tokens(flows, fake_last(&fake, FRAME_GENERATE), N_PROMPT, (uint32_t[]){ 1 }, 1, BATON__FINISH__FINISH_STOP,
+                &timing);
+    (void)dispatch(&request);
+    assert_true(pull_us_of(KV_TIER_REMOTE) > before + 1000);
     finish(N_PROMPT, 0, 100 * N_PROMPT, 0);
 }
 
@@ -291,8 +330,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_the_index_is_asked),  TEST(test_what_is_not_fetched_is_learned),
-        TEST(test_fetching_is_learned), TEST(test_pulls_are_compared),
-        TEST(test_holders_are_named),
+        TEST(test_fetching_is_learned), TEST(test_fetching_what_decode_has_is_learned),
+        TEST(test_pulls_are_compared),  TEST(test_holders_are_named),
     };
     return cmocka_run_group_tests_name("flow_learn", tests, NULL, NULL);
 }
