@@ -548,7 +548,8 @@ static void test_bytes_of_a_token(void **state)
     struct fake_fleet fake;
     fake_fleet_open(&fake, fake_now);
     struct instance in = { .incarnation = 7, .id = "d", .role = "decode", .model = "m", .control = "tcp://d" };
-    snprintf(in.kv_format, sizeof in.kv_format, "f9388c4fbe333d6c-6ac721d62cac494a-BF16-lsht-l30h3d64-b16-tp1-portable");
+    snprintf(in.kv_format, sizeof in.kv_format,
+             "f9388c4fbe333d6c-6ac721d62cac494a-BF16-lsht-l30h3d64-b16-tp1-portable");
     fleet_member(fake.fleet, &in);
     assert_int_equal(fleet_kv_bytes(fleet_find(fake.fleet, "d"), 10), 10 * 30 * 2 * 3 * 64 * 2);
     assert_int_equal(fleet_kv_bytes(fake_worker(&fake, "p", "prefill", "m"), 10), 10 * 65536); /* it does not say */
