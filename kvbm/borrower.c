@@ -550,6 +550,8 @@ static status send_find(const struct pull *pull, const struct pull_options *opti
     body.tokens = (uint32_t *)(uintptr_t)options->tokens;
     body.n_tokens = (size_t)(options->first + options->n_blocks) * ours->geometry.block_tokens;
     body.first = options->first;
+    body.tokens_per_s = options->tokens_per_s;
+    body.local_only = options->local_only;
     return ours->io->send(ours->io->ctx, options->holder, &head, &body.base);
 }
 

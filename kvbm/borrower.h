@@ -53,6 +53,9 @@ struct pull_options {
     uint32_t n_blocks;
     const block_id *blocks; /* [n_blocks], of the pool that takes write to: reserved, and nobody else's until ended */
     uint64_t deadline_us;
+    double tokens_per_s; /* how fast they would be computed, so that a manager can tell whether to ask another; 0: not
+                            known */
+    bool local_only;     /* only what the holder itself has */
     /* The holder says how many blocks, from the first on, are there or will be: again when they become fewer.
      * May be NULL. */
     void (*announced)(void *arg, uint32_t run);

@@ -268,6 +268,8 @@ static struct lent *lent_create(struct lender *lender, void *peer, const struct 
     find->max = find->n_blocks - find->first;
     find->max = find->max < lender->options.max_blocks ? find->max : lender->options.max_blocks;
     find->deadline_us = deadline_us;
+    find->tokens_per_s = msg->tokens_per_s;
+    find->local_only = msg->local_only;
     lent->id = name_loan(frame);
     lent->peer = peer;
     lent->borrower = frame->incarnation;

@@ -30,6 +30,8 @@ struct lender_find {
     uint32_t first; /* the block of the chain from which on blocks are wanted */
     uint32_t max;   /* how many at most */
     uint64_t deadline_us;
+    double tokens_per_s;       /* how fast the borrower would compute them; 0: it does not say */
+    bool local_only;           /* it wants nothing that has to come from another holder */
     struct lent_block *blocks; /* source: [max], blocks first, first + 1... of the chain; each held until close */
     uint32_t n_ready;          /* source: of them */
     uint32_t run;              /* source: blocks that are ready or will be, at most max; only gets less */

@@ -192,6 +192,7 @@ uint64_t store_format_id(const char *kv_format_text);
  * compared when they are read). Nothing is held, nothing counts as used. */
 struct store_found {
     uint32_t host, disk;
+    uint32_t coming; /* behind those in memory, where none is on disk: being fetched (store_offer.is_fetch) */
 };
 struct store_found store_find(struct store *store, const struct store_chain *chain);
 
@@ -211,8 +212,9 @@ struct store_offer {
     struct store_chain chain;
     uint32_t first;
     uint64_t block_bytes;
-    const uint64_t *checksums; /* [n_blocks - first], made where the block was completed */
+    const uint64_t *checksums; /* [n_blocks - first], made where the block was completed. NULL: store_commit_summed */
     const bool *shared; /* [n_blocks - first]: more than one sequence of the offering worker used it. NULL: none */
+    bool is_fetch;      /* somebody wants them now and they are fetched for him: no admission, and tickets may wait */
 };
 
 struct store_answer {
@@ -229,6 +231,8 @@ void store_offer(struct store *store, const struct store_offer *offer, struct st
  * before it is, else as soon as that is. ST_OK; ST_CANCELLED: it is not kept (the block before it was aborted, or its
  * salt wiped), the slot is free; ST_STALE: no such reservation. */
 MUST_CHECK status store_commit(struct store *store, struct store_slot slot);
+/* The same, of a block whose offer did not say its checksum. */
+MUST_CHECK status store_commit_summed(struct store *store, struct store_slot slot, uint64_t checksum);
 /* It could not be filled (damaged: its checksum was wrong, which is counted). Nobody may write into it any more. What
  * was reserved behind it is not kept either. Stale ones are ignored. */
 void store_abort(struct store *store, struct store_slot slot, bool damaged);
@@ -258,13 +262,14 @@ struct store_request {
     struct store_chain chain;
     uint32_t first; /* the borrower has the blocks before it */
     uint64_t deadline_us;
+    bool await_coming;                 /* what is coming is promised, too, and ready when it is committed */
     const struct store_reader *reader; /* copied */
 };
 
 /* Holds the blocks from `first` on that are in memory, and begins to read those behind them from disk, in order.
- * *promised is as store_find() has it. Callbacks come from store_run() only. ST_NOT_FOUND: nothing from `first` on;
- * ST_AGAIN: as many tickets as may be; ST_CANCELLED: its salt is being wiped; ST_TIMEOUT: the deadline lies behind;
- * ST_NO_MEMORY. */
+ * *promised is as store_find() has it, what is awaited counted with those in memory. Callbacks come from store_run()
+ * only. ST_NOT_FOUND: nothing from `first` on; ST_AGAIN: as many tickets as may be; ST_CANCELLED: its salt is being
+ * wiped; ST_TIMEOUT: the deadline lies behind; ST_NO_MEMORY. */
 MUST_CHECK status store_open(struct store *store, const struct store_request *request, uint64_t *ticket,
                              struct store_found *promised);
 /* Ends it, without callbacks. Nothing happens if it has ended. */

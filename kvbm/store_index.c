@@ -118,6 +118,20 @@ uint32_t store_match(struct store *store, const struct store_chain *chain, uint3
     return n;
 }
 
+uint32_t store_match_coming(struct store *store, const struct store_chain *chain, uint32_t n, uint32_t *last)
+{
+    uint32_t at = n;
+    for (; at < chain->n_blocks; at++) {
+        const struct store_name name = store_name_of(store, chain, at);
+        uint32_t slot = store->cells[cell_of(store, name.hash, name.format)];
+        if (slot == NO_SLOT || !store->slots[slot].is_fetched || !is_named(store, slot, &name, *last) ||
+            block_pool_state(store->pool, slot) == BLOCK_REGISTERED)
+            break;
+        *last = slot;
+    }
+    return at - n;
+}
+
 void store_digest_next(const struct store *store, const struct store_digest *before, const struct store_name *name,
                        struct store_digest *out)
 {

@@ -58,6 +58,7 @@ struct store_slot_record {
     bool overlaid : 1;       /* and of old_salt, as it is not filled */
     bool is_pinned : 1;
     bool is_unwanted : 1; /* RESERVED: not to be kept once it is filled */
+    bool is_fetched : 1;  /* RESERVED: tickets may wait for it */
 };
 
 struct salt_account {
@@ -179,6 +180,8 @@ void store_index_remove(struct store *store, uint32_t slot);
 uint32_t store_index_find(struct store *store, const struct store_name *name, uint32_t parent, bool *collides);
 /* How many leading blocks of the chain are registered; *last: the last one of them. */
 uint32_t store_match(struct store *store, const struct store_chain *chain, uint32_t *last);
+/* How many behind the first n of them, the last of which is *last, are being fetched; *last: the last of these. */
+uint32_t store_match_coming(struct store *store, const struct store_chain *chain, uint32_t n, uint32_t *last);
 /* Of the block behind the one with digest `before` (NULL: the chain's first). */
 void store_digest_next(const struct store *store, const struct store_digest *before, const struct store_name *name,
                        struct store_digest *out);

@@ -34,13 +34,18 @@ static enum store_verdict reserve(struct store *store, const struct store_name *
     return STORE_WANTED;
 }
 
+/* How a block is offered. */
+struct want {
+    bool has_parent, shared, is_fetch;
+};
+
 /* *parent: of the block in, its own slot out; NO_SLOT when it has none. */
-static enum store_verdict offer_one(struct store *store, const struct store_name *name, bool has_parent, bool shared,
+static enum store_verdict offer_one(struct store *store, const struct store_name *name, struct want want,
                                     uint32_t *parent)
 {
     const uint32_t before = *parent;
     bool collides = false;
-    *parent = has_parent ? store_index_find(store, name, before, &collides) : NO_SLOT;
+    *parent = want.has_parent ? store_index_find(store, name, before, &collides) : NO_SLOT;
     if (*parent != NO_SLOT) {
         if (block_pool_state(store->pool, *parent) != BLOCK_REGISTERED)
             return STORE_COMING;
@@ -49,9 +54,10 @@ static enum store_verdict offer_one(struct store *store, const struct store_name
     }
     if (collides)
         return STORE_COLLISION;
-    enum store_verdict verdict = !has_parent                         ? STORE_PARENT
-                                 : !is_admitted(store, name, shared) ? STORE_ADMISSION
-                                                                     : reserve(store, name, before, parent);
+    const bool is_worth_it = want.has_parent && (want.is_fetch || is_admitted(store, name, want.shared));
+    enum store_verdict verdict = !want.has_parent ? STORE_PARENT
+                                 : !is_worth_it   ? STORE_ADMISSION
+                                                  : reserve(store, name, before, parent);
     if (verdict != STORE_WANTED && store->options.admission == STORE_ADMIT_SECOND_SIGHT)
         ghosts_add(&store->seen, sight_of(name)); /* seen once; or still, if there was no room this time */
     return verdict;
@@ -96,13 +102,15 @@ void store_offer(struct store *store, const struct store_offer *offer, struct st
     bool has_parent = find_context(store, offer, &slot);
     for (uint32_t i = 0; i < n; i++) {
         const struct store_name name = store_name_of(store, chain, offer->first + i);
-        enum store_verdict verdict = offer_one(store, &name, has_parent, offer->shared && offer->shared[i], &slot);
+        const struct want want = { has_parent, offer->shared && offer->shared[i], offer->is_fetch };
+        enum store_verdict verdict = offer_one(store, &name, want, &slot);
         out[i] = (struct store_answer){ .verdict = verdict };
         store->count.verdicts[verdict]++;
         has_parent = slot != NO_SLOT;
         if (verdict != STORE_WANTED)
             continue;
-        store->slots[slot].checksum = offer->checksums[i];
+        store->slots[slot].checksum = offer->checksums ? offer->checksums[i] : 0;
+        store->slots[slot].is_fetched = offer->is_fetch;
         out[i].slot = (struct store_slot){ slot, block_pool_generation(store->pool, slot) };
     }
 }
@@ -125,6 +133,14 @@ status store_commit(struct store *store, struct store_slot slot)
     store->work_left = true;
     store_slots_filled(store, slot.slot);
     return unwanted ? ST_CANCELLED : ST_OK;
+}
+
+status store_commit_summed(struct store *store, struct store_slot slot, uint64_t checksum)
+{
+    if (!is_reserved(store, slot))
+        return ST_STALE;
+    store->slots[slot.slot].checksum = checksum;
+    return store_commit(store, slot);
 }
 
 void store_abort(struct store *store, struct store_slot slot, bool damaged)

@@ -106,10 +106,12 @@ static void hold_run(struct store *store, struct ticket *t, uint32_t host, uint3
         store_ticket_hold(store, t->anchor);
 }
 
+/* What is coming is not used yet. */
 static void touch_run(struct store *store, uint32_t n, uint32_t last)
 {
     for (; n; n--, last = store->slots[last].parent)
-        block_pool_used(store->pool, last);
+        if (block_pool_state(store->pool, last) == BLOCK_REGISTERED)
+            block_pool_used(store->pool, last);
 }
 
 /* The digest of the block before the first one that has to be read: from memory as far as it goes. */
@@ -135,21 +137,27 @@ static uint32_t run_on_disk(struct store *store, const struct store_chain *chain
     return n - host;
 }
 
-static struct store_found find_with_last(struct store *store, const struct store_chain *chain, uint32_t *last)
+/* *last: the slot of the last block in memory; with await_coming, of the last one that is coming. */
+static struct store_found find_with_last(struct store *store, const struct store_chain *chain, bool await_coming,
+                                         uint32_t *last)
 {
-    struct store_found found = { 0, 0 };
+    struct store_found found = { 0, 0, 0 };
     *last = NO_SLOT;
     if (store_wipe_covers(store, chain->salt))
         return found;
     found.host = store_match(store, chain, last);
     found.disk = run_on_disk(store, chain, found.host);
+    uint32_t end = *last;
+    found.coming = found.disk ? 0 : store_match_coming(store, chain, found.host, &end);
+    if (await_coming)
+        *last = end;
     return found;
 }
 
 struct store_found store_find(struct store *store, const struct store_chain *chain)
 {
     uint32_t last;
-    return find_with_last(store, chain, &last);
+    return find_with_last(store, chain, false, &last);
 }
 
 static status start(struct store *store, struct ticket *t, const struct store_request *request,
@@ -157,7 +165,9 @@ static status start(struct store *store, struct ticket *t, const struct store_re
 {
     const struct store_chain *chain = &request->chain;
     uint32_t last;
-    *found = find_with_last(store, chain, &last);
+    *found = find_with_last(store, chain, request->await_coming, &last);
+    if (request->await_coming) /* held like those that are there, and ready later */
+        found->host += found->coming;
     const uint32_t most = at_most(chain->n_blocks - request->first, store->options.max_ticket_blocks);
     t->first = t->delivered = request->first;
     t->end = at_most(found->host + found->disk, request->first + most);

@@ -905,6 +905,8 @@ struct vx_pull *vx_pull(struct vx_node *node, struct vx_node *holder, const stru
                                           .n_blocks = n_blocks,
                                           .blocks = p->blocks,
                                           .deadline_us = p->deadline_us,
+                                          .tokens_per_s = vx->tokens_per_s,
+                                          .local_only = vx->local_only,
                                           .announced = on_announced,
                                           .progress = on_progress,
                                           .ended = on_ended,

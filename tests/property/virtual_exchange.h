@@ -116,6 +116,8 @@ struct vx {
     struct vx_pull pulls[VX_MAX_PULLS];
     struct vx_ended ended;
     uint64_t next_key;
+    double tokens_per_s; /* how fast nodes compute, as pulls say; 0: they do not */
+    bool local_only;     /* pulls are as those of managers */
     uint32_t flips_left; /* further ones that are certain, for tests that count */
     uint32_t flipped;    /* blocks in which a bit was flipped, once per take */
     uint32_t sent[256];  /* messages by type */
