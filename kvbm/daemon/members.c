@@ -97,11 +97,16 @@ static void note_other(struct kvbm_process *p, const struct instance *instance, 
 static status open_for_others(struct kvbm_process *p, struct error *err)
 {
     status st = serving_open(p, err);
-    return st == ST_OK ? peers_open(p, err) : st;
+    if (st == ST_OK)
+        st = peers_open(p, err);
+    if (st == ST_OK)
+        managers_open(p);
+    return st;
 }
 
 static void close_for_others(struct kvbm_process *p)
 {
+    managers_close(p);
     peers_close(p);
     serving_close(p);
 }
@@ -129,6 +134,8 @@ static void on_member(void *arg, const struct instance *instance)
     struct error err;
     if (is_worker(instance))
         note_model(p, instance);
+    else if (!strcmp(instance->role, "kvbm"))
+        managers_member(p, instance);
     if (!is_worker(instance) || strcmp(instance->host, daemon_host(p->daemon)) != 0)
         return;
     const char *text = kv_format_of_worker(instance->kv_format);
@@ -147,6 +154,7 @@ static void on_member(void *arg, const struct instance *instance)
 static void on_gone(void *arg, const char *id)
 {
     forget_other(arg, id);
+    managers_gone(arg, id);
 }
 
 static void on_refused(void *arg)

@@ -6,9 +6,11 @@
 
 #include "common/daemon.h"
 #include "kvbm/acceptor.h"
+#include "kvbm/borrower.h"
 #include "kvbm/disk_tier.h"
 #include "kvbm/kv_format.h"
 #include "kvbm/lender.h"
+#include "kvbm/remote_tier.h"
 #include "kvbm/store.h"
 #include "kvbm/store_source.h"
 #include "proto/membership.h"
@@ -32,15 +34,20 @@ extern const struct metric_table kvbm_metric_table;
 #define KVBM_MAX_BLOCK_BYTES DISK_TIER_MAX_BLOCK_BYTES
 #define KVBM_MAX_MODELS      64u
 #define KVBM_MAX_OTHERS      1024u /* workers of other formats that are counted */
+#define KVBM_MAX_MANAGERS    1024u /* of other hosts that are known; PEER_INDEX_PEERS of them are asked */
 
 struct kvbm_peer {
     TAILQ_ENTRY(kvbm_peer) link;
     struct kvbm_process *process;
     struct link *channel;
+    struct link *own_link; /* we opened it, to a manager of another host; NULL for a peer that came to us */
     char id[64];
     struct transfer_way way; /* to its blocks */
 };
 TAILQ_HEAD(kvbm_peer_list, kvbm_peer);
+
+struct other_manager;
+TAILQ_HEAD(other_manager_list, other_manager);
 
 struct other_worker;
 TAILQ_HEAD(other_worker_list, other_worker);
@@ -61,6 +68,8 @@ struct kvbm_process {
     struct other_worker_list others; /* members.c */
     uint32_t n_others, n_models;
     struct served_model_list models;
+    struct other_manager_list managers; /* managers.c */
+    uint32_t n_managers;
     /* From here on: since the format is known. */
     bool is_open;
     struct kv_format format;
@@ -78,7 +87,9 @@ struct kvbm_process {
     struct exchange_io io;
     struct lender *lender;
     struct acceptor *acceptor;
-    struct events *events; /* NULL: none are published */
+    struct borrower *borrower;
+    struct remote_tier *remote; /* NULL: others are not asked */
+    struct events *events;      /* NULL: none are published */
     struct links *links;
     struct kvbm_peer_list peers;
 };
@@ -110,6 +121,23 @@ void serving_close(struct kvbm_process *p);
 MUST_CHECK status peers_open(struct kvbm_process *p, struct error *err);
 /* No peer is left: their loans have ended. The links stay, silent, until peers_destroy. */
 void peers_close(struct kvbm_process *p);
+
+/* Opens a link to a manager of another host. NULL: it cannot be. */
+struct kvbm_peer *peers_connect(struct kvbm_process *p, const char *id, const char *endpoint);
+/* Closes it. What is fetched over it has ended then. */
+void peers_disconnect(struct kvbm_peer *peer);
+
+/* managers.c. Managers of other hosts, of whom etcd tells; those of our format are followed and asked. */
+void managers_member(struct kvbm_process *p, const struct instance *instance);
+void managers_gone(struct kvbm_process *p, const char *id);
+/* The format is known, and peers are open. */
+void managers_open(struct kvbm_process *p);
+/* Before the peers are closed. */
+void managers_close(struct kvbm_process *p);
+struct managers_stats {
+    uint32_t followed, up, silent;
+};
+void managers_stats(const struct kvbm_process *p, struct managers_stats *out);
 
 /* members.c. NULL: there is no worker of this model; "" means the only model. */
 const struct served_model *members_model(const struct kvbm_process *p, const char *name);

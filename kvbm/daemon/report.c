@@ -39,9 +39,12 @@ static void report_tiers(struct kvbm_process *p, const struct store_stats *s)
         set(p, KVBM_BYTES, names[tier], (double)t->bytes);
         set(p, KVBM_CAPACITY, names[tier], (double)t->capacity_bytes);
         set(p, KVBM_OLDEST, names[tier], (double)t->oldest_s);
-        set(p, KVBM_HIT_BLOCKS, names[tier], (double)t->hit_blocks);
-        set(p, KVBM_HIT_TOKENS, names[tier], (double)t->hit_tokens);
+        uint64_t remote = tier == STORE_HOST ? p->source.remote_blocks : 0; /* to the store they are like any other */
+        set(p, KVBM_HIT_BLOCKS, names[tier], (double)(t->hit_blocks - remote));
+        set(p, KVBM_HIT_TOKENS, names[tier], (double)(t->hit_tokens - remote * p->layout.block_tokens));
     }
+    set(p, KVBM_HIT_BLOCKS, "remote", (double)p->source.remote_blocks);
+    set(p, KVBM_HIT_TOKENS, "remote", (double)(p->source.remote_blocks * p->layout.block_tokens));
 }
 
 static void report_store(struct kvbm_process *p)
@@ -78,6 +81,34 @@ static void report_exchange(struct kvbm_process *p)
 #undef X
     set(p, KVBM_PULLED_BYTES, NULL, (double)l->pulled_blocks * (double)kv_block_bytes(&p->layout));
     set(p, KVBM_LOANS, NULL, lender_open_loans(p->lender));
+}
+
+static void report_managers(struct kvbm_process *p)
+{
+    struct managers_stats s;
+    managers_stats(p, &s);
+    set(p, KVBM_REMOTE_MANAGERS, "followed", s.followed);
+    set(p, KVBM_REMOTE_MANAGERS, "up", s.up);
+    set(p, KVBM_REMOTE_MANAGERS, "silent", s.silent);
+}
+
+static void report_remote(struct kvbm_process *p)
+{
+    static const struct remote_counters none;
+    const struct remote_counters *c = p->remote ? remote_counters(p->remote) : &none;
+    report_managers(p);
+    set(p, KVBM_REMOTE_KNOWN, NULL, p->remote ? (double)peer_index_blocks(remote_tier_index(p->remote)) : 0);
+    set(p, KVBM_REMOTE_UNDER_WAY, NULL, p->remote ? remote_tier_fetches(p->remote) : 0);
+    for (int i = 0; i < REMOTE_OUTCOME_COUNT; i++)
+        set(p, KVBM_REMOTE_FETCHES, remote_outcome_name((enum remote_outcome)i), (double)c->fetches[i]);
+    for (int i = 0; i < REMOTE_REASON_COUNT; i++)
+        set(p, KVBM_REMOTE_NOT_ASKED, remote_reason_name((enum remote_reason)i), (double)c->not_asked[i]);
+    set(p, KVBM_REMOTE_BLOCKS, NULL, (double)c->blocks);
+    set(p, KVBM_REMOTE_BYTES, NULL, (double)c->bytes);
+    set(p, KVBM_REMOTE_SECONDS, NULL, (double)c->us / 1e6);
+    set(p, KVBM_REMOTE_PREDICTION, "measured", (double)c->measured_us / 1e6);
+    set(p, KVBM_REMOTE_PREDICTION, "predicted", (double)c->predicted_us / 1e6);
+    set(p, KVBM_REMOTE_PREDICTION, "error", (double)c->error_us / 1e6);
 }
 
 static void report_disk(struct kvbm_process *p)
@@ -140,6 +171,7 @@ static void report(void *arg)
         return;
     report_store(p);
     report_exchange(p);
+    report_remote(p);
     report_disk(p);
     report_events(p);
     report_transfer(p);

@@ -1,5 +1,6 @@
-/* What workers and other managers ask for: blocks lent (lender.h), offers taken (acceptor.h), and events that say what
- * there is. The world that those cores see is this process's links and its transfer thread. */
+/* What workers and other managers ask for: blocks lent (lender.h), offers taken (acceptor.h), what is missing fetched
+ * from other hosts (remote_tier.h), and events that say what there is. The world that those cores see is this process's
+ * links and its transfer thread. */
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/log.h"
@@ -8,6 +9,9 @@
 
 #define MAX_LOAN_BLOCKS  4096u /* of one Find */
 #define MAX_OFFER_BLOCKS 256u  /* of one Offer */
+#define FETCH_TOGETHER   32u   /* blocks of a fetch that are taken, verified and lent on together */
+#define FETCH_BATCHES    4u    /* of these on their way */
+#define FETCH_BYTES      (1u << 20)
 
 static uint64_t io_now(void *ctx)
 {
@@ -88,6 +92,53 @@ static status open_acceptor(struct kvbm_process *p)
     return acceptor_create(&options, &p->acceptor);
 }
 
+static status open_borrower(struct kvbm_process *p)
+{
+    struct borrower_options options = {
+        .io = &p->io,
+        .timers = loop_timers(daemon_loop(p->daemon)),
+        .geometry = p->geometry,
+        .max_pulls = (uint32_t)p->config->remote_fetches,
+        .max_blocks = MAX_LOAN_BLOCKS,
+        .batch_blocks = FETCH_TOGETHER,
+        .batches = FETCH_BATCHES,
+        .answer_us = p->config->remote_timeout / 2,
+        .take_bytes = FETCH_BYTES,
+    };
+    snprintf(options.kv_format, sizeof options.kv_format, "%s", p->kv_format);
+    return borrower_create(&options, &p->borrower);
+}
+
+static void on_fetched(void *ctx)
+{
+    tiers_soon(ctx);
+}
+
+static status open_remote(struct kvbm_process *p)
+{
+    const struct remote_tier_options options = {
+        .io = &p->io,
+        .store = p->store,
+        .borrower = p->borrower,
+        .format = p->source.format,
+        .block_tokens = p->layout.block_tokens,
+        .n_layers = p->geometry.n_layers,
+        .block_bytes = transfer_block_bytes(&p->geometry),
+        .incarnation = daemon_incarnation(p->daemon),
+        .index_blocks = (uint64_t)p->config->remote_index,
+        .max_fetches = (uint32_t)p->config->remote_fetches,
+        .max_blocks = MAX_LOAN_BLOCKS,
+        .timeout_us = p->config->remote_timeout,
+        .changed = on_fetched,
+        .ctx = p,
+    };
+    if (!p->config->remote)
+        return ST_OK;
+    status st = remote_tier_create(&options, &p->remote);
+    p->source.remote = p->remote;
+    return st;
+}
+
 /* The address that is configured, or any port of the control plane's host. */
 static const char *endpoint_of(const char *configured, const char *any, char *buf, size_t size)
 {
@@ -124,17 +175,24 @@ status serving_open(struct kvbm_process *p, struct error *err)
     if (st == ST_OK)
         st = open_acceptor(p);
     if (st == ST_OK)
+        st = open_borrower(p);
+    if (st == ST_OK)
+        st = open_remote(p);
+    if (st == ST_OK)
         return open_events(p, err);
-    return error_set(err, st, "no memory for %lld loans and %lld offers", (long long)p->config->max_loans,
-                     (long long)p->config->max_offers);
+    return error_set(err, st, "no memory for %lld loans, %lld offers and %lld blocks of other hosts",
+                     (long long)p->config->max_loans, (long long)p->config->max_offers,
+                     (long long)p->config->remote_index);
 }
 
-/* What is taken ends with the transfer thread, which tells the acceptor; the memory stays for the store. */
+/* What is taken ends with the transfer thread, which tells acceptor and borrower; the memory stays for the store. */
 void serving_close(struct kvbm_process *p)
 {
     lender_destroy(&p->lender);
     if (p->transfer)
         transfer_stop(p->transfer);
     acceptor_destroy(&p->acceptor);
+    remote_tier_destroy(&p->remote);
+    borrower_destroy(&p->borrower);
     events_destroy(&p->events);
 }

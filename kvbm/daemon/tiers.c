@@ -145,7 +145,7 @@ static void store_rows(struct kvbm_process *p, struct store_options *o)
     o->disk = p->disk;
     o->admission = (enum store_admission)c->admission;
     o->max_seen = (uint32_t)c->admission_hashes;
-    o->max_tickets = (uint32_t)c->max_loans;
+    o->max_tickets = 2 * (uint32_t)c->max_loans; /* store_source.h */
     o->salt_quota_bytes = c->salt_quota;
     o->pin_us = c->pin_time;
     o->read_us = o->write_us = c->disk_timeout;
@@ -230,6 +230,7 @@ static status tiers_start(struct daemon *d, struct error *err)
     TAILQ_INIT(&p->peers);
     TAILQ_INIT(&p->others);
     TAILQ_INIT(&p->models);
+    TAILQ_INIT(&p->managers);
     p->daemon = d;
     p->config = daemon_config(d);
     daemon_set_state(d, &part_tiers, p);

@@ -1,7 +1,8 @@
 /* A worker that computes nothing: offers blocks to a KV block manager and pulls them again. For kvbm.py.
- *   kv_client_main ENDPOINT MANAGER CLUSTER FORMAT WEIGHTS TOKENIZER SALT put|get SEQUENCE BLOCKS
- * The blocks of a sequence, a number, are always the same bytes. SALT is a salt's secret, or "". Prints one line of
- * JSON: put says what became of the offered blocks, get how many came, from which tier, and how many of them are wrong.
+ *   kv_client_main ENDPOINT MANAGER CLUSTER FORMAT WEIGHTS TOKENIZER SALT put|get SEQUENCE BLOCKS [TOKENS_PER_S]
+ * The blocks of a sequence, a number, are always the same bytes. SALT is a salt's secret, or "". TOKENS_PER_S is how
+ * fast it says that it computes prompts. Prints one line of JSON: put says what became of the offered blocks, get how
+ * many came, from which tier, and how many of them are wrong.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,6 +25,7 @@ struct program {
     const char *manager_id, *operation;
     uint64_t sequence;
     uint32_t n;
+    double tokens_per_s;
     struct kv_format format;
     char kv_format[KV_FORMAT_TEXT_BYTES];
     struct transfer_geometry geometry;
@@ -189,10 +191,11 @@ static void on_pulled(void *arg, const struct pull_result *r)
     uint32_t wrong = 0;
     for (uint32_t i = 0; i < r->n_blocks; i++)
         wrong += !is_right(g, i);
-    printf("{\"blocks\": %u, \"announced\": %u, \"host\": %u, \"disk\": %u, \"damaged\": %u, \"wrong\": %u, "
+    printf("{\"blocks\": %u, \"announced\": %u, \"host\": %u, \"disk\": %u, \"remote\": %u, \"damaged\": %u, "
+           "\"wrong\": %u, "
            "\"status\": \"%s\"}\n",
-           r->n_blocks, r->announced, r->by_tier[KV_TIER_HOST], r->by_tier[KV_TIER_DISK], r->damaged, wrong,
-           status_text(r->st));
+           r->n_blocks, r->announced, r->by_tier[KV_TIER_HOST], r->by_tier[KV_TIER_DISK], r->by_tier[KV_TIER_REMOTE],
+           r->damaged, wrong, status_text(r->st));
     g->code = 0;
     loop_stop(g->loop);
 }
@@ -210,6 +213,7 @@ static void get(struct program *g)
                                           .n_blocks = g->n,
                                           .blocks = g->blocks,
                                           .deadline_us = clock_now_us() + TIMEOUT_US / 2,
+                                          .tokens_per_s = g->tokens_per_s,
                                           .ended = on_pulled,
                                           .arg = g };
     if (borrower_pull(g->borrower, &options, &pull) != ST_OK)
@@ -373,7 +377,7 @@ int main(int argc, char **argv)
     static struct program g = { .code = 1 };
     struct error err;
     struct timer timeout = { .slot = 0 };
-    if (argc != 11 || kv_format_parse(argv[4], &g.format, &err) != ST_OK || g.format.n_layers > 1024)
+    if (argc < 11 || argc > 12 || kv_format_parse(argv[4], &g.format, &err) != ST_OK || g.format.n_layers > 1024)
         give_up("wrong arguments");
     log_init("kv-client", LOG_WARN);
     g.manager_id = argv[2];
@@ -383,6 +387,7 @@ int main(int argc, char **argv)
     g.operation = argv[8];
     g.sequence = strtoull(argv[9], NULL, 10);
     g.n = (uint32_t)strtoul(argv[10], NULL, 10);
+    g.tokens_per_s = argc == 12 ? strtod(argv[11], NULL) : 0;
     if (g.n == 0 || g.n > MAX_BLOCKS || block_salt("", 0, argv[7], strlen(argv[7]), &g.parts.salt) != ST_OK)
         give_up("wrong number of blocks, or salt");
     make_memory(&g);

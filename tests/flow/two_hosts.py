@@ -3,38 +3,15 @@
 The hosts are two network namespaces, so this needs root. --smollm2 takes that model.
 """
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 
 from cluster import (BIN, QUESTIONS, SIGCONT, SIGKILL, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel, process_state,
                      wait_for)
+from hosts import A, B, cut_cable, mend_cable, run_inside
 
-A, B = "10.77.0.1", "10.77.0.2"
 MODEL = SMOLLM2 if "--smollm2" in sys.argv and SMOLLM2 else TINY
-SPACE_A, SPACE_B = f"baton-a-{os.getpid()}", f"baton-b-{os.getpid()}"
-
-
-def ip(*args):
-    subprocess.run(["ip", *args], check=True)
-
-
-def make_hosts():
-    for space in (SPACE_A, SPACE_B):
-        ip("netns", "add", space)
-        ip("-n", space, "link", "set", "lo", "up")
-    ip("-n", SPACE_A, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", SPACE_B)
-    for space, address in ((SPACE_A, A), (SPACE_B, B)):
-        ip("-n", space, "address", "add", address + "/24", "dev", "veth0")
-        ip("-n", space, "link", "set", "veth0", "up")
-    wait_for("the cable to have a carrier", lambda: all(carrier(s) for s in (SPACE_A, SPACE_B)), 10)
-
-
-def carrier(space):
-    """IPv6 finishes with an address only when packets flow."""
-    shown = subprocess.run(["ip", "-n", space, "address", "show", "dev", "veth0"], capture_output=True, text=True).stdout
-    return "LOWER_UP" in shown and "tentative" not in shown
 
 
 class Hosts(Cluster):
@@ -119,14 +96,14 @@ def in_mid_prefill(c, strike):
 
 
 def cut_the_cable(worker):
-    ip("link", "set", "veth0", "down")
+    cut_cable()
     worker.send_signal(SIGCONT)
 
 
 def link_cut_in_mid_prefill(c, want):
     """The cable is pulled while a long prompt is computed on the other host: the answer comes all the same."""
     got = in_mid_prefill(c, cut_the_cable)
-    ip("link", "set", "veth0", "up")
+    mend_cable()
     assert not got.error, got.error
     assert got.hashes == want.hashes and got.text == want.text
     wait_for("the other host to serve again", c.serves, 40)
@@ -177,22 +154,7 @@ def inside(other):
 def main():
     if sys.argv[1:2] == ["--inside"]:
         inside(sys.argv[2])
-    suite = Suite()
-    try:
-        make_hosts()
-    except (OSError, subprocess.CalledProcessError) as why:
-        suite.skip("two hosts", f"network namespaces cannot be made here ({why})")
-        suite.finish()
-    try:
-        process = subprocess.Popen(["ip", "netns", "exec", SPACE_A, sys.executable, __file__, "--inside", SPACE_B,
-                                    *sys.argv[1:]])
-        code = process.wait()
-    finally:
-        for space in (SPACE_A, SPACE_B):
-            for pid in subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True).stdout.split():
-                os.kill(int(pid), signal.SIGKILL)
-            subprocess.run(["ip", "netns", "delete", space])
-    sys.exit(code)
+    run_inside(Suite(), "two hosts", __file__)
 
 
 main()
