@@ -174,7 +174,8 @@ static void consider(const struct remote_tier *tier, struct choice *c, uint32_t 
     double us = pull_cost_predict(cost, &prior, n * o->block_bytes, where, now_of(tier));
     double computing_us = c->find->tokens_per_s > 0 ? (double)tokens * 1e6 / c->find->tokens_per_s : 0;
     bool is_better = !c->plan.n_blocks || computing_us - us > c->saved_us;
-    if (!pull_pays(us, computing_us) || !is_better)
+    bool is_in_time = (double)(c->find->deadline_us - now_of(tier)) > us;
+    if (!is_in_time || !pull_pays(us, computing_us) || !is_better)
         return;
     c->saved_us = computing_us - us;
     c->plan = (struct remote_plan){ number, c->have, n, where, us };

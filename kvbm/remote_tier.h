@@ -84,7 +84,7 @@ const char *remote_outcome_name(enum remote_outcome outcome);
 /* Why nobody was asked, though the store had less than was wanted. */
 #define REMOTE_REASONS(X)                                                                                              \
     X(absent)  /* nobody is known to have more */                                                                      \
-    X(slower)  /* computing is predicted to be faster */                                                               \
+    X(slower)  /* computing is predicted to be faster, or a fetch to come too late */                                  \
     X(busy)    /* as many fetches as may be */                                                                         \
     X(no_room) /* no slot, or none for its salt */
 

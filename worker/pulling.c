@@ -260,6 +260,13 @@ static uint64_t deadline_of(const struct pulling_request *request, double predic
     return due < request->deadline_us ? due : request->deadline_us;
 }
 
+/* What computing the blocks would come to: a manager that would have to ask another decides by it. 0: not known. */
+static double rate_of(const struct worker *worker, const struct choice *choice)
+{
+    double tokens = (double)choice->n * worker->options.layout.block_tokens;
+    return choice->saved_us > 0 ? tokens * 1e6 / choice->saved_us : 0;
+}
+
 static bool begin(struct pulling *pulling, const struct pulling_request *request, const struct choice *choice)
 {
     struct worker *worker = request->worker;
@@ -274,6 +281,7 @@ static bool begin(struct pulling *pulling, const struct pulling_request *request
         .n_blocks = choice->n,
         .blocks = request->seq->blocks + pulling->first,
         .deadline_us = deadline_of(request, choice->predicted_us),
+        .tokens_per_s = rate_of(worker, choice),
         .progress = on_progress,
         .ended = on_ended,
         .arg = pulling,

@@ -262,6 +262,19 @@ static void what_is_computed_faster_is_not_fetched(void **state)
     finish();
 }
 
+/* A Find that ends before the blocks could be here. */
+static void what_would_come_too_late_is_not_fetched(void **state)
+{
+    (void)state;
+    begin((struct vx_options){ 0 }, 4);
+    assert_non_null(
+        vx_pull(w.worker, w.near, &parts, tokens, 0, N, 2000)); /* an answer alone is assumed to take that */
+    vx_run(w.vx, 100000);
+    assert_int_equal(w.vx->ended.times, 1);
+    assert_int_equal(not_asked(REMOTE_slower), 1);
+    finish();
+}
+
 static void nothing_is_passed_on_for_managers(void **state)
 {
     (void)state;
@@ -479,6 +492,7 @@ int main(void)
         cmocka_unit_test(only_what_is_missing_is_fetched),
         cmocka_unit_test(a_part_of_a_chain_brings_its_beginning),
         cmocka_unit_test(what_is_computed_faster_is_not_fetched),
+        cmocka_unit_test(what_would_come_too_late_is_not_fetched),
         cmocka_unit_test(nothing_is_passed_on_for_managers),
         cmocka_unit_test(what_nobody_has_is_said_at_once),
         cmocka_unit_test(a_wrong_index_makes_the_run_shorter),
