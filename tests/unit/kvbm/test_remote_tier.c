@@ -425,13 +425,14 @@ static void what_came_before_a_death_stays(void **state)
 static void a_fetch_ends_with_its_find(void **state)
 {
     (void)state;
-    begin((struct vx_options){ 0 }, 4);
+    begin((struct vx_options){ .slow = 1 }, 4); /* what is left would take long */
     struct vx_pull *p = ask(w.worker, &parts, 0, N);
     p->cancel_at = 1;
     while (w.vx->ended.times == 0)
         vx_run(w.vx, 10);
     assert_int_equal(w.vx->ended.result.st, ST_CANCELLED);
-    vx_run(w.vx, 1000); /* before it would have been over */
+    vx_run(w.vx, 1000);
+    assert_int_equal(fetches(REMOTE_cancelled), 1);
     assert_int_equal(remote_tier_fetches(w.tier), 0);
     assert_int_equal(stats().slots_reserved, 0);
     assert_int_equal(lender_open_loans(w.far->lender), 0);
