@@ -16,6 +16,7 @@
 #include "engine/contract.h"
 #include "engine/device.h"
 #include "engine/kv_layout.h"
+#include "engine/layer_gate.h"
 #include "engine/model.h"
 #include "engine/page_kind.h"
 #include "engine/sampling.h"
@@ -101,8 +102,20 @@ struct step_seq {
     /* Looked at between layers: once set no further layer is computed for
      * this sequence, and done stays false. NULL: cannot be cancelled. */
     const atomic_bool *cancelled;
+    /* For positions before first_pos whose K and V are still on their way into the blocks. Before a layer's attention
+     * the step waits until the gate is open for that layer, closed, or at its deadline, or until the sequence is
+     * cancelled (looked at every ENGINE_GATE_SLICE_US; closing the gate as well ends the wait at once). All sequences
+     * of the step wait with it. Rows without logits attend to nothing in the last layer, and do not wait for it.
+     * NULL: all is in the blocks. */
+    struct layer_gate *gate; /* borrowed */
+    /* out: the gate was closed, or its deadline passed. No further layer is computed for this sequence, done stays
+     * false, and its rows are void: K and V of some layers were written, and on_layer told of layers that were not. The
+     * caller computes them again. The gate is closed. */
+    bool gate_failed;
     bool done; /* out: all layers were computed (and sampled, where asked) */
 };
+
+#define ENGINE_GATE_SLICE_US 10000u
 
 struct step {
     struct step_seq *seqs;
@@ -110,6 +123,7 @@ struct step {
     /* Called on the engine thread after layer L of all rows is in the KV pool. May be NULL. */
     void (*on_layer)(void *ctx, uint32_t layer);
     void *ctx;
+    uint64_t gates_us; /* out: how long it waited for gates, which is no part of what its rows cost */
 };
 
 /* For the thread that will call engine_run: pins it, where the team is pinned. */
@@ -128,7 +142,8 @@ struct engine_times {
 
 struct engine_times engine_times(const struct engine *engine);
 
-/* Raised per work item; any thread may read it: a standing counter of a busy engine means that it hangs. */
+/* Raised per work item, and while a step waits for a gate whose deadline has not passed; any thread may read it: a
+ * standing counter of a busy engine means that it hangs. */
 uint64_t engine_progress(const struct engine *engine);
 
 #endif

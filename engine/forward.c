@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
-#include "engine/forward_impl.h"
+#include "engine/forward_gates.h"
 #include "engine/forward_scratch.h"
 #include "engine/math_trig.h"
 #include "engine/products.h"
@@ -243,6 +243,11 @@ static uint32_t keep_uncancelled(const struct row_span *span)
     return cancelled != NULL && atomic_load_explicit(cancelled, memory_order_relaxed) ? 0 : span->n_rows;
 }
 
+static uint32_t keep_unfailed(const struct row_span *span)
+{
+    return span->seq->gate_failed ? 0 : keep_uncancelled(span);
+}
+
 /* After the last layer's K and V nothing else is asked of the rows without logits. */
 static uint32_t keep_with_logits(const struct row_span *span)
 {
@@ -257,6 +262,18 @@ static bool drop_cancelled(struct forward *f)
     const size_t angles = (size_t)f->n_ropes * f->n_rotated;
     const struct row_buffer buffers[] = { { f->x, c->n_embd }, { f->cosines, angles }, { f->sines, angles } };
     rows_compact(&f->rows, keep_uncancelled, buffers, sizeof buffers / sizeof *buffers, f->on_device.stream);
+    return f->rows.n_rows > 0;
+}
+
+/* Between K and V of a layer and its attention. */
+static bool drop_failed(struct forward *f)
+{
+    const struct model_config *c = f->config;
+    const size_t angles = (size_t)f->n_ropes * f->n_rotated;
+    const struct row_buffer buffers[] = {
+        { f->x, c->n_embd }, { f->q, (size_t)c->n_heads * c->head_dim }, { f->cosines, angles }, { f->sines, angles }
+    };
+    rows_compact(&f->rows, keep_unfailed, buffers, sizeof buffers / sizeof *buffers, f->on_device.stream);
     return f->rows.n_rows > 0;
 }
 
@@ -292,6 +309,8 @@ static bool run_layer(struct forward *f, uint32_t layer)
     run_rows(position_rows, &job);
     forward_device_announce_layer(&f->on_device, f->step, layer);
     if (layer + 1 == c->n_layers && !drop_without_logits(f))
+        return false;
+    if (f->gated && forward_gates_await(f, layer) && !drop_failed(f))
         return false;
     attend(f, layer);
     prepare(f, f->attended, f->rows.n_rows, c->n_heads * c->head_dim, NULL, w->wo.rule);
@@ -369,11 +388,13 @@ static void run_head(struct forward *f)
 static void run_step(struct forward *f, struct step *step)
 {
     f->step = step;
+    step->gates_us = 0;
     rows_begin(&f->rows, step);
-    f->adapted = false;
+    f->adapted = f->gated = false;
     for (uint32_t i = 0; i < step->n_seqs; i++) {
         ASSERT(step->seqs[i].adapter <= f->n_adapters);
         f->adapted |= step->seqs[i].adapter != 0;
+        f->gated |= step->seqs[i].gate != NULL;
     }
     struct row_job job = { .f = f, .n_rows = f->rows.n_rows };
     const size_t angles = (size_t)job.n_rows * f->n_ropes * f->n_rotated;

@@ -37,6 +37,7 @@ struct forward {
     struct loras *loras; /* NULL without adapters */
     uint32_t n_adapters;
     bool adapted;       /* some sequence of this step has one */
+    bool gated;         /* some sequence of this step has a gate */
     uint32_t layer;     /* under way */
     uint32_t n_rotated; /* dimensions of a head */
     uint32_t n_ropes;   /* 2: windowed layers have the second */

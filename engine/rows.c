@@ -38,7 +38,7 @@ void rows_begin(struct rows *rows, struct step *step)
     for (uint32_t i = 0; i < step->n_seqs; i++) {
         struct step_seq *seq = &step->seqs[i];
         ASSERT(seq->n_rows > 0 && seq->n_rows <= rows->max_rows - rows->n_rows);
-        seq->done = false;
+        seq->done = seq->gate_failed = false;
         append(rows, (struct row_span){ .seq = seq, .n_rows = seq->n_rows, .first_pos = seq->first_pos });
     }
 }

@@ -1,23 +1,16 @@
 #include "engine/team.h"
 
 #include <limits.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#include "common/clock.h"
+#include "engine/futex.h"
 
-/* Longer than the gap between two jobs of a step, shorter than what another process on the same core would miss.
- * Measured by the clock: a pause takes 10 cycles on one processor and 140 on another. */
-#define SPIN_NS      30000u
-#define TURNS_A_LOOK 16u /* at the clock */
-#define UNBOUND      UINT32_MAX
+#define UNBOUND UINT32_MAX
 
 /* The cursor of the current job in one word, so that a thread which comes late
  * takes either a true item of it or nothing: the number of items, the next item. */
@@ -49,33 +42,6 @@ struct team {
     struct member members[];
 };
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
-{
-    syscall(SYS_futex, (uint32_t *)word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-}
-
-static void futex_wake(_Atomic uint32_t *word, int n)
-{
-    syscall(SYS_futex, (uint32_t *)word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
-}
-
-/* A short, bounded wait: false when it is over. */
-struct spin {
-    uint64_t end_ns;
-    uint32_t turns;
-};
-
-static bool spin_on(struct spin *spin)
-{
-    __builtin_ia32_pause();
-    if (++spin->turns % TURNS_A_LOOK != 0)
-        return true;
-    uint64_t now = clock_now_ns();
-    if (spin->end_ns == 0)
-        spin->end_ns = now + SPIN_NS;
-    return now < spin->end_ns;
-}
-
 /* Works on whatever job is current until no item of it is left. */
 static void take_items(struct team *team, uint32_t thread)
 {
@@ -104,7 +70,7 @@ static uint32_t await_job(struct team *team, uint32_t seen)
     } while (spin_on(&spin));
     atomic_fetch_add(&team->sleepers, 1);
     while (atomic_load(&team->job) == seen)
-        futex_wait(&team->job, seen);
+        futex_wait(&team->job, seen, NULL);
     atomic_fetch_sub(&team->sleepers, 1);
     return atomic_load(&team->job);
 }
@@ -134,7 +100,7 @@ static void await_items(struct team *team)
         uint32_t seen = atomic_load(&team->finished);
         if (atomic_load(&team->done) == team->target)
             break;
-        futex_wait(&team->finished, seen);
+        futex_wait(&team->finished, seen, NULL);
     }
     atomic_store(&team->caller_sleeps, false);
 }
@@ -225,6 +191,11 @@ void team_destroy(struct team **teamp)
 uint32_t team_threads(const struct team *team)
 {
     return team->n_threads;
+}
+
+void team_mark(struct team *team)
+{
+    atomic_fetch_add_explicit(&team->done, 1, memory_order_relaxed);
 }
 
 uint64_t team_progress(const struct team *team)

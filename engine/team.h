@@ -28,6 +28,9 @@ uint32_t team_threads(const struct team *team);
 /* Runs fn for items 0 .. n_items - 1 in any order and returns when all are done. */
 void team_run(struct team *team, team_fn fn, void *ctx, uint32_t n_items);
 
+/* For the caller of team_run while it waits, between two jobs, for something that is on its way: counts as an item. */
+void team_mark(struct team *team);
+
 /* Items done since create; any thread may read it. */
 uint64_t team_progress(const struct team *team);
 
