@@ -23,8 +23,8 @@ struct layer_gate {
 
 /* Shut for all layers. A step waits for it until deadline_us, and then closes it. */
 void layer_gate_init(struct layer_gate *gate, uint64_t deadline_us);
-/* Layers [0, layers) of all that the step's rows attend to before their own first position are in the blocks. Fewer
- * than were said before: nothing changes. */
+/* Layers [0, layers) of all that the step's rows attend to before their own first position are in the blocks, also for
+ * what a device is given from now on. Fewer than were said before: nothing changes. */
 void layer_gate_open(struct layer_gate *gate, uint32_t layers);
 /* What is missing will not come, or what came is not to be used: the rows are void as soon as the step looks. */
 void layer_gate_close(struct layer_gate *gate);

@@ -320,8 +320,8 @@ static void make_tokens(uint32_t *tokens, uint32_t n)
         tokens[i] = (i * 2654435761u >> 7) % 250 + 3;
 }
 
-/* A prompt of which nobody sees logits beside one that is seen, rows that leave, one that is sampled, and single
- * tokens; the last sequence always begins at 0, for on_layer. */
+/* A prompt of which nobody sees logits beside one that is seen, rows that leave, one that is sampled, single tokens,
+ * one whose gate closes, and one that is cancelled; the last sequence always begins at 0, for on_layer. */
 static void run_all(struct world *w)
 {
     uint32_t tokens[64];
@@ -342,6 +342,14 @@ static void run_all(struct world *w)
         seqs[0] = sequence(w, 0, tokens, i, 1);
         run(w, seqs, 1);
     }
+    struct layer_gate gate; /* of which nothing comes behind the first layer */
+    layer_gate_init(&gate, 0);
+    layer_gate_open(&gate, 1);
+    seqs[0] = sequence(w, 0, tokens, 44, 3);
+    seqs[0].gate = &gate;
+    seqs[1] = sequence(w, 1, tokens + 7, 0, 17);
+    run(w, seqs, 2);
+    assert_true(!seqs[0].done && seqs[0].gate_failed && seqs[1].done);
     atomic_store(&w->cancelled, true);
     seqs[0] = sequence(w, 0, tokens, 44, 3);
     seqs[0].cancelled = &w->cancelled;
@@ -364,7 +372,7 @@ static void test_same_bits(void **state)
         open_world(&w, true, types[i]);
         run_all(&w);
         assert_int_equal(w.n_shown, n_shown);
-        assert_true(n_shown == 5 + 31 + 5 + 12 && w.hash == hash);
+        assert_true(n_shown == 5 + 31 + 5 + 17 + 12 && w.hash == hash);
         close_world(&w);
     }
 }

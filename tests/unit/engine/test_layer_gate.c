@@ -16,10 +16,17 @@
 #include "tests/unit/engine/toy_engine.h"
 
 #define N_SEQS   3u
-#define FIRST    48u /* positions before it come through the gate: whole blocks */
-#define END      70u
+#define FIRST    32u /* positions before it come through the gate: whole blocks */
+#define END      46u
+#define SAMPLED  9u
 #define N_BLOCKS (FIRST / BLOCK_TOKENS)
 #define FAR_US   60000000u /* no test waits so long unless something is broken */
+
+#ifdef __SANITIZE_THREAD__
+#define SLOWED true
+#else
+#define SLOWED SANITIZED
+#endif
 
 /* ---- the gate alone ------------------------------------------------------------------------------- */
 
@@ -96,7 +103,7 @@ struct scene {
 };
 
 static const struct sampling greedy = {
-    .prompt_len = 20, .max_tokens = 8, .top_p = 1, .repetition_penalty = 1, .want_hash = true
+    .prompt_len = SAMPLED, .max_tokens = 8, .top_p = 1, .repetition_penalty = 1, .want_hash = true
 };
 
 static uint8_t *layer_of(const struct scene *s, uint32_t seq, uint32_t block, uint32_t layer)
@@ -183,7 +190,7 @@ static void open_scene(struct scene *s, const struct model_config *shape, enum c
         random_tokens(s->tokens[i], END, shape->n_vocab);
         record(s, i);
     }
-    struct step_seq sampled = sampled_rows_of(s, 1, 20);
+    struct step_seq sampled = sampled_rows_of(s, 1, SAMPLED);
     run(s, &sampled, 1);
     s->want_sampled = sampled.sampled;
 }
@@ -240,7 +247,7 @@ static void run_beside(struct bringer *b, uint32_t place, struct step_seq *out, 
     struct scene *s = b->scene;
     struct hashes other = { { 0 } };
     struct sink sink = { got, FIRST, true }, other_sink = { &other, 0, true };
-    struct step_seq others[2] = { sampled_rows_of(s, 1, 20), rows_of(s, 2, 0, 23, &other_sink) };
+    struct step_seq others[2] = { sampled_rows_of(s, 1, SAMPLED), rows_of(s, 2, 0, 11, &other_sink) };
     struct step_seq seqs[N_SEQS];
     pthread_t thread;
     for (uint32_t i = 0, o = 0; i < N_SEQS; i++)
@@ -257,7 +264,7 @@ static void run_beside(struct bringer *b, uint32_t place, struct step_seq *out, 
     const struct step_seq *sampled = &seqs[place == 0 ? 1 : 0], *shown = &seqs[place == 2 ? 1 : 2];
     assert_true(sampled->done && shown->done && !sampled->gate_failed && !shown->gate_failed);
     assert_memory_equal(&sampled->sampled, &s->want_sampled, sizeof s->want_sampled);
-    expect_same(&s->want[2], &other, 23, "beside a gate");
+    expect_same(&s->want[2], &other, 11, "beside a gate");
     *out = seqs[place];
 }
 
@@ -316,7 +323,8 @@ static void check_fails(struct scene *s, uint32_t place, uint32_t n_layers, enum
     assert_true(!ran.gate_failed || layer_gate_is_closed(&b.gate));
     for (uint32_t i = 0; i < END; i++)
         assert_true(got.of[i] == 0); /* nobody was shown any of it */
-    compute_again(s);
+    if (after == STAYS || after == CLOSES)
+        compute_again(s);
 }
 
 static void check_all(const struct model_config *shape, enum contract_class class, enum engine_isa isa,
@@ -340,11 +348,14 @@ static void check_all(const struct model_config *shape, enum contract_class clas
     close_scene(&s);
 }
 
+/* What is slowed down is looked at for races and memory, which are the same everywhere. */
 static void test_same_bits(void **state)
 {
     (void)state;
-    check_all(&llama_shape, CLASS_PORTABLE, ENGINE_REFERENCE, 1, DTYPE_BF16);
     check_all(&gemma_shape, CLASS_PORTABLE, ENGINE_AVX2, 2, DTYPE_F16); /* two sets of angles, and a window */
+    if (SLOWED && !is_long())
+        return;
+    check_all(&llama_shape, CLASS_PORTABLE, ENGINE_REFERENCE, 1, DTYPE_BF16);
     check_all(&odd_shape, CLASS_PORTABLE, ENGINE_AVX2, 1, DTYPE_INT8);
     check_all(&experts_shape, CLASS_PORTABLE, ENGINE_AVX512, 2, DTYPE_F32);
     check_all(&llama_shape, CLASS_PORTABLE, ENGINE_AMX, 2, DTYPE_BF16);
