@@ -102,11 +102,16 @@ class Cluster:
         return self.workers(role)[index]["pid"]
 
     def wait_workers(self, prefill, decode):
-        """Until the router and every decode worker know each other and all prefill workers."""
+        """Until the router and every decode worker know each other and all prefill workers, and workers their manager."""
+        def known(router, role):
+            return sum(n for key, n in self.metrics(router).items() if key.startswith(f'baton_router_workers{{role="{role}"'))
+
         def there():
-            up = [self.metrics(w) for w in self.workers("decode")]
-            links = [m.get("baton_worker_links_up", 0) for m in up]
-            return len(up) == decode and all(n >= prefill + 1 for n in links)
+            members = self.workers()
+            managers = [w for w in members if w["role"] == "kvbm" and w["state"] == "ready"]
+            links = [self.metrics(w).get("baton_worker_links_up", 0) for w in members if w["role"] == "decode"]
+            return (len(links) == decode and all(n >= prefill + 1 + len(managers) for n in links) and
+                    all(known(w, "prefill") >= prefill and known(w, "decode") >= decode for w in members if w["role"] == "router"))
         wait_for("workers to find each other", there, 30)
 
     def print_logs(self, lines=40):
