@@ -14,6 +14,13 @@ def ip(*args):
     subprocess.run(["ip", *args], check=True)
 
 
+def draw_key(path):
+    """A cluster's key, for both hosts."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as f:
+        f.write(os.urandom(32))
+    return path
+
+
 def make_hosts():
     for space in (SPACE_A, SPACE_B):
         ip("netns", "add", space)

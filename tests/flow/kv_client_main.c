@@ -2,7 +2,8 @@
  *   kv_client_main ENDPOINT MANAGER CLUSTER FORMAT WEIGHTS TOKENIZER SALT put|get SEQUENCE BLOCKS [TOKENS_PER_S]
  * The blocks of a sequence, a number, are always the same bytes. SALT is a salt's secret, or "". TOKENS_PER_S is how
  * fast it says that it computes prompts. Prints one line of JSON: put says what became of the offered blocks, get how
- * many came, from which tier, and how many of them are wrong.
+ * many came, from which tier, and how many of them are wrong. BATON_TEST_CLUSTER_KEY names the file with the cluster's
+ * key.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -305,9 +306,11 @@ static void make_memory(struct program *g)
         (struct transfer_geometry){ l.n_layers, 2 * l.n_kv_heads, l.block_tokens, (uint32_t)kv_slot_bytes(&l) };
     if (loop_create(&g->loop) != ST_OK)
         give_up("no loop");
-    const struct transfer_options transfer = {
-        .loop = g->loop, .geometry = g->geometry, .n_blocks = g->n, .incarnation = 1
-    };
+    const struct transfer_options transfer = { .loop = g->loop,
+                                               .geometry = g->geometry,
+                                               .n_blocks = g->n,
+                                               .incarnation = 1,
+                                               .cluster_key_file = getenv("BATON_TEST_CLUSTER_KEY") };
     if (transfer_create(&transfer, &g->transfer, &err) != ST_OK)
         give_up("no memory to lend");
     const struct block_pool_options pool = { .n_blocks = g->n,

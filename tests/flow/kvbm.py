@@ -49,7 +49,8 @@ class Manager:
         worker = list(self.etcd.values(f"/baton/v1/{self.name}/instances/decode/").values())[0]
         done = subprocess.run([CLIENT, record["control"], record["id"], self.name, record["kv_format"], worker["weights"],
                                worker["tokenizer"], salt, operation, str(sequence), str(blocks)], capture_output=True,
-                              text=True, timeout=60 * SLOW)
+                              text=True, timeout=60 * SLOW,
+                              env={**os.environ, "BATON_TEST_CLUSTER_KEY": os.path.join(self.c.dir, "cluster.key")})
         assert done.returncode == 0, done
         return json.loads(done.stdout)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 from cluster import BIN, SLOW, Suite, wait_for
-from hosts import A, B, cut_cable, mend_cable, run_inside
+from hosts import A, B, cut_cable, draw_key, mend_cable, run_inside
 
 CLIENT = os.path.join(BIN, "tests/kv_client_main")
 FORMAT = "BF16-lsht-l4h2d32-b16-tp1-portable"
@@ -23,6 +23,7 @@ ADDRESSES = {"a": A, "b": B}
 class Managers:
     def __init__(self, space):
         self.dir, self.processes, self.spaces = tempfile.mkdtemp(prefix="baton-hosts-"), {}, {"a": [], "b": ["ip", "netns", "exec", space]}
+        self.key = draw_key(os.path.join(self.dir, "key"))
         self.start("etcd", [], "etcd", "--data-dir", os.path.join(self.dir, "etcd"), "--listen-client-urls",
                    f"http://{A}:2379", "--advertise-client-urls", f"http://{A}:2379", "--listen-peer-urls", f"http://{A}:2380")
         for name in ("a", "b"):
@@ -33,7 +34,7 @@ class Managers:
         self.start(name, self.spaces[name], os.path.join(BIN, "baton-kvbm"), "--etcd", f"http://{A}:2379", "--id", f"kvbm-{name}",
                    "--host", f"host-{name}", "--listen", f"{address}:7000", "--advertise", address, "--admin-listen",
                    f"{address}:9000", "--kv-format", FORMAT, "--kv-memory", "4MiB", "--admission", "all",
-                   "--remote-timeout", "500ms")
+                   "--remote-timeout", "500ms", "--cluster-key-file", self.key)
 
     def start(self, name, prefix, *command):
         with open(os.path.join(self.dir, name + ".log"), "ab") as log:
@@ -43,7 +44,7 @@ class Managers:
     def client(self, name, operation, sequence, blocks, *more):
         done = subprocess.run([*self.spaces[name], CLIENT, f"tcp://{ADDRESSES[name]}:7000", f"kvbm-{name}", "default", FORMAT, "1",
                                "2", "", operation, str(sequence), str(blocks), *more], capture_output=True, text=True,
-                              timeout=60 * SLOW)
+                              timeout=60 * SLOW, env={**os.environ, "BATON_TEST_CLUSTER_KEY": self.key})
         assert done.returncode == 0, done
         return json.loads(done.stdout)
 

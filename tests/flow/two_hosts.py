@@ -9,7 +9,7 @@ import tempfile
 
 from cluster import (BIN, QUESTIONS, SIGCONT, SIGKILL, SMOLLM2, STORY, TINY, Cluster, Suite, in_parallel, process_state,
                      wait_for)
-from hosts import A, B, cut_cable, mend_cable, run_inside
+from hosts import A, B, cut_cable, draw_key, mend_cable, run_inside
 
 MODEL = SMOLLM2 if "--smollm2" in sys.argv and SMOLLM2 else TINY
 
@@ -21,7 +21,7 @@ class Hosts(Cluster):
         self.dir, self.port, self.processes, self.other = tempfile.mkdtemp(prefix="baton-hosts-"), 8000, {}, other
         self.start("etcd", None, "etcd", "--data-dir", os.path.join(self.dir, "etcd"), "--listen-client-urls",
                    f"http://{A}:2379", "--advertise-client-urls", f"http://{A}:2379", "--listen-peer-urls", f"http://{A}:2380")
-        self.key, self.other_key = self.draw_key("key"), self.draw_key("other-key")
+        self.key, self.other_key = (draw_key(os.path.join(self.dir, name)) for name in ("key", "other-key"))
         etcd = ["--etcd", f"http://{A}:2379"]
         self.start("router", None, os.path.join(BIN, "baton-router"), *etcd, "--models", f"m={MODEL}", "--http-listen",
                    f"127.0.0.1:{self.port}", "--debug-extensions", "--admin-listen", "127.0.0.1:9001")
@@ -36,12 +36,6 @@ class Hosts(Cluster):
 
     def serves(self):
         return self.ask(STORY, route="remote", max_tokens=1).extra.get("route") == "remote"
-
-    def draw_key(self, name):
-        path = os.path.join(self.dir, name)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as f:
-            f.write(os.urandom(32))
-        return path
 
     def worker(self, role, space, address, admin, key=None):
         self.start(role, space, os.path.join(BIN, "baton-" + role), "--etcd", f"http://{A}:2379", "--model", MODEL,
