@@ -252,8 +252,9 @@ class Cluster:
         """Open descriptors of each process, by name."""
         return {w["id"]: len(os.listdir(f"/proc/{w['pid']}/fd")) for w in self.workers()}
 
-    def wait_descriptors(self, before, spare=6):
-        """Until no process, started again or not, has more descriptors open than it had, but for a few."""
+    def wait_descriptors(self, before, spare=12):
+        """Until no process, started again or not, has more descriptors open than it had, but for a few: workers connect to
+        whom they fetch KV from when they first want some."""
         def grown():
             return {name: (before[name], n) for name, n in self.descriptors().items() if n > before[name] + spare}
         try:

@@ -23,7 +23,7 @@ from cluster import SANITIZED, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, STORY, Cluste
 SETS = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=64", "all.ping_interval=100ms",
         "all.ping_timeout=1s"]
 GROWTH = 24 << 20  # bytes, of one process
-DESCRIPTORS = 6
+DESCRIPTORS = 12  # links to other workers are made when first wanted
 MANAGED = ["kvbm.disk_size=256MiB", "kvbm.disk_segment=4MiB", "kvbm.admission=all"]
 SALTS = [None, "one tenant", "another"]
 
