@@ -57,6 +57,7 @@ class Answer:
 
 class Cluster:
     def __init__(self, model=TINY, prefill=1, decode=1, router=1, transfer="auto", sets=(), env=None, extra=()):
+        self.managed = not any(item.endswith("kvbm=off") for item in sets)
         sets = ["kvbm.kv_memory=32MiB", *sets]
         self.dir = tempfile.mkdtemp(prefix="baton-flow-")
         self.port = free_port()
@@ -108,7 +109,7 @@ class Cluster:
 
         def there():
             members = self.workers()
-            managers = [w for w in members if w["role"] == "kvbm" and w["state"] == "ready"]
+            managers = [w for w in members if self.managed and w["role"] == "kvbm" and w["state"] == "ready"]
             links = [self.metrics(w).get("baton_worker_links_up", 0) for w in members if w["role"] == "decode"]
             return (len(links) == decode and all(n >= prefill + 1 + len(managers) for n in links) and
                     all(known(w, "prefill") >= prefill and known(w, "decode") >= decode for w in members if w["role"] == "router"))
