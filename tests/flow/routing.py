@@ -106,13 +106,17 @@ def prefixes_are_followed(c, folder):
         return d["predicted"]["cached"] > 0
     ask(route="remote")
     wait_for("the router to hear of the prompt's blocks", known, 10)
-    for route in ("remote", "local"):
+
+    def goes_to_holder(route):
+        """On a busy machine another may have looked quicker for once, and holds it from then on."""
         d, o = ask(route=route)
         side = "prefills" if route == "remote" else "decodes"
         chosen = d["choice"]["prefills"][0] if route == "remote" else d["choice"]["decode"]
         held = {x["id"]: x["cached"][0] for x in d[side]}
-        assert held[chosen] == max(held.values()) > 100, (route, held, d["choice"])
-        assert d["predicted"]["computed"] == o["computed"] == d["n_tokens"] - held[chosen], (d["predicted"], o)
+        return (held[chosen] == max(held.values()) > 100 and
+                d["predicted"]["computed"] == o["computed"] == d["n_tokens"] - held[chosen])
+    for route in ("remote", "local"):
+        wait_for(f"a holder to be chosen, {route}", lambda: goes_to_holder(route), 10)
     d, _ = ask(route="remote", no_cache=True)
     assert d["elsewhere"] == 0 and d["predicted"]["cached"] == 0, d
 
