@@ -4,7 +4,7 @@ one decode worker, beside `baton bench evict` with as many blocks and the worker
     python3 bench/kv_replay.py [--model MODEL] [--requests 200] [--kv-memory 128MiB] [--trace FILE] [--json]
 
 Lengths are divided by 16, so that a block of 512 tokens of the trace is 32 tokens, two KV blocks of 16; its tokens follow from its id. Requests that
-are longer than the model takes are skipped and counted. Exit code 1 when hit tokens are further apart than --tolerance, or anything failed.
+are longer than the model takes are skipped and counted. All go through both workers, which do not fetch from one another (worker.fetch=never): each pool has then what the count's has. Exit code 1 when hit tokens are further apart than --tolerance, or anything failed.
 
 With --decisions FILE the router logs what it predicts there, and how far that was from what came is told for each part of a prompt's time, as a
 share of it (or of 1 ms where that is more): median and quantiles. A median of 15 % is the goal.
@@ -86,7 +86,7 @@ def replay(cluster, requests, answer):
     """Hit tokens of each request, tokens by tier, and what failed."""
     hits, tiers, failures = [], {}, []
     for i, request in enumerate(requests):
-        got = cluster.ask("", prompt=request.tokens, stream=False, hashes=False, max_tokens=answer, ignore_eos=True)
+        got = cluster.ask("", prompt=request.tokens, stream=False, hashes=False, route="remote", max_tokens=answer, ignore_eos=True)
         if got.error or got.usage["prompt_tokens"] != request.n:
             failures.append(f"request {i}: {got.error or got.usage}")
             hits.append(0)
@@ -133,7 +133,7 @@ def parse():
 
 
 def run(options):
-    sets = [f"worker.kv_memory={options.kv_memory}", "worker.threads=1", *options.set]
+    sets = [f"worker.kv_memory={options.kv_memory}", "worker.threads=1", "worker.fetch=never", *options.set]
     if options.decisions:
         open(options.decisions, "w").close()  # the router appends
         sets.append(f"router.decision_log={os.path.abspath(options.decisions)}")

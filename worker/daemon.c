@@ -406,6 +406,7 @@ static status protocol_start(struct daemon *d, struct error *err)
         .aside_us = c->claim_aside,
         .keep_finished_us = c->keep_finished,
         .take_timeout_us = c->take_timeout,
+        .fetch = (enum worker_fetch)c->fetch,
         .pull_timeout_us = c->pull_timeout,
         .incarnation = daemon_incarnation(d),
     };

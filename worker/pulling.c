@@ -110,7 +110,7 @@ static void consider(const struct worker *worker, struct choice *best, struct wo
     double us = pull_cost_predict(cost, prior_of(peer), (uint64_t)n * block_bytes(worker), tier, now_of(worker));
     double saved = recompute_us(worker, first * bt, n * bt);
     bool is_better = !best->peer || saved - us > best->saved_us - best->predicted_us;
-    if (pull_pays(us, saved) && is_better)
+    if ((worker->options.fetch == FETCH_ALWAYS || pull_pays(us, saved)) && is_better)
         *best = (struct choice){ peer, n, tier, us, saved };
 }
 
@@ -260,11 +260,13 @@ static uint64_t deadline_of(const struct pulling_request *request, double predic
     return due < request->deadline_us ? due : request->deadline_us;
 }
 
-/* What computing the blocks would come to: a manager that would have to ask another decides by it. 0: not known. */
+/* What computing the blocks would come to: a manager that would have to ask another decides by it. 0: whatever it
+ * takes. */
 static double rate_of(const struct worker *worker, const struct choice *choice)
 {
     double tokens = (double)choice->n * worker->options.layout.block_tokens;
-    return choice->saved_us > 0 ? tokens * 1e6 / choice->saved_us : 0;
+    bool matters = choice->saved_us > 0 && worker->options.fetch != FETCH_ALWAYS;
+    return matters ? tokens * 1e6 / choice->saved_us : 0;
 }
 
 static bool begin(struct pulling *pulling, const struct pulling_request *request, const struct choice *choice)
@@ -295,7 +297,8 @@ bool pulling_begin(struct pulling *pulling, const struct pulling_request *reques
     uint32_t bt = worker->options.layout.block_tokens;
     uint32_t first = request->held / bt, end = (request->seq->n_tokens - 1) / bt;
     ASSERT(!pulling->pull);
-    if (!worker->sharing || !request->seq->chain.takes_part || request->held % bt || first >= end)
+    if (worker->options.fetch == FETCH_NEVER || !worker->sharing || !request->seq->chain.takes_part ||
+        request->held % bt || first >= end)
         return false;
     struct choice choice = choose(pulling, worker, first, end);
     if (!choice.peer)

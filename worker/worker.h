@@ -21,6 +21,8 @@ struct prefix_cache;
 
 enum worker_role { WORKER_PREFILL, WORKER_DECODE };
 enum worker_speculation { SPECULATION_OFF, SPECULATION_LOOKUP, SPECULATION_MODEL };
+/* Fetch KV from others: where it is predicted to be faster than computing, wherever somebody has it, not at all. */
+enum worker_fetch { FETCH_AUTO, FETCH_ALWAYS, FETCH_NEVER };
 const char *worker_role_name(enum worker_role role);
 
 struct worker_options {
@@ -50,6 +52,7 @@ struct worker_options {
     uint64_t aside_us;         /* 100 ms: then freed blocks are set aside for the first claim */
     uint64_t keep_finished_us; /* 10 s */
     uint64_t take_timeout_us;  /* 3 s */
+    enum worker_fetch fetch;
     uint64_t pull_timeout_us;  /* 500 ms: what a pull may take beyond its prediction, and its holder to answer */
     uint64_t incarnation;
 };

@@ -105,18 +105,19 @@ def write_trace(f):
 
 
 def replay(trace, *options, code=0):
-    done = run(sys.executable, REPLAY, "--trace", trace, "--requests", "41", "--kv-memory", "16MiB",
+    done = run(sys.executable, REPLAY, "--trace", trace, "--requests", "41", "--kv-memory", "1MiB",
                "--json", *options, code=code)
     return json.loads(done.stdout)
 
 
 def replay_equals_the_count(trace):
-    """In pools that keep all of it. In smaller ones workers that fetch from one another find more than one pool's count."""
-    r = replay(trace)
-    assert r["requests"] == 41 and r["skipped"] == 1 and not r["failures"] and r["blocks"] == 512, r
+    """In a pool of 32 blocks nearly so: the worker holds a block for the unfinished end of a prompt, and there are two workers."""
+    r = replay(trace, "--tolerance", "0.1")
+    assert r["requests"] == 41 and r["skipped"] == 1 and not r["failures"] and r["blocks"] == 32, r
+    assert r["hit_tokens"] > 0 and r["hit_tokens"] == sum(r["tiers"].values()), r
     requests, _ = kv_replay.read_trace(trace, 41, 4000)
     all_of_it = sum(kv_replay.offline(requests, 1000))
-    assert 0 < all_of_it == r["offline_hit_tokens"] == r["hit_tokens"] == sum(r["tiers"].values()), (all_of_it, r)
+    assert 0 < r["offline_hit_tokens"] < all_of_it, f"{r}: nothing was evicted of {all_of_it} that come back"
 
 
 def replay_without_a_cache_fails(trace):
