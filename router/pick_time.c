@@ -24,16 +24,20 @@ static double line_us(const struct pick_line *line, double bytes)
     return (double)line->base + (double)line->byte * bytes;
 }
 
-/* The last token of a prompt is always computed: its logits give the first one of the answer. */
-static uint32_t useful(uint32_t tokens, uint32_t n_tokens)
+/* The last token of a prompt is always computed, as its logits give the first one of the answer, and with it the rest
+ * of its block: workers find whole blocks. */
+static uint32_t useful(uint32_t tokens, const struct pick_request *request)
 {
-    return tokens < n_tokens ? tokens : n_tokens > 0 ? n_tokens - 1 : 0;
+    uint32_t size = request->block_tokens ? request->block_tokens : 1;
+    if (tokens < request->n_tokens)
+        return tokens;
+    return request->n_tokens > 0 ? (request->n_tokens - 1) / size * size : 0;
 }
 
 static void consider(struct pick_plan *best, const struct pick_request *request, const struct pick_candidate *c,
                      uint32_t reach, enum kv_tier source)
 {
-    uint32_t from = useful(reach, request->n_tokens);
+    uint32_t from = useful(reach, request);
     if (from <= best->cached)
         return;
     uint32_t pulled = from - best->cached, computed = request->n_tokens - from;
@@ -50,7 +54,7 @@ static void consider(struct pick_plan *best, const struct pick_request *request,
 
 void pick_time_plan(const struct pick_request *request, const struct pick_candidate *c, struct pick_plan *out)
 {
-    uint32_t held = useful(c->cached[KV_TIER_DEVICE], request->n_tokens), computed = request->n_tokens - held;
+    uint32_t held = useful(c->cached[KV_TIER_DEVICE], request), computed = request->n_tokens - held;
     *out = (struct pick_plan){ .prefill_us = whole(pick_time_compute(c, held, computed)),
                                .cached = held,
                                .computed = computed,
@@ -89,7 +93,7 @@ uint64_t pick_time_pressure(const struct pick_request *request, const struct pic
 
 uint32_t pick_time_moved(const struct pick_request *request, const struct pick_candidate *decode)
 {
-    return request->n_tokens - useful(decode->cached[KV_TIER_DEVICE], request->n_tokens);
+    return request->n_tokens - useful(decode->cached[KV_TIER_DEVICE], request);
 }
 
 uint64_t pick_time_handoff(const struct pick_candidate *decode, uint32_t moved, bool other_host)

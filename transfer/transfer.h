@@ -154,4 +154,14 @@ struct transfer_stats {
 };
 void transfer_stats(const struct transfer *transfer, struct transfer_stats *out);
 
+/* What went wrong, for metrics: label, member of struct transfer_stats. */
+#define TRANSFER_FAULTS(X)                                                                                             \
+    X(stale, stale)                                                                                                    \
+    X(timeout, timeouts)                                                                                               \
+    X(lost_peer, lost_peers)                                                                                           \
+    X(malformed, malformed)                                                                                            \
+    X(unproven, unproven)                                                                                              \
+    X(unanswered, unanswered)                                                                                          \
+    X(cut, cut)
+
 #endif

@@ -32,13 +32,9 @@ static void report_transfer(struct worker_process *p)
         set(p, WORKER_TRANSFER_SECONDS, name, (double)s.busy_us[t] / 1e6);
         set(p, WORKER_TRANSFERS, name, (double)s.takes[t]);
     }
-    set(p, WORKER_TRANSFER_FAULTS, "stale", (double)s.stale);
-    set(p, WORKER_TRANSFER_FAULTS, "timeout", (double)s.timeouts);
-    set(p, WORKER_TRANSFER_FAULTS, "lost_peer", (double)s.lost_peers);
-    set(p, WORKER_TRANSFER_FAULTS, "malformed", (double)s.malformed);
-    set(p, WORKER_TRANSFER_FAULTS, "unproven", (double)s.unproven);
-    set(p, WORKER_TRANSFER_FAULTS, "unanswered", (double)s.unanswered);
-    set(p, WORKER_TRANSFER_FAULTS, "cut", (double)s.cut);
+#define X(label, member) set(p, WORKER_TRANSFER_FAULTS, #label, (double)s.member);
+    TRANSFER_FAULTS(X)
+#undef X
 }
 
 static void report_links(struct worker_process *p)

@@ -53,7 +53,7 @@ struct worker_options {
     uint64_t keep_finished_us; /* 10 s */
     uint64_t take_timeout_us;  /* 3 s */
     enum worker_fetch fetch;
-    uint64_t pull_timeout_us;  /* 500 ms: what a pull may take beyond its prediction, and its holder to answer */
+    uint64_t pull_timeout_us; /* 500 ms: what a pull may take beyond its prediction, and its holder to answer */
     uint64_t incarnation;
 };
 

@@ -21,13 +21,9 @@ static void report_transfer(struct kvbm_process *p)
         set(p, KVBM_TRANSFER_SECONDS, name, (double)s.busy_us[t] / 1e6);
         set(p, KVBM_TRANSFERS, name, (double)s.takes[t]);
     }
-    set(p, KVBM_TRANSFER_FAULTS, "stale", (double)s.stale);
-    set(p, KVBM_TRANSFER_FAULTS, "timeout", (double)s.timeouts);
-    set(p, KVBM_TRANSFER_FAULTS, "lost_peer", (double)s.lost_peers);
-    set(p, KVBM_TRANSFER_FAULTS, "malformed", (double)s.malformed);
-    set(p, KVBM_TRANSFER_FAULTS, "unproven", (double)s.unproven);
-    set(p, KVBM_TRANSFER_FAULTS, "unanswered", (double)s.unanswered);
-    set(p, KVBM_TRANSFER_FAULTS, "cut", (double)s.cut);
+#define X(label, member) set(p, KVBM_TRANSFER_FAULTS, #label, (double)s.member);
+    TRANSFER_FAULTS(X)
+#undef X
 }
 
 static void report_tiers(struct kvbm_process *p, const struct store_stats *s)

@@ -17,7 +17,7 @@ KV_TIERS = ["device", "host", "disk", "remote"]
 
 def sets(folder, policy):
     return [f"router.decision_log={folder}/decisions-{{id}}.jsonl", f"router.policy={policy}", "prefill.threads=1",
-            "decode.threads=1", "router.itl_target=5ms"]
+            "decode.threads=1", "router.itl_target=40ms"]  # a token is taken for 1 ms at first
 
 
 def logs(folder):
@@ -73,10 +73,9 @@ def every_choice_again(c, folder, policy, asked):
 
 
 def predictions(decisions, outcomes):
-    """Long prompts go away, and each has a second line."""
+    """Prompts of both routes, and a second line for each."""
     routes = {d["choice"]["route"] for d in decisions if d["asked"] == "auto"}
-    # Where steps are short, short ones stay; where the machine is so slow that streams would wait too long, none does.
-    assert routes in ({"local", "remote"}, {"remote"}), routes
+    assert routes == {"local", "remote"}, routes  # short ones stay, long ones go
     assert {o["request"] for o in outcomes} <= {d["request"] for d in decisions}
     assert len(outcomes) > 0.8 * len(decisions), (len(outcomes), len(decisions))
     for o in outcomes:
@@ -88,36 +87,39 @@ def predictions(decisions, outcomes):
 
 def prefixes_are_followed(c, folder):
     """Who has computed a prompt gets it again, for as much as it holds; what must not be cached finds nothing."""
-    text = "A prompt that comes again. " + STORY * 8
-
     def last():
         decisions, outcomes = read_lines(folder)
         return decisions[-1], next((o for o in outcomes if o["request"] == decisions[-1]["request"]), None)
 
-    def ask(**fields):
+    def ask(text, **fields):
         seen = len(read_lines(folder)[1])
         answer = c.ask(text, max_tokens=2, **fields)
         assert not answer.error, answer.error
         wait_for("an outcome", lambda: len(read_lines(folder)[1]) > seen, 10)
         return last()
 
-    def known():
-        d, _ = ask(route="remote")
-        return d["predicted"]["cached"] > 0
-    ask(route="remote")
-    wait_for("the router to hear of the prompt's blocks", known, 10)
+    def indexed():
+        return c.metrics(c.workers("router")[0]).get("baton_router_kv_index_blocks", 0)
 
-    def goes_to_holder(route):
-        """On a busy machine another may have looked quicker for once, and holds it from then on."""
-        d, o = ask(route=route)
+    def goes_to_holder(text, route):
+        before = indexed()
+        d, _ = ask(text, route=route)
+        wait_for("the router to hear of the prompt's blocks", lambda: indexed() >= before + d["n_tokens"] // d["block_tokens"], 10)
+        d, o = ask(text, route=route)
         side = "prefills" if route == "remote" else "decodes"
         chosen = d["choice"]["prefills"][0] if route == "remote" else d["choice"]["decode"]
         held = {x["id"]: x["cached"][0] for x in d[side]}
-        return (held[chosen] == max(held.values()) > 100 and
-                d["predicted"]["computed"] == o["computed"] == d["n_tokens"] - held[chosen])
+        assert max(held.values()) > 100, held
+        if held[chosen] < max(held.values()):
+            return False
+        size = d["block_tokens"]  # the last token is computed, and a block is found whole or not at all
+        found = min(held[chosen], (d["n_tokens"] - 1) // size * size)
+        assert d["predicted"]["computed"] == o["computed"] == d["n_tokens"] - found, (d["predicted"], o)
+        return True
     for route in ("remote", "local"):
-        wait_for(f"a holder to be chosen, {route}", lambda: goes_to_holder(route), 10)
-    d, _ = ask(route="remote", no_cache=True)
+        went = [goes_to_holder(f"{route} {i}: a prompt that comes again. " + STORY * 8, route) for i in range(10)]
+        assert sum(went) >= 8, went  # on a busy machine another looks quicker now and then; by chance it were half
+    d, _ = ask("remote 0: a prompt that comes again. " + STORY * 8, route="remote", no_cache=True)
     assert d["elsewhere"] == 0 and d["predicted"]["cached"] == 0, d
 
 

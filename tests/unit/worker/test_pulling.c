@@ -48,6 +48,7 @@ static void start_sharing(struct world *w, bool with_manager)
     adapter = "";
     salt = (ProtobufCBinaryData){ 0, NULL };
     no_cache = false;
+    fetch = FETCH_AUTO;
     for (uint32_t i = 0; i < BLOCKS * BLOCK_TOKENS; i++)
         prompt[i] = i % 50;
     memset(&sent, 0, sizeof sent);
@@ -316,21 +317,34 @@ static void test_cancelled(void **state)
         }
 }
 
+/* Has computed prompts of several lengths, a row in 100 us, before it met its manager. */
+static void start_measured(struct world *w, enum worker_fetch how)
+{
+    start_sharing(w, false);
+    stop(w);
+    fetch = how;
+    start(w);
+    w->on_send = on_send;
+    no_cache = true;
+    for (uint32_t i = 0; i < 4; i++, w->seq++) {
+        say_generate(w, 4 + 3 * i, BATON__ROUTE__ROUTE_LOCAL, 1);
+        w->now += 100 * (4 + 3 * i);
+        end_step(w);
+        acknowledge(w, 4 + 3 * i);
+    }
+    no_cache = false;
+    w->other.same_host = true;
+    w->other.incarnation = 77;
+    snprintf(w->other.id, sizeof w->other.id, "holder");
+    worker_set_manager(w->worker, &w->other);
+}
+
 /* By the cost model: a block that is computed in less than the question takes is not asked for. */
 static void test_short_beginnings_are_computed(void **state)
 {
     (void)state;
     struct world w;
-    start_sharing(&w, false);
-    no_cache = true;
-    for (uint32_t i = 0; i < 4; i++, w.seq++) { /* a row takes 100 us */
-        say_generate(&w, 4 + 3 * i, BATON__ROUTE__ROUTE_LOCAL, 1);
-        w.now += 100 * (4 + 3 * i);
-        end_step(&w);
-        acknowledge(&w, 4 + 3 * i);
-    }
-    no_cache = false;
-    worker_set_manager(w.worker, &w.other);
+    start_measured(&w, FETCH_AUTO);
     say_generate(&w, 5, BATON__ROUTE__ROUTE_LOCAL, 1);
     assert_int_equal(w.sent[FRAME_FIND], 0);
     w.now += 500;
@@ -342,6 +356,25 @@ static void test_short_beginnings_are_computed(void **state)
     say_found(&w, 0, BLOCKS);
     end_step(&w);
     stop(&w);
+}
+
+/* Whatever would be faster. */
+static void test_fetching_as_configured(void **state)
+{
+    (void)state;
+    struct world w;
+    start_measured(&w, FETCH_ALWAYS);
+    say_generate(&w, 5, BATON__ROUTE__ROUTE_LOCAL, 1);
+    assert_int_equal(w.sent[FRAME_FIND], 1);
+    say_found(&w, 0, BLOCKS);
+    end_step(&w);
+    stop(&w);
+    start_measured(&w, FETCH_NEVER);
+    say_generate(&w, 16, BATON__ROUTE__ROUTE_LOCAL, 1);
+    assert_int_equal(w.sent[FRAME_FIND], 0);
+    end_step(&w);
+    stop(&w);
+    fetch = FETCH_AUTO;
 }
 
 /* ---- offers and loans -------------------------------------------------------------------------------------------- */
@@ -461,6 +494,7 @@ int main(void)
         cmocka_unit_test(test_damaged_block),
         cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_short_beginnings_are_computed),
+        cmocka_unit_test(test_fetching_as_configured),
         cmocka_unit_test(test_offers),
         cmocka_unit_test(test_handed_over_is_offered_when_used),
         cmocka_unit_test(test_lends),

@@ -185,6 +185,7 @@ static inline struct worker_peer *io_find_holder(void *ctx, const char *id)
 static const struct adapters two_adapters = { .n = 2, .ids = { "red@00000000000000aa", "blue@00000000000000bb" } };
 
 static const struct eviction_policy *eviction; /* of the next worker */
+static enum worker_fetch fetch;                /* likewise */
 static uint32_t window = WINDOW;               /* chunks_in_flight of the next worker */
 
 static inline void start_guessing(struct world *w, uint32_t guesses)
@@ -219,6 +220,7 @@ static inline void start_guessing(struct world *w, uint32_t guesses)
                                 .aside_us = 1000,
                                 .keep_finished_us = 1000000,
                                 .take_timeout_us = 1000,
+                                .fetch = fetch,
                                 .pull_timeout_us = 1000 };
     assert_int_equal(worker_create(&o, &w->worker), ST_OK);
     w->other.transfer = (struct transfer_peer *)(void *)w; /* never followed */
