@@ -88,6 +88,8 @@ void instance_write(const struct instance *instance, struct text_buffer *out)
         write_hex(&w, "tokenizer", instance->tokenizer);
     if (instance->block_tokens)
         json_field_uint(&w, "block_tokens", instance->block_tokens);
+    if (instance->computes_all)
+        json_field_bool(&w, "computes_all", true);
     json_field_uint(&w, "max_model_len", instance->max_model_len);
     json_field_uint(&w, "kv_tokens", instance->kv_tokens);
     json_field_uint(&w, "pid", instance->pid);
@@ -152,6 +154,7 @@ status instance_read(const char *json, size_t len, struct instance *out, struct 
     in.max_model_len = (uint32_t)read_count(root, "max_model_len", UINT32_MAX);
     in.kv_tokens = read_count(root, "kv_tokens", UINT64_MAX);
     in.block_tokens = (uint32_t)read_count(root, "block_tokens", UINT32_MAX);
+    in.computes_all = json_is_true(json_object_get(root, "computes_all"));
     in.pid = (uint32_t)read_count(root, "pid", UINT32_MAX);
     json_decref(root);
     if (st == ST_OK)

@@ -35,6 +35,7 @@ struct instance {
     uint64_t kv_tokens;               /* slots of the pool */
     uint64_t weights, tokenizer;      /* fingerprints that block hashes are made with; 0: not said */
     uint32_t block_tokens;            /* 0: not said */
+    bool computes_all;                /* workers: nothing is fetched from others */
     uint32_t pid;
 };
 

@@ -6,7 +6,7 @@
 /* Of struct pick_candidate: 64 and 32 bits wide. */
 #define CANDIDATE_WIDE(X)                                                                                              \
     X(queued_tokens) X(age_us) X(later_tokens) X(remote_tokens) X(fault_tokens) X(running_tokens) X(format) X(host)
-#define CANDIDATE_NARROW(X) X(place) X(requests) X(running) X(kv_blocks) X(kv_free)
+#define CANDIDATE_NARROW(X) X(place) X(requests) X(running) X(kv_blocks) X(kv_free) X(computes_all)
 
 /* Of struct pick_request. */
 #define REQUEST_NARROW(X) X(n_tokens) X(block_tokens) X(elsewhere)

@@ -99,6 +99,7 @@ void fleet_enter_candidate(struct fleet_worker *worker)
     side->at[worker->place] = (struct pick_candidate){ .place = worker->place,
                                                        .format = number_of(in->kv_format),
                                                        .host = number_of(in->host),
+                                                       .computes_all = in->computes_all,
                                                        .token_bytes = token_bytes(in->kv_format) };
     LIST_INSERT_HEAD(host_of(worker->fleet, side->at[worker->place].host), worker, host_entry);
     fleet_refresh(worker);

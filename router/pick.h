@@ -70,6 +70,7 @@ struct pick_candidate {
     uint64_t running_tokens; /* context of running sequences */
     uint32_t requests, running;
     uint32_t kv_blocks, kv_free;    /* 0 blocks: not known yet */
+    uint32_t computes_all;          /* 1: it fetches nothing from others */
     uint32_t cached[KV_TIER_COUNT]; /* of the prompt's beginning: tokens in the device, in device or host, ... */
     float token_bytes;              /* KV of one token */
     struct pick_rates rates;

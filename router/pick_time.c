@@ -59,6 +59,8 @@ void pick_time_plan(const struct pick_request *request, const struct pick_candid
                                .cached = held,
                                .computed = computed,
                                .source = KV_TIER_DEVICE };
+    if (c->computes_all)
+        return;
     for (uint32_t tier = KV_TIER_DEVICE + 1; tier < KV_TIER_COUNT; tier++)
         if (c->cached[tier] > held)
             consider(out, request, c, c->cached[tier], (enum kv_tier)tier);

@@ -21,6 +21,7 @@ static void describe_self(const struct worker_process *p, struct instance *self)
     self->weights = model_fingerprint(p->model);
     self->tokenizer = model_text_fingerprint(p->model);
     self->block_tokens = p->layout.block_tokens;
+    self->computes_all = p->config->fetch == FETCH_NEVER || !p->config->prefix_cache;
     self->max_model_len = p->max_model_len;
     self->kv_tokens = (uint64_t)p->n_blocks * p->layout.block_tokens;
 }

@@ -28,6 +28,7 @@ static void test_round_trip(void **state)
                            .weights = 0x0123456789abcdef,
                            .tokenizer = 5,
                            .block_tokens = 16,
+                           .computes_all = true,
                            .pid = 4321 },
                     out;
     strcpy(in.id, "decode-1");
@@ -58,6 +59,7 @@ static void test_round_trip(void **state)
     assert_true(out.weights == in.weights);
     assert_true(out.tokenizer == in.tokenizer);
     assert_int_equal(out.block_tokens, 16);
+    assert_true(out.computes_all);
     assert_int_equal(out.pid, 4321);
     text_buffer_free(&text);
 }

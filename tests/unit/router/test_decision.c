@@ -53,6 +53,7 @@ static struct pick_candidate odd_worker(uint32_t place)
     c.running_tokens = 31u * place;
     c.requests = place;
     c.running = place / 2;
+    c.computes_all = place == 2;
     c.kv_free = 1000 - 77 * place % 1000;
     c.host = place % 3;
     c.token_bytes = 1234.5f;

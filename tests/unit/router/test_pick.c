@@ -206,6 +206,10 @@ static void test_pull_or_compute(void **state)
     (void)time_of(&s, &p);
     assert_int_equal(p.source, KV_TIER_HOST);
     assert_int_equal(p.pull_us, 100 + 960);
+    s.prefills[0].computes_all = 1;
+    (void)time_of(&s, &p);
+    assert_int_equal(p.pulled, 0);
+    assert_int_equal(p.prefill_us + p.pull_us, 500 + 100000);
 }
 
 /* ---- local or remote ------------------------------------------------------------------- */
