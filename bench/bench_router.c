@@ -18,6 +18,9 @@
 #define FAST_STEP_US     100u   /* workers are held back by the window instead */
 #define PACED_STEP_US    10000u /* of the latency phase */
 #define PACED_STREAMS    16u
+#define LOADED_ROUTER    0.8 /* shares of a processor of the loaded phase, which the first of the two ends */
+#define LOADED_CLIENT    0.6
+#define LOADED_ROUNDS    4u /* to find its pace: fewer tokens share a wakeup than at full speed */
 #define IDLE_US          1000000u
 #define PATH_BYTES       1024
 
@@ -30,7 +33,8 @@ struct settings {
 };
 
 struct figures {
-    struct traffic_result requests, streams, paced, memory;
+    struct traffic_result requests, streams, paced, loaded, memory;
+    uint64_t loaded_step_us;
     double idle_cpu_us; /* a second */
     double cpu_us_per_request, cpu_us_per_token, cpu_us_per_token_paced;
     double rss_start_mib, rss_mib;
@@ -266,6 +270,11 @@ static status measure_requests(struct bench *b, struct error *err)
     return st;
 }
 
+static double per_second(uint64_t n, const struct traffic_result *r)
+{
+    return r->load.elapsed_us ? (double)n * 1e6 / (double)r->load.elapsed_us : 0;
+}
+
 /* What is left a token when each request is charged as a short one. */
 static double cost_of_token(const struct bench *b, const struct traffic_result *r)
 {
@@ -302,6 +311,37 @@ static status measure_latency(struct bench *b, struct error *err)
     return st;
 }
 
+static double router_share(const struct traffic_result *r)
+{
+    return r->load.elapsed_us ? r->router_cpu_us / (double)r->load.elapsed_us : 0;
+}
+
+/* How far beyond its pace a phase was: 1 where the router or the client is as busy as it may be. */
+static double excess(const struct traffic_result *r)
+{
+    return fmax(router_share(r) / LOADED_ROUTER, r->load.busy / LOADED_CLIENT);
+}
+
+static status measure_loaded(struct bench *b, struct error *err)
+{
+    struct traffic_result *r = &b->figures.loaded;
+    double step = PACED_STREAMS / fmax(per_second(b->figures.streams.streamed, &b->figures.streams), 1) * 1e6;
+    step *= excess(&b->figures.streams);
+    status st = ST_OK;
+    for (uint32_t round = 0; round <= LOADED_ROUNDS && st == ST_OK; round++) {
+        bool last = round == LOADED_ROUNDS;
+        struct traffic_phase phase = { .n_connections = PACED_STREAMS,
+                                       .stream_tokens = b->settings.tokens,
+                                       .stream_every = 1,
+                                       .duration_us = last ? duration(b) : duration(b) / LOADED_ROUNDS,
+                                       .step_us = (uint64_t)fmax(step, FAST_STEP_US) };
+        b->figures.loaded_step_us = phase.step_us;
+        st = run_phase(b, last ? "streams at the highest pace that is looked at" : "looking for it", &phase, r, err);
+        step = (double)phase.step_us * excess(r);
+    }
+    return st;
+}
+
 static status measure_memory(struct bench *b, struct error *err)
 {
     struct traffic_phase phase = mixed(b, b->settings.requests);
@@ -314,7 +354,7 @@ static status measure_memory(struct bench *b, struct error *err)
 static status measure(struct bench *b, struct error *err)
 {
     static status (*const phases[])(struct bench *, struct error *) = {
-        warm_up, measure_idle, measure_requests, measure_streams, measure_latency, measure_memory,
+        warm_up, measure_idle, measure_requests, measure_streams, measure_latency, measure_loaded, measure_memory,
     };
     uint32_t ids[sizeof TRAFFIC_LETTERS - 1];
     struct rusage total;
@@ -342,11 +382,6 @@ static status measure(struct bench *b, struct error *err)
 
 /* ---- figures ----------------------------------------------------------------------- */
 
-static double per_second(uint64_t n, const struct traffic_result *r)
-{
-    return r->load.elapsed_us ? (double)n * 1e6 / (double)r->load.elapsed_us : 0;
-}
-
 static double rounded(double value)
 {
     return round(value * 100) / 100;
@@ -367,6 +402,11 @@ static void print_json(const struct bench *b)
     json_field_real(&w, "cpu_us_per_token_paced", rounded(f->cpu_us_per_token_paced));
     json_field_real(&w, "added_p50_us", f->paced.added_p50_us);
     json_field_real(&w, "added_p99_us", f->paced.added_p99_us);
+    json_field_real(&w, "loaded_added_p50_us", f->loaded.added_p50_us);
+    json_field_real(&w, "loaded_added_p99_us", f->loaded.added_p99_us);
+    json_field_real(&w, "loaded_tokens_per_s", rounded(per_second(f->loaded.streamed, &f->loaded)));
+    json_field_real(&w, "loaded_router", rounded(router_share(&f->loaded)));
+    json_field_real(&w, "loaded_client", rounded(f->loaded.load.busy));
     json_field_real(&w, "ttft_p50_us", f->paced.ttft_p50_us);
     json_field_real(&w, "runqueue_us", rounded(f->paced.router_wait_us));
     json_field_real(&w, "client_runqueue_us", rounded(f->paced.client_wait_us));
@@ -410,6 +450,11 @@ static void print_people(const struct bench *b)
     (void)printf("%-28s %10.0f us p50, %.0f us p99 at %.0f tokens/s (%u streams, %u ms a step); first token %.0f us\n",
                  "latency added to a token", p->added_p50_us, p->added_p99_us, per_second(p->streamed, p),
                  PACED_STREAMS, PACED_STEP_US / 1000, p->ttft_p50_us);
+    (void)printf("%-28s %10.0f us p50, %.0f us p99 at %.0f tokens/s (a step of %llu us: router busy for %.0f %%, "
+                 "client for %.0f)\n",
+                 "  at the highest pace (3)", f->loaded.added_p50_us, f->loaded.added_p99_us,
+                 per_second(f->loaded.streamed, &f->loaded), (unsigned long long)f->loaded_step_us,
+                 100 * router_share(&f->loaded), 100 * f->loaded.load.busy);
     (void)printf("%-28s %10.1f us a wakeup at the router, %.1f us at the client; ", "  of that, run-queue wait",
                  p->router_wait_us, p->client_wait_us);
     if (p->steal < 0)
@@ -420,6 +465,8 @@ static void print_people(const struct bench *b)
                  f->cpu_us_per_token_paced, f->idle_cpu_us);
     (void)printf("%-28s %10.2f MiB, %.2f MiB after %llu more requests\n", "memory after warm-up", f->rss_start_mib,
                  f->rss_mib, (unsigned long long)f->memory.requests);
+    (void)printf("(3) of which the router is busy for %.0f %% or the client for %.0f %%\n", 100 * LOADED_ROUTER,
+                 100 * LOADED_CLIENT);
 }
 
 int bench_router(int argc, char **argv)
