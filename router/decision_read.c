@@ -94,6 +94,7 @@ static void read_rates(struct reader *r, const json_t *object, struct pick_rates
     float *const terms[] = { &out->prefill_base, &out->prefill_token, &out->prefill_pair };
     for (size_t i = 0; prefill && i < 3; i++)
         *terms[i] = float_of(r, json_array_get(prefill, i), "prefill_us");
+    out->queue = float_of(r, json_object_get(object, "queue_us"), "queue_us");
     out->step = float_of(r, json_object_get(object, "step_us"), "step_us");
     read_lines(r, object, "handoff_us", out->handoff, 2);
     read_lines(r, object, "pull_us", out->pull, KV_TIER_COUNT);

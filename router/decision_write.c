@@ -60,6 +60,8 @@ static void write_rates(struct json_writer *w, const struct pick_rates *r)
     write_float(w, r->prefill_token);
     write_float(w, r->prefill_pair);
     json_write_end(w);
+    json_write_key(w, "queue_us");
+    write_float(w, r->queue);
     json_write_key(w, "step_us");
     write_float(w, r->step);
     write_lines(w, "handoff_us", r->handoff, 2);

@@ -170,6 +170,8 @@ void fleet_prompt_done(struct fleet_dispatch *dispatch);
 
 /* What was measured of requests that ran alone in their part: the worker's rates, and those of its like. */
 void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed, uint64_t us);
+/* Learned where no queue was predicted. */
+void fleet_learn_queue(struct fleet_worker *worker, uint64_t predicted_us, uint64_t us);
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us);
 void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us);
 /* What so many tokens of KV are. */

@@ -146,6 +146,13 @@ void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_
     fleet_rates_prefill(learning(worker), n_tokens, computed, us);
 }
 
+void fleet_learn_queue(struct fleet_worker *worker, uint64_t predicted_us, uint64_t us)
+{
+    struct fleet_rates *rates = learning(worker);
+    if ((double)predicted_us <= rates->queue_us + 1)
+        fleet_rates_queue(rates, us);
+}
+
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us)
 {
     fleet_rates_handoff(&decode->rates, other_host, bytes, us);

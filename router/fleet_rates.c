@@ -1,9 +1,11 @@
 #include "router/fleet_rates.h"
 
+#include <math.h>
 #include <stddef.h>
 
 #define KIB            1024u
 #define CLASSES_TO_FIT 3u /* of sizes that were seen: with fewer a line through them says nothing of other sizes */
+#define QUEUE_STEP     1.06
 #define MOST_KIB       (1u << 30)
 
 static uint64_t at_least_one(uint64_t us)
@@ -32,6 +34,19 @@ void fleet_rates_handoff(struct fleet_rates *rates, bool other_host, uint64_t by
 void fleet_rates_pull(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us)
 {
     observe_bytes(&rates->pull[tier], bytes, us);
+}
+
+/* A step towards the sample, however far above it is: what was waited for although nobody told of it counts no more.
+ * Nothing is quicker than it can be: one of less than half makes it half. */
+void fleet_rates_queue(struct fleet_rates *rates, uint64_t us)
+{
+    double sample = (double)at_least_one(us), at = rates->queue_us;
+    if (at <= 0.0)
+        rates->queue_us = sample;
+    else if (sample > at)
+        rates->queue_us = fmin(at * QUEUE_STEP, sample);
+    else
+        rates->queue_us = 2 * sample < at ? at / 2 : fmax(at / QUEUE_STEP, sample);
 }
 
 /* How many classes were seen, and the one of the largest size. */
@@ -147,6 +162,7 @@ void fleet_rates_read(const struct fleet_rates *const from[FLEET_RATE_SOURCES], 
     for (int k = 0; k < FLEET_RATE_SOURCES; k++)
         costs[k] = &from[k]->prefill;
     (void)terms_of(costs, true, &terms);
+    out->queue = (float)from[FLEET_RATES_TYPICAL]->queue_us;
     out->prefill_base = (float)terms.base;
     out->prefill_token = (float)terms.row;
     out->prefill_pair = (float)terms.position;

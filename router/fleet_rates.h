@@ -16,17 +16,22 @@ struct fleet_rates {                      /* zeroed: nothing is known */
     struct step_cost prefill;             /* rows: tokens computed */
     struct step_cost handoff[2];          /* rows: KiB moved; [1]: from another host */
     struct step_cost pull[KV_TIER_COUNT]; /* rows: KiB fetched */
+    double queue_us;                      /* median of how long a prompt waits where none is before it */
 };
 
 /* A prompt of n_tokens was computed but for its beginning. */
 void fleet_rates_prefill(struct fleet_rates *rates, uint32_t n_tokens, uint32_t computed, uint64_t us);
 void fleet_rates_handoff(struct fleet_rates *rates, bool other_host, uint64_t bytes, uint64_t us);
 void fleet_rates_pull(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us);
+/* A prompt before which nothing waited. */
+void fleet_rates_queue(struct fleet_rates *rates, uint64_t us);
 /* Its own, those of its model and role, those of its model in the other role. Zeroed ones know nothing. */
-#define FLEET_RATE_SOURCES 3
+#define FLEET_RATE_SOURCES  3
+#define FLEET_RATES_TYPICAL 1
 
 /* Each from the first that was measured at enough sizes, scaled to its own speed; else from the first that was measured
- * at all; else the default. step is the caller's. */
+ * at all; else the default. The queue is that of model and role for all of them: so small a difference between workers
+ * says nothing of who is better. step is the caller's. */
 void fleet_rates_read(const struct fleet_rates *const from[FLEET_RATE_SOURCES], struct pick_rates *out);
 
 #endif

@@ -128,6 +128,7 @@ static void learn(struct flow *flow, const Baton__Timing *timing, const struct f
     struct fleet_worker *at = fared->computed_at;
     if (!at)
         return;
+    fleet_learn_queue(at, o->predicted_us[DECISION_QUEUE], o->us[DECISION_QUEUE]);
     fleet_learn_prefill(at, flow->dispatch.n_tokens, o->computed, timing->prefill_us);
     if (fared->fetched && o->us[DECISION_PULL] > 0)
         learn_pull(flow, at, fared, o->us[DECISION_PULL]);

@@ -52,6 +52,7 @@ struct pick_line {
 /* What was measured of a worker, or is taken for it until then (fleet_rates.h). Microseconds. */
 struct pick_rates {
     float prefill_base, prefill_token, prefill_pair; /* of a prompt: base, each token, each position attended to */
+    float queue;                                     /* of a prompt, where none is before it */
     float step;                                      /* of a step that decodes */
     struct pick_line handoff[2]; /* decode: the exposed part of a prompt's KV coming in; [1]: from another host */
     struct pick_line pull[KV_TIER_COUNT]; /* its own tiers below the device; [KV_TIER_REMOTE]: from anybody else */

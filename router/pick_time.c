@@ -79,7 +79,7 @@ uint64_t pick_time_wait(const struct pick_candidate *c, bool local)
         later += (double)c->fault_tokens;
     }
     double left = token * said - (double)c->age_us;
-    return whole((left > 0 ? left : 0) + token * later);
+    return whole((double)c->rates.queue + (left > 0 ? left : 0) + token * later);
 }
 
 uint64_t pick_time_pressure(const struct pick_request *request, const struct pick_candidate *decode)

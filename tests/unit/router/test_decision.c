@@ -58,6 +58,7 @@ static struct pick_candidate odd_worker(uint32_t place)
     c.host = place % 3;
     c.token_bytes = 1234.5f;
     c.rates.prefill_token = 100.0f / 3.0f * (float)(1 + place % 4);
+    c.rates.queue = 0.3f * (float)place;
     c.rates.prefill_pair = 0.001f / 7.0f;
     scene_holds(&c, (enum kv_tier)(place % KV_TIER_COUNT), 60 * place % 900);
     return c;

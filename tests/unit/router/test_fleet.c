@@ -514,6 +514,27 @@ static void test_the_unmeasured_are_like_the_others(void **state)
     fleet_destroy(&fake.fleet);
 }
 
+/* Where a queue was predicted the wait is the queue's. */
+static void test_wait_is_learned_without_a_queue(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    fake_fleet_open(&fake, fake_now);
+    (void)fake_worker(&fake, "d", "decode", "m");
+    struct fleet_worker *p = fake_worker(&fake, "p", "prefill", "m");
+    fleet_learn_queue(p, 0, 300);
+    for (int i = 0; i < 20; i++)
+        fleet_learn_queue(p, 5000, 5000);
+    publish_plain(&fake, p, 0);
+    (void)first_helper(&fake);
+    assert_true(rates_of(&fake, 0)->queue == 300.0f);
+    fleet_learn_queue(p, 300, 600);
+    publish_plain(&fake, p, 0);
+    (void)first_helper(&fake);
+    assert_true(rates_of(&fake, 0)->queue > 300.0f && rates_of(&fake, 0)->queue < 600.0f);
+    fleet_destroy(&fake.fleet);
+}
+
 /* Slow once is not slow for ever: who is not chosen cannot show that it is quick again. */
 static void test_a_slow_measure_is_forgotten(void **state)
 {
@@ -676,6 +697,7 @@ int main(void)
         cmocka_unit_test(test_counts_end_with_the_worker),
         cmocka_unit_test(test_remote_tokens),
         cmocka_unit_test(test_the_unmeasured_are_like_the_others),
+        cmocka_unit_test(test_wait_is_learned_without_a_queue),
         cmocka_unit_test(test_a_slow_measure_is_forgotten),
         cmocka_unit_test(test_bytes_of_a_token),
         cmocka_unit_test(test_holdings),

@@ -136,6 +136,24 @@ static void test_own_speed_in_the_shape_of_others(void **state)
     assert_true(is_near((double)r.handoff[0].base, 400));
 }
 
+/* The median, in small steps: what was long because of others that nobody knew of does not count for more. */
+static void test_the_wait_of_an_empty_queue(void **state)
+{
+    (void)state;
+    struct fleet_rates typical = { 0 };
+    const struct fleet_rates own = { .queue_us = 5 };
+    struct pick_rates r;
+    read_rates(&own, &typical, &r);
+    assert_true(r.queue == 0);
+    for (int i = 0; i < 100; i++)
+        fleet_rates_queue(&typical, i % 4 ? 280 + 10 * (uint64_t)(i % 3) : 1000000);
+    read_rates(&own, &typical, &r);
+    assert_true(is_near((double)r.queue, 290));
+    for (int i = 0; i < 100; i++)
+        fleet_rates_queue(&typical, 0);
+    assert_true(typical.queue_us <= 1);
+}
+
 static void test_nonsense_teaches_nothing(void **state)
 {
     (void)state;
@@ -162,6 +180,7 @@ int main(void)
         cmocka_unit_test(test_lines),
         cmocka_unit_test(test_own_before_typical),
         cmocka_unit_test(test_own_speed_in_the_shape_of_others),
+        cmocka_unit_test(test_the_wait_of_an_empty_queue),
         cmocka_unit_test(test_nonsense_teaches_nothing),
     };
     return cmocka_run_group_tests_name("fleet_rates", tests, NULL, NULL);
