@@ -4,7 +4,9 @@ one decode worker, beside `baton bench evict` with as many blocks and the worker
     python3 bench/kv_replay.py [--model MODEL] [--requests 200] [--kv-memory 128MiB] [--trace FILE] [--json]
 
 Lengths are divided by 16, so that a block of 512 tokens of the trace is 32 tokens, two KV blocks of 16; its tokens follow from its id. Requests that
-are longer than the model takes are skipped and counted. All go through both workers, which do not fetch from one another (worker.fetch=never): each pool has then what the count's has. Exit code 1 when hit tokens are further apart than --tolerance, or anything failed.
+are longer than the model takes are skipped and counted. All go through both workers, which do not fetch from one another (worker.fetch=never): each pool has then what the count's has. With --manager
+they may fetch, the host's KV manager takes every block, and after the last request both workers are killed and all requests asked again: what was
+computed is fetched then. No fewer hit tokens than counted are asked for. Exit code 1 when hit tokens are further apart than --tolerance, or anything failed.
 
 With --decisions FILE the router logs what it predicts there, and how far that was from what came is told for each part of a prompt's time, as a
 share of it (or of 1 ms where that is more): median and quantiles. A median of 15 % is the goal.
@@ -19,7 +21,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "flow"))
-from cluster import BIN, TINY, Cluster  # noqa: E402
+from cluster import BIN, SIGKILL, TINY, Cluster, send_signal  # noqa: E402
 
 TRACE = os.path.join(ROOT, "..", "shared", "traces", "conversation_trace.jsonl")
 SCALE = 16             # of lengths
@@ -127,29 +129,40 @@ def parse():
     parser.add_argument("--answer", type=int, default=1, help="tokens of each answer; more leave KV behind that the count has not (1)")
     parser.add_argument("--tolerance", type=float, default=0.02, help="of hit tokens, relative to the offline count (0.02)")
     parser.add_argument("--decisions", metavar="FILE", help="the router's decision log, made anew; its predictions are judged")
+    parser.add_argument("--manager", action="store_true", help="with a KV manager that takes every block, and once more after the workers were killed")
     parser.add_argument("--set", action="append", default=[], help="ROLE.KEY=VALUE for `baton up`")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
 def run(options):
-    sets = [f"worker.kv_memory={options.kv_memory}", "worker.threads=1", "worker.fetch=never", *options.set]
+    sets = [f"worker.kv_memory={options.kv_memory}", "worker.threads=1",
+            *(["kvbm.admission=all", "kvbm.kv_memory=4GiB"] if options.manager else ["worker.fetch=never"]), *options.set]
     if options.decisions:
         open(options.decisions, "w").close()  # the router appends
         sets.append(f"router.decision_log={os.path.abspath(options.decisions)}")
-    with Cluster(model=options.model, sets=sets, extra=["--kvbm", "0"]) as cluster:
+    with Cluster(model=options.model, sets=sets, extra=["--kvbm", "01"[options.manager]]) as cluster:
         blocks = pool_blocks(cluster)
         if len(set(blocks.values())) != 1:
             sys.exit(f"the pools differ, and one count cannot stand for both: {blocks}")
         longest = cluster.get("/v1/models")["data"][0]["max_model_len"] - options.answer
         requests, skipped = read_trace(options.trace, options.requests, longest)
         hits, tiers, failures = replay(cluster, requests, options.answer)
+        again = {}
+        if options.manager:
+            cluster.wait_nothing_left()
+            for role in ("prefill", "decode"):
+                send_signal(cluster.pid(role), SIGKILL)
+            cluster.wait_healed(1, 1)
+            found, again, failed = replay(cluster, requests, options.answer)
+            again["all"] = sum(found)
+            failures += failed
     capacity = next(iter(blocks.values()))
     counted = offline(requests, capacity)
     served, expected = sum(hits), sum(counted)
     return {"requests": len(requests), "skipped": skipped, "prompt_tokens": sum(r.n for r in requests), "blocks": capacity,
             "hit_tokens": served, "offline_hit_tokens": expected, "difference": (served - expected) / max(expected, 1),
-            "requests_that_differ": sum(a != b for a, b in zip(hits, counted)), "tiers": tiers,
+            "requests_that_differ": sum(a != b for a, b in zip(hits, counted)), "tiers": tiers, "again": again,
             "prediction_errors": prediction_errors(options.decisions) if options.decisions else {}, "failures": failures}
 
 
@@ -164,11 +177,14 @@ def main():
         print(f"hit tokens {r['hit_tokens']}, offline {r['offline_hit_tokens']}: {100 * r['difference']:+.2f} % "
               f"(goal {100 * options.tolerance:.0f} %), {r['requests_that_differ']} requests differ; "
               + " ".join(f"{tier}={n}" for tier, n in r["tiers"].items()))
+        if r["again"]:
+            print("after the workers were killed: " + " ".join(f"{tier}={n}" for tier, n in r["again"].items()))
         for part, e in r["prediction_errors"].items():
             print(f"prediction error of {part:<8} median {100 * e['median']:5.1f} %, p75 {100 * e['p75']:5.1f} %, p90 {100 * e['p90']:5.1f} %, "
                   f"most {100 * e['most']:5.1f} %, of {e['n']} (goal: median {100 * ERROR_GOAL:.0f} %)")
         print(*r["failures"][:5], sep="\n", end="\n" if r["failures"] else "")
-    sys.exit(bool(r["failures"]) or abs(r["difference"]) > options.tolerance)
+    apart = max(-r["difference"], 0) if options.manager else abs(r["difference"])
+    sys.exit(bool(r["failures"]) or apart > options.tolerance)
 
 
 if __name__ == "__main__":

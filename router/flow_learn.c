@@ -96,7 +96,7 @@ static void read_timing(struct flow *flow, const Baton__Timing *timing, struct f
     note_missed(p, o->computed, fared);
     move_missed(flow, fared, o);
     o->has[DECISION_QUEUE] = o->has[DECISION_PREFILL] = true;
-    o->has[DECISION_PULL] = fared->fetched > 0 || p->pulled > 0 || timing->pull_us > 0;
+    o->has[DECISION_PULL] = fared->fetched > 0 || p->pulled > 0; /* asking in vain is nobody's wait */
     o->has[DECISION_HANDOFF] = fared->is_remote;
     for (int i = 0; i < DECISION_PART_COUNT; i++)
         o->error[i] = decision_error(o->predicted_us[i], o->us[i]);
