@@ -313,16 +313,19 @@ static void on_registered(void *ctx, const struct sequence *seq, block_id block)
         push(sharing, &sharing->to_sum, block);
 }
 
-/* At each doubling of its uses a block is offered again: the manager may have declined it, or been another one. */
+/* At each doubling of its uses a block is offered again, as the manager may have declined it; and what lies behind it
+ * in the chain with it, which no manager takes without its beginning. */
 static void on_used(void *ctx, const block_id blocks[], uint32_t n)
 {
     struct sharing *sharing = ctx;
+    bool is_offered = false;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t *uses = &sharing->uses[blocks[i]];
         *uses += *uses < UINT32_MAX;
         if (*uses == 1) /* of what came from this host, the first sequence's was not counted */
             *uses = 2;
-        if ((*uses & (*uses - 1)) == 0)
+        is_offered |= (*uses & (*uses - 1)) == 0;
+        if (is_offered)
             push(sharing, &sharing->to_offer, blocks[i]);
     }
 }
@@ -539,8 +542,12 @@ void sharing_on_peer_lost(struct sharing *sharing, struct worker_peer *peer)
     offers_on_peer_lost(sharing->offers, peer);
 }
 
+/* A new manager has heard of nothing: blocks are offered to it when they are used next. */
 void sharing_set_manager(struct sharing *sharing, struct worker_peer *manager)
 {
+    for (uint32_t i = 0; manager && i < sharing->n_blocks; i++)
+        if (sharing->uses[i] > 1)
+            sharing->uses[i] = 1;
     sharing->manager = manager;
     offers_set_manager(sharing->offers, manager);
 }

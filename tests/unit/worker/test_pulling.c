@@ -427,6 +427,34 @@ static void test_offers(void **state)
     stop(&w);
 }
 
+static uint32_t offered_now(struct world *w, uint32_t n)
+{
+    uint32_t before = w->sent[FRAME_OFFER];
+    compute(w, n);
+    pass(w, 10000);
+    if (w->sent[FRAME_OFFER] == before)
+        return 0;
+    answer_offer(w);
+    return sent.offered;
+}
+
+/* The end of a chain goes along with its beginning, whose turn comes sooner; and a new manager hears of all. */
+static void test_offers_of_a_chain(void **state)
+{
+    (void)state;
+    static const uint32_t want[][2] = { { 15, 3 }, { 9, 2 },  { 15, 1 }, { 9, 2 },
+                                        { 15, 0 }, { 15, 1 }, { 15, 0 }, { 15, 3 } };
+    struct world w;
+    start_sharing(&w, true);
+    no_cache = false;
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
+        assert_int_equal(offered_now(&w, want[i][0]), want[i][1]);
+    assert_int_equal(offered_now(&w, 15), 0);
+    worker_set_manager(w.worker, &w.other);
+    assert_int_equal(offered_now(&w, 15), 3);
+    stop(&w);
+}
+
 /* Whoever computed it on this host has offered it. */
 static void test_handed_over_is_offered_when_used(void **state)
 {
@@ -496,6 +524,7 @@ int main(void)
         cmocka_unit_test(test_short_beginnings_are_computed),
         cmocka_unit_test(test_fetching_as_configured),
         cmocka_unit_test(test_offers),
+        cmocka_unit_test(test_offers_of_a_chain),
         cmocka_unit_test(test_handed_over_is_offered_when_used),
         cmocka_unit_test(test_lends),
     };
