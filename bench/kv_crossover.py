@@ -1,11 +1,11 @@
 """Is fetching faster than computing where a worker decides so, and slower where it does not?
 
-    python3 bench/kv_crossover.py [--model MODEL] [--repeats 7] [--transfer auto] [--set ROLE.KEY=VALUE]... [--json]
+    python3 bench/kv_crossover.py [--model MODEL] [--repeats 7] [--transfer auto] [--delay MS] [--set ROLE.KEY=VALUE]... [--json]
 
 Prompts of several lengths are computed by one decode worker, whose KV manager takes every block. The worker is killed, and its successor gets the
 same prompts, once with worker.fetch=always, once with never and once with auto. The time until the first token is printed for each length (median), beside the
-share of prompts that auto fetched. Both sides of the crossover are seen where the model is so small that short prompts are computed faster than
-fetched: the built-in one. Exit code 1 when auto was more than --tolerance slower than the better of the two at any length.
+share of prompts that auto fetched. On one host fetching is the faster from the first block on, even for the built-in model. --delay makes the manager
+answer that much later, as if it were far away, so that both sides of the crossover are seen. Exit code 1 when auto was more than --tolerance slower than the better of the two at any length.
 """
 import argparse
 import json
@@ -55,6 +55,8 @@ def measure(options, fetch):
         cluster.wait_nothing_left()
         send_signal(cluster.pid("decode"), SIGKILL)
         cluster.wait_healed(0, 1)
+        if options.delay:
+            cluster.arm(cluster.workers("kvbm")[0], f"kvbm.send.FOUND=sleep({options.delay})")
         for i, (length, ids) in enumerate(asked):
             one = ask(cluster, ids)
             if i >= n_warm:
@@ -67,6 +69,7 @@ def parse():
     parser.add_argument("--model", default=TINY, help="a GGUF file or folder (default: the built-in model)")
     parser.add_argument("--repeats", type=int, default=7, help="prompts of each length (7)")
     parser.add_argument("--transfer", default="auto", help="how KV moves: auto, shm or tcp (auto)")
+    parser.add_argument("--delay", type=int, default=0, metavar="MS", help="by which the manager answers later (0)")
     parser.add_argument("--tolerance", type=float, default=0.25, help="of auto beyond the better one (0.25)")
     parser.add_argument("--set", action="append", default=[], help="ROLE.KEY=VALUE for `baton up`")
     parser.add_argument("--json", action="store_true")
