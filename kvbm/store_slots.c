@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/zero_memory.h"
 #include "kvbm/store_internal.h"
 
 #define QUOTA_TRIES 64u /* oldest blocks of a salt whose ends are looked at for one that may go */
@@ -55,31 +56,15 @@ bool store_slot_intact(const struct store *store, uint32_t slot)
 
 /* ---- zeroing ---------------------------------------------------------------------------------------------- */
 
-static bool is_zero(const uint8_t *p, uint64_t bytes)
-{
-    uint64_t word, any = 0;
-    for (; bytes >= sizeof word; bytes -= sizeof word, p += sizeof word) {
-        memcpy(&word, p, sizeof word);
-        any |= word;
-    }
-    for (; bytes; bytes--)
-        any |= *p++;
-    return any == 0;
-}
-
 bool store_slots_zero(struct store *store, uint32_t slot)
 {
     struct store_slot_record *r = &store->slots[slot];
-    uint8_t *memory = store_memory(store, slot);
-    /* As for another block's bytes: a borrower who copies still can tell. The fence also makes the bytes be read again.
-     */
+    /* As for another block's bytes: a borrower who copies still can tell. */
     atomic_fetch_add_explicit(&store->generations[slot], 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);
-    memset(memory, 0, store->options.slot_bytes);
     memset(store_tokens_of(store, slot), 0, store->options.block_tokens * sizeof *store->tokens);
-    atomic_thread_fence(memory_order_seq_cst);
     r->dirty = r->overlaid = false;
-    if (is_zero(memory, store->options.slot_bytes))
+    if (zero_memory(store_memory(store, slot), store->options.slot_bytes))
         return true;
     log_error("a slot of the KV store does not take zeros", "slot=%u", slot);
     return false;

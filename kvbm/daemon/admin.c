@@ -1,18 +1,14 @@
 /* What `baton kv` asks for, on the admin port: /kv/status, /kv/find, /kv/pin, /kv/unpin, /kv/wipe. */
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/clock.h"
-#include "common/json_writer.h"
 #include "common/log.h"
-#include "kvbm/daemon/kv_request.h"
 #include "kvbm/daemon/process.h"
+#include "kvbm/kv_page.h"
 
-#define JSON_TYPE        "application/json"
-#define ANSWER_MAX_BYTES ((size_t)64 << 10)
-#define BIT(member)      (1u << KV_REQUEST_##member)
-#define CHAIN_BITS       (BIT(TOKENS) | BIT(MODEL) | BIT(ADAPTER) | BIT(SALT))
+#define BIT(member) (1u << KV_REQUEST_##member)
+#define CHAIN_BITS  (BIT(TOKENS) | BIT(MODEL) | BIT(ADAPTER) | BIT(SALT))
 
 struct admin {
     struct kvbm_process *process;
@@ -20,62 +16,28 @@ struct admin {
     struct http_exchange *wiping; /* who waits for the end of a wipe; NULL: nobody */
 };
 
-/* ---- answers ------------------------------------------------------------------ */
+/* ---- requests ------------------------------------------------------------------ */
 
-static void answer(struct http_exchange *x, int code, struct text_buffer *body)
+/* False: it has been answered. */
+static bool is_open(const struct admin *a, struct http_exchange *x)
 {
-    text_buffer_char(body, '\n');
-    http_respond(x, code, JSON_TYPE, text_buffer_text(body), body->len);
-    text_buffer_free(body);
-}
-
-static void begin(struct text_buffer *body, struct json_writer *w)
-{
-    text_buffer_init(body, ANSWER_MAX_BYTES);
-    json_writer_init(w, body);
-    json_write_object(w);
-}
-
-static void refuse(struct http_exchange *x, int code, const char *why)
-{
-    struct text_buffer body;
-    struct json_writer w;
-    begin(&body, &w);
-    json_field_string(&w, "error", why);
-    json_write_end(&w);
-    answer(x, code, &body);
-}
-
-/* A page in a browser can send text or a form to this port without asking, but not JSON. */
-static bool says_json(const struct http_exchange *x)
-{
-    const char *type = http_header(x, "Content-Type");
-    return type && !strncmp(type, JSON_TYPE, strlen(JSON_TYPE)) && strchr(";", type[strlen(JSON_TYPE)]);
+    if (!a->process->is_open)
+        kv_page_refuse(x, 409,
+                       "no worker of this host has registered yet, so that the format of its blocks is not known and "
+                       "nothing of them, on disk either, has been looked at");
+    return a->process->is_open;
 }
 
 /* False: it has been answered. */
 static bool read_request(struct admin *a, struct http_exchange *x, unsigned allowed, unsigned needed,
                          struct kv_request *out)
 {
-    struct error err;
-    size_t len;
-    const char *body = http_body(x, &len);
-    if (!says_json(x)) {
-        refuse(x, 415, "Content-Type must be application/json");
+    if (!kv_page_read(x, allowed, needed, &a->key, out))
         return false;
-    }
-    if (kv_request_read(body, len, allowed, needed, &a->key, out, &err) != ST_OK) {
-        refuse(x, 400, err.text);
-        return false;
-    }
-    if (!a->process->is_open) {
-        kv_request_free(out);
-        refuse(x, 409,
-               "no worker of this host has registered yet, so that the format of its blocks is not known and "
-               "nothing of them, on disk either, has been looked at");
-        return false;
-    }
-    return true;
+    if (is_open(a, x))
+        return true;
+    kv_request_free(out);
+    return false;
 }
 
 /* ---- status ------------------------------------------------------------------------ */
@@ -117,7 +79,7 @@ static void page_status(void *arg, struct http_exchange *x)
     struct kvbm_process *p = a->process;
     struct text_buffer body;
     struct json_writer w;
-    begin(&body, &w);
+    kv_page_begin(&body, &w);
     json_field_string(&w, "id", daemon_id(p->daemon));
     json_field_bool(&w, "open", p->is_open);
     if (p->is_open) {
@@ -131,7 +93,7 @@ static void page_status(void *arg, struct http_exchange *x)
         json_field_bool(&w, "wiping", s.wiping);
     }
     json_write_end(&w);
-    answer(x, 200, &body);
+    kv_page_answer(x, 200, &body);
 }
 
 /* ---- chains ------------------------------------------------------------------------- */
@@ -143,15 +105,15 @@ static bool make_chain(struct admin *a, struct http_exchange *x, const struct kv
     const struct served_model *model = members_model(p, r->model);
     uint32_t n = r->n_tokens / p->layout.block_tokens;
     if (!model) {
-        refuse(x, 404,
-               r->model[0] ? "no worker has registered with this model"
-                           : "\"model\" is missing: there is not exactly one");
+        kv_page_refuse(x, 404,
+                       r->model[0] ? "no worker has registered with this model"
+                                   : "\"model\" is missing: there is not exactly one");
         return false;
     }
     struct block_hash *hashes = n ? malloc(n * sizeof *hashes) : NULL;
     if (!hashes || n > (uint32_t)p->config->max_chain) {
         free(hashes);
-        refuse(x, 400, n ? "too many tokens" : "there is no full block: too few tokens");
+        kv_page_refuse(x, 400, n ? "too many tokens" : "there is no full block: too few tokens");
         return false;
     }
     const struct block_seed_parts parts = { model->weights, model->tokenizer, r->adapter, r->salt };
@@ -188,7 +150,7 @@ static void find(struct admin *a, struct http_exchange *x, const struct kv_reque
     struct json_writer w;
     char hash[BLOCK_HASH_TEXT_BYTES];
     struct store_found found = store_find(a->process->store, chain);
-    begin(&body, &w);
+    kv_page_begin(&body, &w);
     json_field_uint(&w, "tokens", r->n_tokens);
     json_field_uint(&w, "block_tokens", a->process->layout.block_tokens);
     json_field_uint(&w, "blocks", chain->n_blocks);
@@ -196,7 +158,7 @@ static void find(struct admin *a, struct http_exchange *x, const struct kv_reque
     json_field_uint(&w, "disk", found.disk);
     json_field_string(&w, "last_hash", block_hash_text(chain->hashes[chain->n_blocks - 1], hash));
     json_write_end(&w);
-    answer(x, 200, &body);
+    kv_page_answer(x, 200, &body);
 }
 
 static void pin(struct admin *a, struct http_exchange *x, const struct kv_request *r, const struct store_chain *chain)
@@ -207,16 +169,16 @@ static void pin(struct admin *a, struct http_exchange *x, const struct kv_reques
     uint64_t us = r->seconds ? r->seconds * 1000000 : a->process->config->pin_time;
     status st = store_pin(a->process->store, chain, clock_now_us() + us, &n);
     if (st != ST_OK) {
-        refuse(x, st == ST_NOT_FOUND ? 404 : 409,
-               st == ST_NOT_FOUND ? "no block of this is in memory" : "as many blocks are pinned as may be");
+        kv_page_refuse(x, st == ST_NOT_FOUND ? 404 : 409,
+                       st == ST_NOT_FOUND ? "no block of this is in memory" : "as many blocks are pinned as may be");
         return;
     }
     log_info("blocks pinned", "blocks=%u seconds=%" PRIu64 " by=%s", n, us / 1000000, http_peer(x));
-    begin(&body, &w);
+    kv_page_begin(&body, &w);
     json_field_uint(&w, "blocks", chain->n_blocks);
     json_field_uint(&w, "pinned", n);
     json_write_end(&w);
-    answer(x, 200, &body);
+    kv_page_answer(x, 200, &body);
 }
 
 static void unpin(struct admin *a, struct http_exchange *x, const struct kv_request *r, const struct store_chain *chain)
@@ -225,14 +187,14 @@ static void unpin(struct admin *a, struct http_exchange *x, const struct kv_requ
     struct json_writer w;
     (void)r;
     if (!store_unpin(a->process->store, chain)) {
-        refuse(x, 404, "these blocks are not pinned");
+        kv_page_refuse(x, 404, "these blocks are not pinned");
         return;
     }
     log_info("blocks unpinned", "by=%s", http_peer(x));
-    begin(&body, &w);
+    kv_page_begin(&body, &w);
     json_field_bool(&w, "unpinned", true);
     json_write_end(&w);
-    answer(x, 200, &body);
+    kv_page_answer(x, 200, &body);
 }
 
 static void page_find(void *arg, struct http_exchange *x)
@@ -271,7 +233,7 @@ static void on_wiped(void *ctx, status st, const struct store_wiped *wiped)
         return;
     a->wiping = NULL;
     http_on_gone(x, NULL, NULL);
-    begin(&body, &w);
+    kv_page_begin(&body, &w);
     json_field_bool(&w, "wiped", st == ST_OK);
     json_field_string(&w, "outcome", status_text(st));
     json_field_uint(&w, "blocks", wiped->blocks);
@@ -282,20 +244,19 @@ static void on_wiped(void *ctx, status st, const struct store_wiped *wiped)
     json_field_uint(&w, "disk_bytes", wiped->disk_bytes);
     json_field_string(&w, "disk", status_text(wiped->disk));
     json_write_end(&w);
-    answer(x, st == ST_OK ? 200 : 500, &body);
+    kv_page_answer(x, st == ST_OK ? 200 : 500, &body);
 }
 
-static void wipe(struct admin *a, struct http_exchange *x, const struct kv_request *r)
+static void wipe(struct admin *a, struct http_exchange *x, bool all, struct block_hash salt)
 {
     struct kvbm_process *p = a->process;
-    bool all = r->given & BIT(ALL);
-    uint64_t salt = store_salt_id(r->salt);
+    uint64_t id = store_salt_id(salt);
     const struct store_wipe_call call = {
-        .salt = all ? NULL : &salt, .deadline_us = clock_now_us() + p->config->wipe_timeout, .done = on_wiped, .ctx = a
+        .salt = all ? NULL : &id, .deadline_us = clock_now_us() + p->config->wipe_timeout, .done = on_wiped, .ctx = a
     };
     status st = store_wipe(p->store, &call);
     if (st != ST_OK) {
-        refuse(x, 409, st == ST_AGAIN ? "another wipe is going on" : status_text(st));
+        kv_page_refuse(x, 409, st == ST_AGAIN ? "another wipe is going on" : status_text(st));
         return;
     }
     log_info("wiping", "what=%s by=%s", all ? "everything" : "a salt", http_peer(x));
@@ -306,13 +267,13 @@ static void wipe(struct admin *a, struct http_exchange *x, const struct kv_reque
 
 static void page_wipe(void *arg, struct http_exchange *x)
 {
+    struct admin *a = arg;
     struct kv_request r;
-    if (!read_request(arg, x, BIT(SALT) | BIT(ALL), 0, &r))
+    bool all;
+    if (!kv_page_read_wipe(x, &a->key, &all, &r))
         return;
-    if (r.given == BIT(SALT) || r.given == BIT(ALL))
-        wipe(arg, x, &r);
-    else
-        refuse(x, 400, "it takes \"salt\" or \"all\", one of the two");
+    if (is_open(a, x))
+        wipe(a, x, all, r.salt);
     kv_request_free(&r);
 }
 

@@ -2,7 +2,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kvbm/daemon/kv_request.h"
+#include "kvbm/kv_request.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

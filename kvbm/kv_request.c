@@ -1,4 +1,4 @@
-#include "kvbm/daemon/kv_request.h"
+#include "kvbm/kv_request.h"
 
 #include <inttypes.h>
 #include <jansson.h>

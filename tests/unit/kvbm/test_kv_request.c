@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kvbm/daemon/kv_request.h"
+#include "kvbm/kv_request.h"
 
 #define ALL_BITS ((1u << KV_REQUEST_MEMBER_COUNT) - 1)
 #define BIT(m)   (1u << KV_REQUEST_##m)

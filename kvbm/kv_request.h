@@ -1,9 +1,9 @@
-/* kv_request.h - what `baton kv` asks of a manager, as JSON. Pure.
+/* kv_request.h - what `baton kv` asks of managers and workers, as JSON. Pure.
  *   {"tokens": [1, 2...], "model": "m", "adapter": "NAME@FINGERPRINT", "salt": "S", "seconds": 60, "all": true}
  * tokens name a chain of blocks, with the model, adapter and salt that it was computed with; what is left out is the
  * only model, no adapter, no salt. Which members an operation takes is its caller's to say. */
-#ifndef BATON_KVBM_DAEMON_KV_REQUEST_H
-#define BATON_KVBM_DAEMON_KV_REQUEST_H
+#ifndef BATON_KVBM_KV_REQUEST_H
+#define BATON_KVBM_KV_REQUEST_H
 
 #include "kvbm/block_hash.h"
 #include "kvbm/salt_key.h"
