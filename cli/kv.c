@@ -91,7 +91,8 @@ static void print_wiped(const struct kv_target *target, const json_t *answer)
            json_number(answer, "blocks"), json_number(answer, "host_bytes"), json_number(answer, "disk_bytes"));
 }
 
-/* All are asked, also after one that failed: what can be wiped is. */
+/* All are asked, also after one that failed: what can be wiped is. Workers first, so that none offers a manager what
+ * that has wiped already. */
 static int wipe(const struct command *self, const struct kv_targets *targets, const char *body, bool as_json)
 {
     struct error err;

@@ -29,12 +29,12 @@ static status add_given(const struct option_list *given, struct kv_targets *t, s
     return st;
 }
 
-static status add_member(const json_t *member, bool with_workers, struct kv_targets *t, struct error *err)
+static status add_member(const json_t *member, bool workers, struct kv_targets *t, struct error *err)
 {
     char url[64];
     enum role role = role_parse(json_text(member, "role"));
     long long port = json_number(json_object_get(member, "ports"), "admin");
-    if (role != ROLE_KVBM && !(with_workers && role_is_worker(role)))
+    if (workers ? !role_is_worker(role) : role != ROLE_KVBM)
         return ST_OK;
     if (!port) /* it is being started: nothing can be asked, and nobody should think that it was */
         return error_set(err, ST_AGAIN, "%s is %s; try again", json_text(member, "id"), json_text(member, "state"));
@@ -42,22 +42,33 @@ static status add_member(const json_t *member, bool with_workers, struct kv_targ
     return add(t, json_text(member, "id"), url, err);
 }
 
+static status add_members(const json_t *state, bool workers, struct kv_targets *t, struct error *err)
+{
+    const json_t *member;
+    size_t i;
+    status st = ST_OK;
+    json_array_foreach(json_object_get(state, "workers"), i, member)
+    {
+        if (st == ST_OK)
+            st = add_member(member, workers, t, err);
+    }
+    return st;
+}
+
 static status add_local(const struct place *place, bool with_workers, struct kv_targets *t, struct error *err)
 {
     struct state_dir dir;
-    json_t *state, *member;
-    size_t i;
+    json_t *state;
     status st = place_find(place, &dir, err);
     if (st == ST_OK)
         st = place_status(&dir, &state, err);
     if (st != ST_OK)
         return st;
     snprintf(t->router, sizeof t->router, "%.63s", json_text(state, "url"));
-    json_array_foreach(json_object_get(state, "workers"), i, member)
-    {
-        if (st == ST_OK)
-            st = add_member(member, with_workers, t, err);
-    }
+    if (with_workers)
+        st = add_members(state, true, t, err);
+    if (st == ST_OK)
+        st = add_members(state, false, t, err);
     json_decref(state);
     return st;
 }

@@ -31,8 +31,8 @@ struct kv_place {
     { "admin", 0, OPTION_LIST, &(kv)->admin, "URL", "Ask this admin port (http://HOST:PORT) instead of a local cluster's; may be repeated", 0, 0 }
 /* clang-format on */
 
-/* What --admin names; else the KV block managers of the local cluster, and with_workers its workers, too. ST_NOT_FOUND
- * when there is none. */
+/* What --admin names; else the KV block managers of the local cluster, and with_workers its workers before them.
+ * ST_NOT_FOUND when there is none. */
 MUST_CHECK status kv_targets_find(const struct kv_place *place, bool with_workers, struct kv_targets *out,
                                   struct error *err);
 

@@ -144,6 +144,12 @@ static void evict_one(struct block_pool *pool)
     become_free(pool, id);
 }
 
+/* Before the first byte is rewritten, so that a borrower whose loan has ended can tell. */
+static void raise_generation(struct block_pool *pool, block_id id)
+{
+    atomic_fetch_add_explicit(&pool->generations[id], 1, memory_order_release);
+}
+
 status block_pool_take(struct block_pool *pool, uint32_t n, enum block_state state, block_id out[])
 {
     ASSERT(state == BLOCK_RESERVED || state == BLOCK_FILLING);
@@ -153,8 +159,7 @@ status block_pool_take(struct block_pool *pool, uint32_t n, enum block_state sta
         evict_one(pool);
     for (uint32_t i = 0; i < n; i++) {
         block_id id = free_list_get(pool);
-        /* Raised before the first byte is rewritten, so that a borrower whose loan has ended can tell. */
-        atomic_fetch_add_explicit(&pool->generations[id], 1, memory_order_release);
+        raise_generation(pool, id);
         pool->blocks[id].valid = 0;
         pool->blocks[id].owners[BLOCK_OF_SEQUENCE] = 1;
         block_enter(pool, id, state);
@@ -204,6 +209,14 @@ uint64_t block_pool_generation(const struct block_pool *pool, block_id block)
 {
     ASSERT(block < pool->options.n_blocks);
     return atomic_load_explicit(&pool->generations[block], memory_order_acquire);
+}
+
+void block_pool_renew(struct block_pool *pool, block_id id)
+{
+    ASSERT(block_at(pool, id)->state == BLOCK_FREE);
+    raise_generation(pool, id);
+    /* Nothing of the new bytes is seen before it. */
+    atomic_thread_fence(memory_order_seq_cst);
 }
 
 void block_pool_filled(struct block_pool *pool, block_id id, uint32_t valid)

@@ -71,6 +71,9 @@ enum block_state block_pool_state(const struct block_pool *pool, block_id block)
 uint32_t block_pool_owners(const struct block_pool *pool, block_id block, enum block_owner owner);
 uint64_t block_pool_generation(const struct block_pool *pool, block_id block);
 
+/* The owner of the pool writes into a free block: a new generation tells borrowers whose loan has ended. */
+void block_pool_renew(struct block_pool *pool, block_id block);
+
 /* Slots [0, valid) now hold data: RESERVED turns to FILLING, a full block to COMPLETE. valid never shrinks. */
 void block_pool_filled(struct block_pool *pool, block_id block, uint32_t valid);
 uint32_t block_pool_valid(const struct block_pool *pool, block_id block);

@@ -222,6 +222,14 @@ struct registry_block block_registry_at(const struct block_registry *index, bloc
     return (struct registry_block){ record->seed, record->hash, tokens_of(index, block), record->parent };
 }
 
+void block_registry_erase_unused(struct block_registry *index)
+{
+    const struct block_pool *pool = index->options.pool;
+    for (block_id block = 0; block < block_pool_size(pool); block++)
+        if (block_pool_state(pool, block) != BLOCK_REGISTERED)
+            memset(tokens_of(index, block), 0, index->options.block_tokens * sizeof *index->tokens);
+}
+
 void block_registry_on_evicting(struct block_registry *index, void (*evicting)(void *ctx, block_id block), void *ctx)
 {
     index->evicting = evicting;

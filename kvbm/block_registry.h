@@ -59,6 +59,8 @@ enum registry_outcome block_registry_register(struct block_registry *index, cons
 
 /* Of a registered block, also while it is EVICTING. Its tokens are borrowed until then. */
 struct registry_block block_registry_at(const struct block_registry *index, block_id block);
+/* Zeroes the token ids of all blocks that are not registered. */
+void block_registry_erase_unused(struct block_registry *index);
 /* Told of each block that is EVICTING. */
 void block_registry_on_evicting(struct block_registry *index, void (*evicting)(void *ctx, block_id block), void *ctx);
 

@@ -232,6 +232,7 @@ SCRIPTS = [
     ("flow/soak_kvbm", ["tests/flow/soak.py", "--kvbm", "--long"], 900, {"long"}),
     ("flow/two_hosts", ["tests/flow/two_hosts.py"], 120, set()),
     ("flow/kvbm", ["tests/flow/kvbm.py"], 120, {"asan"}),
+    ("flow/kv_wipe", ["tests/flow/kv_wipe.py"], 120, {"asan"}),
     ("flow/kvbm_hosts", ["tests/flow/kvbm_hosts.py"], 120, set()),
     ("flow/weights", ["tests/flow/weights.py"], 240, set()),
     ("flow/weights_smollm2", ["tests/flow/weights.py", "--smollm2"], 400, {"smollm2", "long"}),

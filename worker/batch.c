@@ -90,8 +90,7 @@ static uint32_t make_room(struct worker *worker, struct sequence *seq, uint32_t 
     for (;;) {
         if (!seq->is_running)
             return 0;
-        if (sequence_reserve(seq, worker->pool, worker->options.layout.block_tokens, seq->computed + rows,
-                             BLOCK_FILLING) == ST_OK)
+        if (prefix_cache_grow(worker->cache, seq, seq->computed + rows) == ST_OK)
             return rows;
         if (rows > known)
             rows = known;

@@ -11,6 +11,7 @@
 #include "worker/router_marks.h"
 #include "worker/sequence.h"
 #include "worker/sharing.h"
+#include "worker/wiping.h"
 #include "worker/worker.h"
 
 TAILQ_HEAD(sequence_list, sequence);
@@ -41,6 +42,7 @@ struct worker {
     struct block_pool *pool;
     struct prefix_cache *cache;
     struct sharing *sharing; /* NULL: nothing is kept */
+    struct wiping *wiping;   /* NULL: without memory */
     struct pull_counters pulls;
     struct worker_counters counters;
     bool draining;

@@ -14,6 +14,7 @@
 #include "worker/kv_memory.h"
 #include "worker/process.h"
 #include "worker/weights_client.h"
+#include "worker/wiping.h"
 
 static const struct config_field config_rows[] = {
 #define FIELD(...) CONFIG_ROW(struct worker_config, __VA_ARGS__)
@@ -186,9 +187,29 @@ static void on_layers(void *ctx, uint32_t layers)
     worker_layers_done(((struct worker_process *)ctx)->worker, layers);
 }
 
+/* A piece of a wipe, while the engine's thread rests. */
+static void erase_drafts(struct worker_process *p)
+{
+    if (p->erased == ST_AGAIN)
+        p->erased = drafter_erase(p->drafter, WIPING_TURN_BYTES);
+}
+
+/* Where one step follows the other their ends bring it on. */
+static status on_erase(void *ctx, bool begins)
+{
+    struct worker_process *p = ctx;
+    if (begins)
+        p->erased = ST_AGAIN;
+    if (!p->step_runs)
+        erase_drafts(p);
+    return p->erased;
+}
+
 static void on_step_done(void *ctx)
 {
     struct worker_process *p = ctx;
+    p->step_runs = false;
+    erase_drafts(p);
     metric_observe_us(p->step_seconds, clock_now_us() - p->step_started_us);
     worker_step_done(p->worker);
 }
@@ -333,6 +354,9 @@ static void io_run(void *ctx, struct step *step, struct drafts *drafts)
 {
     struct worker_process *p = ctx;
     p->drafts = drafts;
+    p->step_runs = true;
+    for (uint32_t i = 0; p->erased == ST_AGAIN && drafts && i < drafts->n; i++)
+        drafts->asks[i].wanted = 0;
     p->step_started_us = clock_now_us();
     engine_thread_run(p->thread, step);
 }
@@ -384,6 +408,9 @@ static status protocol_start(struct daemon *d, struct error *err)
         .layout = p->layout,
         .n_blocks = p->n_blocks,
         .generations = transfer_generations(p->transfer),
+        .blocks = transfer_blocks(p->transfer),
+        .erase_beside = p->drafter ? on_erase : NULL,
+        .erase_ctx = p,
         .eviction = c->prefix_cache ? eviction_policies[c->eviction] : NULL,
         .weights = model_fingerprint(p->model),
         .tokenizer = model_text_fingerprint(p->model),
@@ -472,6 +499,7 @@ int worker_daemon_run(int argc, char **argv, enum worker_role role)
                                                 &part_engine,    /* the engine and its thread               */
                                                 &part_protocol,  /* requests, steps, blocks: worker.h       */
                                                 &part_peers,     /* links to routers and other workers      */
+                                                &part_kv_wipe,   /* POST /kv/wipe                           */
                                                 &part_kv_events, /* which blocks are here, for routers      */
                                                 &part_members,   /* etcd: who we are and who is there       */
                                                 &part_report,    /* load figures for routers, metrics       */

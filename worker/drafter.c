@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/log.h"
+#include "common/zero_memory.h"
 #include "engine/tokenizer.h"
 
 /* What is kept of one sequence. */
@@ -31,6 +33,8 @@ struct drafter {
     uint32_t block_tokens, max_len, max_seqs, max_rows;
     uint32_t *free_blocks;
     uint32_t n_free;
+    uint32_t n_touched; /* blocks [0, n_touched) are or were somebody's */
+    size_t block_bytes;
     struct kept *kept; /* [max_seqs] */
     uint32_t *blocks;  /* of all kept */
     struct pending *pending;
@@ -87,6 +91,7 @@ status drafter_create(const struct drafter_options *options, const struct model 
     if (!d)
         return error_set(err, ST_NO_MEMORY, "no memory for the draft model");
     d->block_tokens = options->kv.block_tokens;
+    d->block_bytes = kv_block_bytes(&options->kv);
     d->max_len = least(options->max_len, model_config(options->model)->max_positions);
     d->max_seqs = options->max_seqs;
     d->max_rows = DRAFTER_CATCH_UP + d->max_seqs;
@@ -185,6 +190,14 @@ static struct kept *find_or_begin(struct drafter *d, const struct draft_ask *ask
     return kept;
 }
 
+static void give_block(struct drafter *d, struct kept *kept)
+{
+    uint32_t block = d->free_blocks[--d->n_free];
+    kept->blocks[kept->n_blocks++] = block;
+    if (block >= d->n_touched)
+        d->n_touched = block + 1;
+}
+
 static bool reserve(struct drafter *d, struct kept *kept, uint32_t n)
 {
     uint32_t need = (n + d->block_tokens - 1) / d->block_tokens;
@@ -195,11 +208,25 @@ static bool reserve(struct drafter *d, struct kept *kept, uint32_t n)
             old->turn = d->turn; /* so that the next one is found next time */
         }
         if (d->n_free > 0)
-            kept->blocks[kept->n_blocks++] = d->free_blocks[--d->n_free];
+            give_block(d, kept);
         else if (!old)
             return false;
     }
     return true;
+}
+
+status drafter_erase(struct drafter *d, size_t bytes)
+{
+    for (uint32_t i = 0; i < d->max_seqs; i++)
+        forget(d, &d->kept[i]);
+    for (size_t done = 0; d->n_touched && (done == 0 || done + d->block_bytes <= bytes); done += d->block_bytes) {
+        if (!zero_memory(d->pool + (d->n_touched - 1) * d->block_bytes, d->block_bytes)) {
+            log_error("a KV block of the draft model does not take zeros", "block=%u", d->n_touched - 1);
+            return ST_CORRUPT;
+        }
+        d->n_touched--;
+    }
+    return d->n_touched ? ST_AGAIN : ST_OK;
 }
 
 /* ---- a run --------------------------------------------------------------------------- */

@@ -49,4 +49,9 @@ struct drafts {
 #define DRAFTER_CATCH_UP 128u
 void drafter_run(struct drafter *drafter, struct step *step, struct drafts *drafts);
 
+/* Forgets every sequence, and zeroes and reads back what their blocks held: at most `bytes`, or one block.
+ * ST_AGAIN: there is more, and until it is gone no run may guess (wanted 0); ST_CORRUPT: a block does not take zeros.
+ * From any thread, while no run is on. */
+MUST_CHECK status drafter_erase(struct drafter *drafter, size_t bytes);
+
 #endif

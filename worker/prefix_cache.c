@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/wiping.h"
+
 /* What a block's chain was computed with, as far as its hash does not tell. */
 struct origin {
     const char *adapter_id; /* borrowed of the worker's adapters */
@@ -14,7 +16,12 @@ struct prefix_cache {
     struct block_registry *registry; /* NULL: nothing is kept */
     struct origin *origins;          /* [n_blocks], of those registered */
     struct prefix_cache_watch watch;
-    uint64_t hits, misses, hit_tokens;
+    uint64_t hits, misses, hit_tokens, forgotten;
+};
+
+struct wiped_salt {
+    const struct prefix_cache *cache;
+    const struct block_hash *salt; /* NULL: all */
 };
 
 static bool has_salt(struct block_hash salt)
@@ -121,11 +128,29 @@ uint32_t prefix_cache_forget(struct prefix_cache *cache, bool (*matches)(void *c
     for (uint32_t i = n; goes && i > 0; i--)
         if (goes[blocks[i - 1]])
             block_pool_unregister(cache->options.pool, blocks[i - 1]);
-    if (!goes)
+    if (goes)
+        cache->forgotten += n_forgotten;
+    else
         n_forgotten = UINT32_MAX;
     free(goes);
     free(blocks);
     return n_forgotten;
+}
+
+static bool is_of_salt(void *ctx, block_id block)
+{
+    const struct prefix_cache *cache = ((const struct wiped_salt *)ctx)->cache;
+    const struct block_hash *salt = ((const struct wiped_salt *)ctx)->salt;
+    return !salt || block_hash_equal(cache->origins[block].salt, *salt);
+}
+
+uint32_t prefix_cache_wipe(struct prefix_cache *cache, const struct block_hash *salt)
+{
+    struct wiped_salt what = { cache, salt };
+    uint32_t n = prefix_cache_forget(cache, is_of_salt, &what);
+    if (cache->registry)
+        block_registry_erase_unused(cache->registry);
+    return n;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
@@ -249,7 +274,16 @@ static status take_rest(struct prefix_cache *cache, struct sequence *seq, uint32
     uint64_t rest = need > seq->n_blocks ? need - seq->n_blocks : 0;
     if (block_pool_free(cache->options.pool) < rest + spare)
         return ST_AGAIN;
-    return sequence_reserve(seq, cache->options.pool, bt, n, state);
+    const uint32_t first = seq->n_blocks;
+    status st = sequence_reserve(seq, cache->options.pool, bt, n, state);
+    if (st == ST_OK && cache->options.wiping)
+        wiping_taken(cache->options.wiping, seq->blocks + first, seq->n_blocks - first, seq->salt);
+    return st;
+}
+
+status prefix_cache_grow(struct prefix_cache *cache, struct sequence *seq, uint32_t n)
+{
+    return take_rest(cache, seq, n, 0, BLOCK_FILLING);
 }
 
 static void count_found(struct prefix_cache *cache, const struct sequence *seq, uint32_t asked)
@@ -320,6 +354,12 @@ static void register_next(struct prefix_cache *cache, struct sequence *seq)
         cache->watch.registered(cache->watch.ctx, seq, seq->blocks[i]);
 }
 
+/* A wipe waits for its end: it was begun before. */
+static bool is_awaited(const struct prefix_cache *cache, block_id block)
+{
+    return cache->options.wiping && wiping_awaits(cache->options.wiping, block);
+}
+
 void prefix_cache_filled(struct prefix_cache *cache, struct sequence *seq, uint32_t first, uint32_t n)
 {
     sequence_filled(seq, cache->options.pool, cache->options.block_tokens, first, n);
@@ -327,7 +367,10 @@ void prefix_cache_filled(struct prefix_cache *cache, struct sequence *seq, uint3
         return;
     uint32_t full = hash_upto(seq, first + n);
     while (seq->chain.n_registered < full && !seq->chain.ends)
-        register_next(cache, seq);
+        if (is_awaited(cache, seq->blocks[seq->chain.n_registered]))
+            seq->chain.ends = true;
+        else
+            register_next(cache, seq);
 }
 
 /* ---- counters
@@ -343,6 +386,7 @@ struct prefix_cache_counters prefix_cache_counters(const struct prefix_cache *ca
     out.shared = blocks->shared;
     out.refused = blocks->refused;
     out.mismatch = blocks->mismatches;
-    out.evicted = blocks->evicted;
+    out.evicted = blocks->evicted - cache->forgotten;
+    out.forgotten = cache->forgotten;
     return out;
 }

@@ -11,6 +11,7 @@
 #include "worker/sequence.h"
 
 struct prefix_cache;
+struct wiping;
 
 struct prefix_cache_options {
     struct block_pool *pool; /* borrowed; destroyed afterwards, without a call between */
@@ -18,6 +19,7 @@ struct prefix_cache_options {
     bool enabled;            /* the pool has a policy; false: nothing is kept, nothing is found */
     uint64_t weights, tokenizer;
     const struct worker_io *io; /* borrowed: blocks_stored, blocks_removed */
+    struct wiping *wiping;      /* borrowed: hears whose blocks are taken; NULL: nothing is ever wiped */
 };
 
 MUST_CHECK status prefix_cache_create(const struct prefix_cache_options *options, struct prefix_cache **out);
@@ -35,6 +37,9 @@ uint32_t prefix_cache_peek(struct prefix_cache *cache, struct sequence *seq);
  */
 MUST_CHECK status prefix_cache_take(struct prefix_cache *cache, struct sequence *seq, uint32_t n, uint32_t spare,
                                     enum block_state state, uint32_t *held);
+
+/* Takes blocks for a running sequence until n tokens fit: all or none. */
+MUST_CHECK status prefix_cache_grow(struct prefix_cache *cache, struct sequence *seq, uint32_t n);
 
 /* KV of [first, first + n) was written behind what was there: blocks that are full now can be found. A block whose
  * content another sequence registered first is replaced by that one in seq->blocks; no take that is under way may
@@ -59,6 +64,8 @@ struct block_seed_parts prefix_cache_parts_of(const struct prefix_cache *cache, 
 /* No longer finds the registered blocks that match, nor those behind them: free at once, or when their last owner goes.
  * Returns how many these are; UINT32_MAX: there was no memory to look. */
 uint32_t prefix_cache_forget(struct prefix_cache *cache, bool (*matches)(void *ctx, block_id block), void *ctx);
+/* The same of all blocks of a salt (NULL: all blocks); their token ids, and of what is in no use, are zeroed. */
+uint32_t prefix_cache_wipe(struct prefix_cache *cache, const struct block_hash *salt);
 
 /* Label of the metric, and what is counted. */
 #define PREFIX_CACHE_COUNTERS(X)                                                                                       \
@@ -68,7 +75,8 @@ uint32_t prefix_cache_forget(struct prefix_cache *cache, bool (*matches)(void *c
     X(shared, "blocks computed twice and kept once")                                                                   \
     X(refused, "blocks that could not be registered, as another one has their hash")                                   \
     X(mismatch, "blocks whose hash was right and content was not")                                                     \
-    X(evicted, "blocks that made room for others")
+    X(evicted, "blocks that made room for others")                                                                     \
+    X(forgotten, "blocks that were damaged or wiped, and those behind them")
 
 struct prefix_cache_counters {
     uint64_t hit_tokens;

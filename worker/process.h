@@ -51,6 +51,8 @@ struct worker_process {
     struct model *draft_model; /* NULL: no model guesses */
     struct drafter *drafter;
     struct drafts *drafts; /* of the running step; the engine thread's until it ends */
+    bool step_runs;
+    status erased; /* the drafter's KV by a wipe; ST_AGAIN: it is under way, and nothing is guessed */
     struct worker_io io;
     struct worker *worker;
     struct links *links;
@@ -73,6 +75,7 @@ extern const struct part part_pool;      /* KV blocks, in memory others can map 
 extern const struct part part_engine;    /* the engine and its thread          */
 extern const struct part part_protocol;  /* requests: worker.h                 */
 extern const struct part part_peers;     /* links to routers and other workers */
+extern const struct part part_kv_wipe;   /* POST /kv/wipe                      */
 extern const struct part part_kv_events; /* which blocks are here, for routers */
 extern const struct part part_members;   /* etcd: who we are, who is there     */
 extern const struct part part_report;    /* load figures and metrics           */

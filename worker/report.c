@@ -4,6 +4,7 @@
 #include "worker/process.h"
 #include "worker/pulling.h"
 #include "worker/sharing.h"
+#include "worker/wiping.h"
 
 static void publish_load(void *arg)
 {
@@ -65,6 +66,14 @@ static void report_prefix_cache(struct worker_process *p)
     PREFIX_CACHE_COUNTERS(X)
 #undef X
     set(p, WORKER_PREFIX_HIT_TOKENS, "device", (double)c.hit_tokens);
+}
+
+static void report_wipes(struct worker_process *p)
+{
+    const struct wiping_counters *c = wiping_counters(worker_wiping(p->worker));
+#define X(name, help) set(p, WORKER_WIPES, #name, (double)c->name);
+    WIPING_COUNTERS(X)
+#undef X
 }
 
 static void report_pulls(struct worker_process *p)
@@ -144,6 +153,7 @@ static void report(void *arg)
     set(p, WORKER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_schedule(p);
     report_prefix_cache(p);
+    report_wipes(p);
     report_pulls(p);
     report_sharing(p);
     report_transfer(p);

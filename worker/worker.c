@@ -13,9 +13,23 @@ const char *worker_role_name(enum worker_role role)
 
 static void block_entered(void *ctx, block_id block, enum block_state state)
 {
-    (void)block;
     struct worker *worker = ctx;
+    if (worker->wiping)
+        wiping_entered(worker->wiping, block, state);
     worker->io->entered(worker->io->ctx, "block", block_state_name(state));
+}
+
+static status create_wiping(struct worker *worker)
+{
+    const struct wiping_options options = {
+        .pool = worker->pool,
+        .timers = worker->timers,
+        .memory = worker->options.blocks,
+        .block_bytes = kv_block_bytes(&worker->options.layout),
+        .erase_beside = worker->options.erase_beside,
+        .ctx = worker->options.erase_ctx,
+    };
+    return options.memory ? wiping_create(&options, &worker->wiping) : ST_OK;
 }
 
 static status create_cache(struct worker *worker)
@@ -27,6 +41,7 @@ static status create_cache(struct worker *worker)
         .weights = worker->options.weights,
         .tokenizer = worker->options.tokenizer,
         .io = worker->io,
+        .wiping = worker->wiping,
     };
     return prefix_cache_create(&options, &worker->cache);
 }
@@ -87,6 +102,8 @@ status worker_create(const struct worker_options *options, struct worker **out)
     };
     status st = block_pool_create(&pool, &worker->pool);
     if (st == ST_OK)
+        st = create_wiping(worker);
+    if (st == ST_OK)
         st = create_cache(worker);
     if (st == ST_OK)
         st = create_sharing(worker);
@@ -112,6 +129,7 @@ void worker_destroy(struct worker **worker)
     batch_free(w);
     sharing_destroy(&w->sharing);
     prefix_cache_destroy(&w->cache);
+    wiping_destroy(&w->wiping);
     block_pool_destroy(&w->pool);
     free(w);
     *worker = NULL;
@@ -383,6 +401,24 @@ const struct sharing *worker_sharing(const struct worker *worker)
 struct prefix_cache *worker_prefix_cache(struct worker *worker)
 {
     return worker->cache;
+}
+
+const struct wiping *worker_wiping(const struct worker *worker)
+{
+    return worker->wiping;
+}
+
+status worker_wipe(struct worker *worker, const struct wipe_call *call, uint32_t *forgotten)
+{
+    if (!worker->wiping)
+        return ST_UNSUPPORTED;
+    if (wiping_is_active(worker->wiping))
+        return ST_AGAIN;
+    const uint32_t n = prefix_cache_wipe(worker->cache, call->salt);
+    if (n == UINT32_MAX)
+        return ST_NO_MEMORY;
+    *forgotten = n;
+    return wiping_begin(worker->wiping, call);
 }
 
 struct block_pool *worker_pool(struct worker *worker)

@@ -35,7 +35,10 @@ struct worker_options {
     const struct adapters *adapters; /* borrowed; NULL: none */
     struct kv_layout layout;
     uint32_t n_blocks;
-    _Atomic uint64_t *generations;          /* [n_blocks], lent memory */
+    _Atomic uint64_t *generations;                  /* [n_blocks], lent memory */
+    uint8_t *blocks;                                /* borrowed: the bytes of the blocks; NULL: cannot be wiped */
+    status (*erase_beside)(void *ctx, bool begins); /* of struct wiping_options */
+    void *erase_ctx;
     const struct eviction_policy *eviction; /* of the prefix cache; NULL: nothing is kept for others */
     uint64_t weights, tokenizer;            /* fingerprints, for the hashes of blocks: block_seed_parts */
     uint32_t n_vocab;
@@ -118,5 +121,11 @@ struct sharing;
 const struct sharing *worker_sharing(const struct worker *worker); /* NULL: nothing is kept for others */
 struct block_pool *worker_pool(struct worker *worker);
 struct prefix_cache *worker_prefix_cache(struct worker *worker);
+struct wipe_call;
+/* Forgets the KV of a salt, or all, at once, and zeroes it (wiping.h). *forgotten: blocks that could be found.
+ * ST_AGAIN: another wipe is going on; ST_NO_MEMORY; ST_UNSUPPORTED: the worker was not given its memory. */
+MUST_CHECK status worker_wipe(struct worker *worker, const struct wipe_call *call, uint32_t *forgotten);
+struct wiping;
+const struct wiping *worker_wiping(const struct worker *worker); /* NULL: without memory */
 
 #endif

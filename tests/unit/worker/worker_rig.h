@@ -186,6 +186,7 @@ static const struct adapters two_adapters = { .n = 2, .ids = { "red@000000000000
 
 static const struct eviction_policy *eviction; /* of the next worker */
 static enum worker_fetch fetch;                /* likewise */
+static uint8_t *pool_memory;                   /* likewise; NULL: it has none */
 static uint32_t window = WINDOW;               /* chunks_in_flight of the next worker */
 
 static inline void start_guessing(struct world *w, uint32_t guesses)
@@ -205,6 +206,7 @@ static inline void start_guessing(struct world *w, uint32_t guesses)
                                 .adapters = &two_adapters,
                                 .layout = { LAYERS, 1, 8, BLOCK_TOKENS, DTYPE_BF16 },
                                 .n_blocks = BLOCKS,
+                                .blocks = pool_memory,
                                 .eviction = eviction,
                                 .weights = 1,
                                 .tokenizer = 2,
