@@ -4,7 +4,7 @@ import http.client
 import json
 import threading
 
-from cluster import Cluster, Suite, admin_port, wait_for
+from cluster import TINY, Cluster, Suite, admin_port, wait_for
 
 BLOCK, PROMPT = 16, 160
 SETS = ["kvbm.admission=all", "worker.fetch=always"]
@@ -62,17 +62,17 @@ def a_salt_is_wiped_another_stays(c):
     c.wait_nothing_left()
 
 
-def who_is_being_answered_is(c):
-    want = ask(c, "red", "local", 3, max_tokens=600, no_cache=True)
+def who_is_being_answered_is(c, tokens):
+    want = ask(c, "red", "local", 3, max_tokens=tokens, no_cache=True)
     decode, got = c.workers("decode")[0], []
     begun = threading.Event()
-    thread = threading.Thread(target=lambda: got.append(ask(c, "red", "local", 3, max_tokens=600,
+    thread = threading.Thread(target=lambda: got.append(ask(c, "red", "local", 3, max_tokens=tokens,
                                                             on_token=lambda *_: begun.set())))
     thread.start()
     assert begun.wait(30)
     answers = wipe(c, "--salt", "red")
     thread.join()
-    assert got[0].hashes == want.hashes and len(got[0].hashes) == 600
+    assert got[0].hashes == want.hashes and len(got[0].hashes) == tokens
     assert answers[decode["id"]]["slots"] > PROMPT // BLOCK, answers
     assert cached(ask(c, "red", "local", 3)) == 0
     c.wait_nothing_left()
@@ -103,14 +103,23 @@ def what_makes_no_sense_is_refused(c):
         assert status == code and why in text, (body, status, text)
 
 
+def guesses_are_erased_too(c):
+    """Of a draft model, beside steps that follow one another."""
+    decode = c.workers("decode")[0]
+    who_is_being_answered_is(c, 80)
+    assert c.count(decode, "drafted") > 0
+
+
 def main():
     suite = Suite()
     with Cluster(sets=SETS) as c:
         wait_for("the links", lambda: all(c.metrics(w).get("baton_worker_links_up", 0) >= 2 for w in c.engines()), 30)
         suite.test("a salt is wiped, another stays", a_salt_is_wiped_another_stays, c)
-        suite.test("who is being answered is", who_is_being_answered_is, c)
+        suite.test("who is being answered is", who_is_being_answered_is, c, 600)
         suite.test("everything is wiped", everything_is_wiped, c)
         suite.test("what makes no sense is refused", what_makes_no_sense_is_refused, c)
+    with Cluster(sets=[*SETS, "decode.speculation=model", f"decode.draft_model={TINY}"]) as c:
+        suite.test("guesses are erased, too", guesses_are_erased_too, c)
     suite.finish()
 
 

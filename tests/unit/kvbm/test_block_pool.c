@@ -129,6 +129,22 @@ static void test_states_are_counted_and_told(void **state)
 }
 
 /* A block rests as long as possible before it is rewritten. */
+static void test_a_free_block_is_renewed(void **state)
+{
+    (void)state;
+    struct block_pool *pool = make();
+    block_id taken;
+    const uint64_t before = block_pool_generation(pool, 0);
+    block_pool_renew(pool, 0);
+    assert_int_equal(block_pool_generation(pool, 0), before + 1);
+    assert_int_equal(block_pool_generation(pool, 1), before);
+    assert_int_equal(block_pool_take(pool, 1, BLOCK_FILLING, &taken), ST_OK);
+    assert_int_equal(taken, 0);
+    assert_int_equal(block_pool_generation(pool, 0), before + 2);
+    block_pool_release(pool, taken, BLOCK_OF_SEQUENCE);
+    block_pool_destroy(&pool);
+}
+
 static void test_freed_blocks_are_reused_last(void **state)
 {
     (void)state;
@@ -201,11 +217,9 @@ static void test_a_registered_block_is_unregistered(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_operations),
-        cmocka_unit_test(test_states_are_counted_and_told),
-        cmocka_unit_test(test_freed_blocks_are_reused_last),
-        cmocka_unit_test(test_lease_outlives_the_sequence),
-        cmocka_unit_test(test_a_registered_block_is_unregistered),
+        cmocka_unit_test(test_random_operations),           cmocka_unit_test(test_states_are_counted_and_told),
+        cmocka_unit_test(test_a_free_block_is_renewed),     cmocka_unit_test(test_freed_blocks_are_reused_last),
+        cmocka_unit_test(test_lease_outlives_the_sequence), cmocka_unit_test(test_a_registered_block_is_unregistered),
     };
     return cmocka_run_group_tests_name("block pool", tests, NULL, NULL);
 }

@@ -174,6 +174,24 @@ static void test_drops_what_it_has_no_room_for(void **state)
     close_world(&w);
 }
 
+/* A piece at a time, and then it begins anew. */
+static void test_what_it_keeps_is_erased(void **state)
+{
+    (void)state;
+    struct world w;
+    uint32_t pieces = 1;
+    open_world(&w, 3 * LONGEST / BLOCK_TOKENS);
+    assert_int_equal(drafter_erase(w.drafter, 0), ST_OK);
+    run_rounds(&w, 20, AT_ONCE);
+    while (drafter_erase(w.drafter, 0) != ST_OK)
+        pieces++;
+    assert_in_range(pieces, AT_ONCE + 1, 3 * LONGEST / BLOCK_TOKENS);
+    assert_int_equal(drafter_erase(w.drafter, 0), ST_OK);
+    run_rounds(&w, 20, AT_ONCE);
+    assert_int_equal(drafter_erase(w.drafter, SIZE_MAX / 2), ST_OK);
+    close_world(&w);
+}
+
 static void test_cancelled(void **state)
 {
     (void)state;
@@ -226,9 +244,8 @@ static void test_other_vocabulary(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_guesses_are_the_models_own),
-        cmocka_unit_test(test_drops_what_it_has_no_room_for),
-        cmocka_unit_test(test_cancelled),
+        cmocka_unit_test(test_guesses_are_the_models_own), cmocka_unit_test(test_drops_what_it_has_no_room_for),
+        cmocka_unit_test(test_what_it_keeps_is_erased),    cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_other_vocabulary),
     };
     return cmocka_run_group_tests_name("drafter", tests, NULL, NULL);
