@@ -60,7 +60,7 @@ static uint32_t gather(struct worker *worker)
     struct sequence *seq;
     TAILQ_FOREACH(seq, &worker->running, running)
     {
-        if (seq->paused || seq->computed >= seq->n_tokens)
+        if (seq->paused || seq->computed >= seq->n_tokens || (seq->awaits && !pulling_lets_begin(seq->awaits)))
             continue;
         ASSERT(n < 2 * worker->options.max_requests);
         b->waiting[n] = seq;
@@ -77,7 +77,7 @@ static uint32_t gather(struct worker *worker)
     }
     b->draft_price = drafts_price(worker, n_decoding, attended);
     for (uint32_t i = 0; i < n; i++)
-        if (b->wants[i].rows == 1)
+        if (b->wants[i].rows == 1 && !b->waiting[i]->awaits)
             b->wants[i].drafts = drafts_propose(worker, b->waiting[i]);
     return n;
 }
@@ -118,6 +118,7 @@ static void fill_row(struct worker *worker, struct sequence *seq, uint32_t rows)
         .history = seq->tokens,
         .n_history = end,
         .cancelled = &seq->cancelled,
+        .gate = seq->awaits ? pulling_step_begins(seq->awaits) : NULL,
     };
     if (end > seq->n_tokens && b->drafts.asks)
         drafts_ask(worker, seq, i, end - seq->n_tokens);
@@ -141,6 +142,15 @@ static struct scheduler_limits limits_now(const struct worker *worker, uint32_t 
     return limits;
 }
 
+/* The rows that there is room for. A sequence that awaits its pull gets all that it wants, or none. */
+static uint32_t admit(struct worker *worker, uint32_t i)
+{
+    const struct batch *b = &worker->batch;
+    if (b->rows[i] == 0 || (b->waiting[i]->awaits && b->rows[i] < b->wants[i].rows))
+        return 0;
+    return make_room(worker, b->waiting[i], b->rows[i]);
+}
+
 void batch_start(struct worker *worker)
 {
     struct batch *b = &worker->batch;
@@ -153,8 +163,7 @@ void batch_start(struct worker *worker)
         return;
     /* Room first, for all: a preemption may take a sequence out again. */
     for (uint32_t i = 0; i < n; i++)
-        if (b->rows[i])
-            b->rows[i] = make_room(worker, b->waiting[i], b->rows[i]);
+        b->rows[i] = admit(worker, i);
     b->step = (struct step){ .seqs = b->seqs };
     b->drafts.n = 0;
     worker->step_started_us = worker->io->now(worker->io->ctx);
@@ -171,6 +180,7 @@ void batch_start(struct worker *worker)
     worker->io->run(worker->io->ctx, &b->step, b->drafts.n ? &b->drafts : NULL);
 }
 
+/* Nobody is told of rows behind a pull that may still end short. */
 void worker_layers_done(struct worker *worker, uint32_t layers)
 {
     struct batch *b = &worker->batch;
@@ -178,20 +188,25 @@ void worker_layers_done(struct worker *worker, uint32_t layers)
         return;
     for (uint32_t i = 0; i < b->step.n_seqs; i++) {
         struct sequence *seq = b->owners[i];
-        if (seq->ops->on_layers && !atomic_load(&seq->cancelled))
+        if (seq->ops->on_layers && !seq->awaits && !atomic_load(&seq->cancelled))
             seq->ops->on_layers(seq, layers);
     }
 }
 
-/* Smoothed figures that the router predicts with, and the cost model. */
+/* Smoothed figures that the router predicts with, and the cost model. Waiting at gates is none of a row's cost; a step
+ * of which rows were void says nothing. */
 static void measure(struct worker *worker)
 {
     struct batch *b = &worker->batch;
     uint64_t us = worker->io->now(worker->io->ctx) - worker->step_started_us, attended = 0;
     uint32_t rows = 0;
-    bool with_prompt = false;
+    bool with_prompt = false, with_void = false;
+    us -= b->step.gates_us < us ? b->step.gates_us : us;
     for (uint32_t i = 0; i < b->step.n_seqs; i++) {
         const struct step_seq *ran = &b->seqs[i];
+        with_void |= ran->gate_failed;
+        if (ran->gate_failed)
+            continue;
         rows += ran->n_rows;
         attended += step_attended(ran->first_pos, ran->n_rows);
         with_prompt |= ran->n_rows > 1 && ran->logits != STEP_SAMPLE_EACH;
@@ -199,7 +214,10 @@ static void measure(struct worker *worker)
     worker->counters.tokens_computed += rows;
     if (us == 0)
         return;
-    step_cost_observe(&worker->cost, rows, attended, drafts_took(worker, us));
+    us = drafts_took(worker, us);
+    if (with_void)
+        return;
+    step_cost_observe(&worker->cost, rows, attended, us);
     if (with_prompt) {
         double rate = rows * 1e6 / (double)us;
         worker->prefill_tokens_per_s += 0.1 * (rate - worker->prefill_tokens_per_s);
@@ -211,11 +229,14 @@ static void measure(struct worker *worker)
 /* Rows behind a wrong guess are as if never computed: their slots are written again by the rows that follow. */
 static void finish_rows(struct worker *worker, struct sequence *seq, const struct step_seq *ran)
 {
+    bool is_void = seq->awaits && !pulling_step_ended(seq->awaits, ran);
     seq->in_step = false;
     if (atomic_load(&seq->cancelled)) {
         seq->ops->on_stopped(seq);
         return;
     }
+    if (is_void)
+        return;
     ASSERT(ran->done);
     bool guessed = ran->logits == STEP_SAMPLE_EACH;
     uint32_t first = seq->computed;

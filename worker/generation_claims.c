@@ -79,9 +79,21 @@ static void on_came(struct pulling *pulling, uint32_t first, uint32_t n, const e
 
 static void compute(struct generation *g)
 {
-    g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
+    if (!g->seq.is_running)
+        g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
     generation_enter(g, GENERATION_COMPUTING);
     batch_add(g->worker, &g->seq);
+}
+
+static bool on_ahead(struct pulling *pulling, uint32_t upto)
+{
+    struct generation *g = generation_that_pulls(pulling);
+    (void)upto;
+    if (g->state != GENERATION_PULLING)
+        return false;
+    g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
+    batch_add(g->worker, &g->seq);
+    return true;
 }
 
 static void on_pull_ended(struct pulling *pulling)
@@ -93,7 +105,7 @@ static void on_pull_ended(struct pulling *pulling)
         generation_settle(g);
 }
 
-static const struct pulling_ops pulling_ops = { on_came, on_pull_ended };
+static const struct pulling_ops pulling_ops = { on_came, on_ahead, on_pull_ended };
 
 static bool pull(struct generation *g)
 {

@@ -272,7 +272,8 @@ static struct prefill_job *current_job(struct worker *worker, const struct worke
 
 static void compute(struct prefill_job *job)
 {
-    job->started_us = now_of(job->worker);
+    if (!job->seq.is_running)
+        job->started_us = now_of(job->worker);
     prefill_enter(job, PREFILL_COMPUTING);
     batch_add(job->worker, &job->seq);
 }
@@ -371,6 +372,17 @@ static void on_came(struct pulling *pulling, uint32_t first, uint32_t n, const e
         outgoing_found(job);
 }
 
+/* Only when what comes can be handed over at once then, before the rows behind it. */
+static bool on_ahead(struct pulling *pulling, uint32_t upto)
+{
+    struct prefill_job *job = job_that_pulls(pulling);
+    if (job->state != PREFILL_PULLING || !outgoing_has_room(job, upto))
+        return false;
+    job->started_us = now_of(job->worker);
+    batch_add(job->worker, &job->seq);
+    return true;
+}
+
 static void on_pull_ended(struct pulling *pulling)
 {
     struct prefill_job *job = job_that_pulls(pulling);
@@ -380,7 +392,7 @@ static void on_pull_ended(struct pulling *pulling)
         prefill_settle(job);
 }
 
-static const struct pulling_ops pulling_ops = { on_came, on_pull_ended };
+static const struct pulling_ops pulling_ops = { on_came, on_ahead, on_pull_ended };
 
 /* While the Grant is on its way. */
 static void pull(struct prefill_job *job)

@@ -81,6 +81,8 @@ void prefill_enter(struct prefill_job *job, enum prefill_state state);
 /* Hands over what was found and decode lacks, as far as the window lets it; rows that are computed come behind. The
  * job may fail, and be gone. */
 void outgoing_found(struct prefill_job *job);
+/* The window lets all go that would be found if the first upto tokens were. */
+bool outgoing_has_room(const struct prefill_job *job, uint32_t upto);
 /* Layers [0, layers) of rows [first, first + n) are in the blocks. */
 void outgoing_layers(struct prefill_job *job, uint32_t first, uint32_t n, uint32_t layers);
 /* All of them are. */

@@ -262,10 +262,23 @@ static void pause_or_go(struct prefill_job *job)
     job->seq.paused = job->not_taken >= job->worker->options.chunks_in_flight;
 }
 
+/* Tokens of a chunk of what was found. */
+static uint32_t found_size(const struct worker_options *o)
+{
+    uint32_t bt = o->layout.block_tokens;
+    return o->limits.chunk_tokens > bt ? o->limits.chunk_tokens : bt;
+}
+
+bool outgoing_has_room(const struct prefill_job *job, uint32_t upto)
+{
+    uint32_t size = found_size(&job->worker->options), n = upto > job->next_found ? upto - job->next_found : 0;
+    return job->not_taken + (n + size - 1) / size <= job->worker->options.chunks_in_flight;
+}
+
 void outgoing_found(struct prefill_job *job)
 {
     const struct worker_options *o = &job->worker->options;
-    uint32_t bt = o->layout.block_tokens, size = o->limits.chunk_tokens > bt ? o->limits.chunk_tokens : bt;
+    uint32_t size = found_size(o);
     while (job->next_found < job->found && job->not_taken < o->chunks_in_flight) {
         uint32_t end = job->found - job->next_found > size ? job->next_found + size : job->found;
         struct outgoing_chunk *chunk = new_chunk(job, job->next_found, end);

@@ -5,8 +5,8 @@
 
 #include "common/log.h"
 #include "worker/core.h"
+#include "worker/overlap.h"
 
-#define TOLD_BLOCKS   64u       /* of a pull, at one time */
 #define SILENT_FOR(t) (4 * (t)) /* after pull_timeout_us without an answer */
 
 /* What is assumed of a holder that was never asked: on this host, and over a network of 10 Gbit/s. */
@@ -142,35 +142,89 @@ static enum holder_kind kind_of(const struct worker *worker, const struct worker
 }
 
 /* What came with all its layers is kept; it is where others, too, will find it. */
-static void keep(struct pulling *p, uint32_t first, uint32_t n)
+static void keep(struct pulling *p, const struct pulled_run *run)
 {
     struct worker *worker = p->worker;
-    uint32_t bt = worker->options.layout.block_tokens, at = p->first + first;
-    enum kv_tier tiers[TOLD_BLOCKS];
-    for (uint32_t i = 0; i < n; i++) {
-        struct pulled_block block = borrower_pulled(p->pull, first + i);
-        sharing_know_checksum(worker->sharing, p->seq->blocks[at + i], block.checksum);
-        tiers[i] = p->kind == HOLDER_manager ? block.tier : KV_TIER_REMOTE;
+    uint32_t bt = worker->options.layout.block_tokens, at = p->first + run->first;
+    enum kv_tier tiers[SHARING_PULL_BATCH];
+    for (uint32_t i = 0; i < run->n; i++) {
+        sharing_know_checksum(worker->sharing, p->seq->blocks[at + i], run->blocks[i].checksum);
+        tiers[i] = p->kind == HOLDER_manager ? run->blocks[i].tier : KV_TIER_REMOTE;
         worker->pulls.tokens[tiers[i]] += bt;
     }
     p->seq->chain.is_from_host = p->kind != HOLDER_remote;
-    prefix_cache_filled(worker->cache, p->seq, at * bt, n * bt);
+    prefix_cache_filled(worker->cache, p->seq, at * bt, run->n * bt);
     p->seq->chain.is_from_host = false;
-    p->tokens += n * bt;
-    p->ops->came(p, at * bt, n * bt, tiers);
+    p->tokens += run->n * bt;
+    p->kept += run->n;
+    p->ops->came(p, at * bt, run->n * bt, tiers);
 }
 
-/* Layers are told of before they are verified, too: nothing is computed from those. */
+static uint32_t layers_of(const struct pulling *p)
+{
+    return p->worker->options.layout.n_layers;
+}
+
+static bool is_verified(const struct pulling *p)
+{
+    return layer_gate_is_open(&p->gate, layers_of(p) - 1);
+}
+
+static void on_announced(void *arg, uint32_t run)
+{
+    ((struct pulling *)arg)->run = run;
+}
+
+/* The rest of the prompt is to be one step's: with its last row it waits for the last layer, that is, for the
+ * checksums. */
+static bool fits_a_step(const struct pulling *p, uint32_t upto)
+{
+    const struct scheduler_limits *limits = &p->worker->options.limits;
+    uint32_t rows = p->seq->n_tokens - upto;
+    return rows <= limits->chunk_tokens && rows <= limits->budget_rows;
+}
+
+static bool go_ahead(struct pulling *p)
+{
+    uint32_t upto = (p->first + p->run) * p->worker->options.layout.block_tokens;
+    if (!fits_a_step(p, upto) || !p->ops->ahead(p, upto))
+        return false;
+    layer_gate_init(&p->gate, p->deadline_us);
+    p->seq->awaits = p;
+    p->seq->computed = upto;
+    return true;
+}
+
+/* Layers of the last batch, not verified yet. */
+static void on_last_layers(struct pulling *p, uint32_t first, uint32_t n, uint32_t layers)
+{
+    p->arrived = (first + (double)n * layers / layers_of(p)) / p->run;
+    if (!p->seq->awaits && !go_ahead(p))
+        return;
+    layer_gate_open(&p->gate, layers);
+    worker_pump(p->worker);
+}
+
 static void on_progress(void *arg, uint32_t first, uint32_t n, uint32_t layers)
 {
     struct pulling *p = arg;
-    if (layers < p->worker->options.layout.n_layers)
+    struct pulled_run run = { .first = first, .n = n };
+    ASSERT(n <= SHARING_PULL_BATCH);
+    if (atomic_load(&p->seq->cancelled))
         return;
-    for (uint32_t done = 0; done < n && !atomic_load(&p->seq->cancelled);) {
-        uint32_t part = n - done < TOLD_BLOCKS ? n - done : TOLD_BLOCKS;
-        keep(p, first + done, part);
-        done += part;
+    if (layers < layers_of(p)) {
+        if (first + n == p->run)
+            on_last_layers(p, first, n, layers);
+        return;
     }
+    for (uint32_t i = 0; i < n; i++)
+        run.blocks[i] = borrower_pulled(p->pull, first + i);
+    if (p->seq->awaits && first + n == p->run)
+        layer_gate_open(&p->gate, layers);
+    if (p->seq->in_step)
+        p->held = run;
+    else
+        keep(p, &run);
 }
 
 static enum pull_outcome outcome_of(const struct pull_result *result, uint32_t wanted)
@@ -238,6 +292,15 @@ static void count(const struct pulling *p, const struct pull_result *result, uin
     c->error_us += us > p->predicted_us ? us - p->predicted_us : p->predicted_us - us;
 }
 
+/* The pull is over, and no step computes behind it: what came is here. */
+static void conclude(struct pulling *p)
+{
+    if (p->seq->awaits)
+        p->seq->computed = (p->first + p->kept) * p->worker->options.layout.block_tokens;
+    p->seq->awaits = NULL;
+    p->ops->ended(p);
+}
+
 static void on_ended(void *arg, const struct pull_result *result)
 {
     struct pulling *p = arg;
@@ -250,7 +313,10 @@ static void on_ended(void *arg, const struct pull_result *result)
     count(p, result, us);
     p->us += us;
     p->pull = NULL;
-    p->ops->ended(p);
+    if (p->seq->awaits && !is_verified(p))
+        layer_gate_close(&p->gate);
+    if (!p->seq->in_step)
+        conclude(p);
     worker_pump(worker);
 }
 
@@ -282,8 +348,9 @@ static bool begin(struct pulling *pulling, const struct pulling_request *request
         .first = pulling->first,
         .n_blocks = choice->n,
         .blocks = request->seq->blocks + pulling->first,
-        .deadline_us = deadline_of(request, choice->predicted_us),
+        .deadline_us = pulling->deadline_us,
         .tokens_per_s = rate_of(worker, choice),
+        .announced = on_announced,
         .progress = on_progress,
         .ended = on_ended,
         .arg = pulling,
@@ -310,13 +377,51 @@ bool pulling_begin(struct pulling *pulling, const struct pulling_request *reques
     pulling->kind = kind_of(worker, choice.peer);
     pulling->tier = choice.tier;
     pulling->first = first;
-    pulling->n = choice.n;
+    pulling->n = pulling->run = choice.n;
+    pulling->kept = pulling->held.n = 0;
     pulling->begun_us = now_of(worker);
     pulling->predicted_us = (uint64_t)choice.predicted_us;
+    pulling->deadline_us = deadline_of(request, choice.predicted_us);
     return begin(pulling, request, &choice);
 }
 
 void pulling_cancel(struct pulling *pulling)
 {
     borrower_cancel(pulling->pull);
+}
+
+/* ---- a step behind it -------------------------------------------------------------------------------------------- */
+
+static double step_us_of(const struct pulling *p)
+{
+    uint32_t rows = p->seq->n_tokens - p->seq->computed;
+    return step_cost_predict(&p->worker->cost, rows, step_attended(p->seq->computed, rows));
+}
+
+bool pulling_lets_begin(const struct pulling *p)
+{
+    return !layer_gate_is_closed(&p->gate) &&
+           overlap_begins(now_of(p->worker) - p->begun_us, p->arrived, step_us_of(p));
+}
+
+struct layer_gate *pulling_step_begins(struct pulling *p)
+{
+    uint64_t due = now_of(p->worker) + overlap_patience_us(step_us_of(p));
+    p->gate.deadline_us = due < p->deadline_us ? due : p->deadline_us;
+    p->worker->counters.overlapped++;
+    return &p->gate;
+}
+
+bool pulling_step_ended(struct pulling *p, const struct step_seq *ran)
+{
+    bool is_good = ran->done && is_verified(p) && !p->pull;
+    p->worker->counters.overlaps_void += !is_good;
+    if (!is_good)
+        layer_gate_close(&p->gate);
+    if (p->held.n && !atomic_load(&p->seq->cancelled))
+        keep(p, &p->held);
+    p->held.n = 0;
+    if (!p->pull)
+        conclude(p);
+    return is_good;
 }

@@ -3,13 +3,19 @@
  * this host, or a worker or manager that its request names (Holding). Which one, and whether at all, is
  * pull_cost.h's to say, from what pulls and steps took of late. What comes is verified, registered like what is
  * computed here, and counts from the first block on; the rest is computed. A pull ends by its predicted time and
- * pull_timeout_us, whatever its holder does. Loop thread only. */
+ * pull_timeout_us, whatever its holder does.
+ * While the layers of its last batch come, the sequence may be in a step already (overlap.h says when), behind a gate
+ * that opens with them. The last layer opens when all blocks are verified: no sooner has the step a result, and none
+ * that counts where the pull ends short. Until the step is over no block of the sequence is registered.
+ * Loop thread only. */
 #ifndef BATON_WORKER_PULLING_H
 #define BATON_WORKER_PULLING_H
 
+#include "engine/engine.h"
 #include "kvbm/borrower.h"
 #include "proto/baton.pb-c.h"
 #include "worker/sequence.h"
+#include "worker/sharing.h"
 
 struct worker;
 struct worker_peer;
@@ -66,6 +72,12 @@ struct pull_counters {
     uint64_t damaged;                                             /* blocks that arrived damaged */
 };
 
+/* Blocks of a batch that are verified; first counts from the pull's first one. */
+struct pulled_run {
+    uint32_t first, n;
+    struct pulled_block blocks[SHARING_PULL_BATCH];
+};
+
 /* Of a sequence's owner: zeroed, then filled in by pulling_hold and pulling_begin. */
 struct pulling {
     struct holding holdings[MAX_HOLDINGS];
@@ -80,14 +92,21 @@ struct pulling {
     uint64_t holder, begun_us, predicted_us;
     enum holder_kind kind;
     enum kv_tier tier;
-    uint32_t first, n; /* blocks asked for */
+    uint32_t first, n;  /* blocks asked for */
+    uint32_t run, kept; /* of these: what the holder has, what is registered */
+    uint64_t deadline_us;
+    struct layer_gate gate; /* while seq->awaits is this */
+    double arrived;         /* part of the pull */
+    struct pulled_run held; /* verified while a step computes behind it */
 };
 
 /* How the owner hears of it. */
 struct pulling_ops {
     /* The KV of tokens [first, first + n) is here and can be found; by_tier[i]: where block i of them lay. */
     void (*came)(struct pulling *pulling, uint32_t first, uint32_t n, const enum kv_tier by_tier[]);
-    /* The pull is over, pulling->pull NULL. */
+    /* All that is missing of [0, upto) is on its way. True: the sequence is in the batch now. */
+    bool (*ahead)(struct pulling *pulling, uint32_t upto);
+    /* The pull is over, pulling->pull NULL, and so is a step that computed behind it. */
     void (*ended)(struct pulling *pulling);
 };
 
@@ -111,5 +130,12 @@ struct pulling_request {
 bool pulling_begin(struct pulling *pulling, const struct pulling_request *request);
 /* The owner has no use for it any more. True: ended has been called, and may have freed the owner. */
 void pulling_cancel(struct pulling *pulling);
+
+/* Of a sequence that awaits it. Whether a step may begin now: */
+bool pulling_lets_begin(const struct pulling *pulling);
+/* One begins: with this gate. */
+struct layer_gate *pulling_step_begins(struct pulling *pulling);
+/* It is over. False: its rows are void. ops->ended may have been called. */
+MUST_CHECK bool pulling_step_ended(struct pulling *pulling, const struct step_seq *ran);
 
 #endif

@@ -18,6 +18,7 @@
 #include "proto/frame.h"
 
 struct sequence;
+struct pulling;
 
 /* How the owner hears of its sequence's progress. */
 struct sequence_ops {
@@ -72,6 +73,9 @@ struct sequence {
     bool in_step;
     uint32_t step_rows;
     bool paused; /* wants no rows for now */
+    /* Its rows from `computed` on may be computed while the end of what is before them still comes (pulling.h). NULL:
+     * all is here. */
+    struct pulling *awaits;
     atomic_bool cancelled;
 };
 

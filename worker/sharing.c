@@ -14,8 +14,7 @@
 #define LOAN_BLOCKS      4096u
 #define LOAN_LIFETIME_US 10000000u
 #define MAX_PULLS        32u
-#define PULL_BATCH       16u /* blocks taken together, and */
-#define PULL_BATCHES     2u  /* such of one pull at one time */
+#define PULL_BATCHES     2u /* of one pull at one time */
 #define TAKE_BYTES       (1u << 20)
 #define OFFER_QUEUE      4096u
 #define OFFER_BATCH      64u
@@ -445,10 +444,10 @@ static status create_borrower(struct sharing *sharing)
         .geometry = sharing->options.geometry,
         .max_pulls = MAX_PULLS,
         .max_blocks = longest_chain(sharing),
-        .batch_blocks = PULL_BATCH,
+        .batch_blocks = SHARING_PULL_BATCH,
         .batches = PULL_BATCHES,
         .answer_us = sharing->options.pull_timeout_us,
-        .take_bytes = TAKE_BYTES,
+        .take_bytes = sharing->options.pull_take_bytes ? sharing->options.pull_take_bytes : TAKE_BYTES,
     };
     name_format(sharing, options.kv_format, sizeof options.kv_format);
     return borrower_create(&options, &sharing->borrower);

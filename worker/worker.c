@@ -66,6 +66,7 @@ static status create_sharing(struct worker *worker)
         .max_tokens = o->max_model_len,
         .pull_timeout_us = o->pull_timeout_us,
         .take_timeout_us = o->take_timeout_us,
+        .pull_take_bytes = o->pull_take_bytes,
         .released = on_released,
         .ctx = worker,
     };

@@ -57,6 +57,7 @@ struct worker_options {
     uint64_t take_timeout_us;  /* 3 s */
     enum worker_fetch fetch;
     uint64_t pull_timeout_us; /* 500 ms: what a pull may take beyond its prediction, and its holder to answer */
+    uint32_t pull_take_bytes; /* of layers that are fetched together; 0: 1 MiB */
     uint64_t incarnation;
 };
 
@@ -95,6 +96,8 @@ void worker_load(struct worker *worker, Baton__Load *out); /* strings and marks 
     X(tokens_generated, "tokens sampled for clients")                                                                  \
     X(tokens_computed, "rows computed by the engine")                                                                  \
     X(steps, "engine steps")                                                                                           \
+    X(overlapped, "prompts computed while the end of their pull was on its way")                                       \
+    X(overlaps_void, "such whose pull ended short or late: computed again")                                            \
     X(preemptions, "sequences whose blocks were taken back")                                                           \
     X(drafted, "tokens guessed ahead")                                                                                 \
     X(drafts_accepted, "guesses that were right")                                                                      \

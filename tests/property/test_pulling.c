@@ -172,6 +172,38 @@ static void test_a_frozen_manager_costs_its_deadline(void **state)
     vc_destroy(vc);
 }
 
+/* Layer by layer, a new worker computes the end of a prompt while the last blocks come: the same tokens, counted as
+ * ever. */
+static void test_computed_behind_a_pull(void **state)
+{
+    (void)state;
+    for (int remote = 0; remote < 2; remote++)
+        for (uint32_t n = 63; n <= 66; n++) {
+            Baton__Route route = remote ? BATON__ROUTE__ROUTE_REMOTE : BATON__ROUTE__ROUTE_LOCAL;
+            uint32_t worker = remote ? PREFILL : DECODE;
+            struct vc_options o = of_each(n);
+            o.pull_take_bytes = 1;
+            struct vc *vc = vc_create(&o);
+            (void)ask(vc, n, route, 0);
+            kill_worker(vc, DECODE);
+            kill_worker(vc, PREFILL);
+            uint32_t other = vc_submit(vc, &(struct vc_request){ .n_prompt = 20,
+                                                                 .max_tokens = 1,
+                                                                 .text = 2,
+                                                                 .n_text = 20,
+                                                                 .route = route,
+                                                                 .at_us = 5 * SECOND }); /* what a row costs */
+            vc_run(vc, MINUTE);
+            check(vc, other, 1, "other");
+            const struct vc_request *r = ask(vc, n, route, 6 * SECOND);
+            assert_int_equal(r->cached, full(n - 1));
+            assert_int_equal(r->computed, n - full(n - 1));
+            assert_int_equal(vc_worker_counters(vc, worker)->overlapped, 1);
+            assert_int_equal(vc_worker_counters(vc, worker)->overlaps_void, 0);
+            vc_destroy(vc);
+        }
+}
+
 /* ---- faults ------------------------------------------------------------------------------------------------------ */
 
 static struct vc_options many(uint64_t seed)
@@ -202,6 +234,7 @@ static void submit_many(struct vc *vc, uint32_t n, uint64_t over_us, uint64_t se
 }
 
 static struct pull_counters seen;
+static uint64_t overlapped, overlaps_void;
 
 static void count(struct vc *vc, uint32_t n_workers)
 {
@@ -211,6 +244,8 @@ static void count(struct vc *vc, uint32_t n_workers)
             for (int outcome = 0; outcome < PULL_OUTCOME_COUNT; outcome++)
                 seen.pulls[kind][outcome] += c->pulls[kind][outcome];
         seen.damaged += c ? c->damaged : 0;
+        overlapped += c ? vc_worker_counters(vc, w)->overlapped : 0;
+        overlaps_void += c ? vc_worker_counters(vc, w)->overlaps_void : 0;
     }
 }
 
@@ -224,6 +259,7 @@ static void strike(const char *name, enum fault fault, bool of_manager, uint32_t
     struct vc_options o = many(seed);
     o.slow = 0.4;
     o.n_blocks = 60;
+    o.pull_take_bytes = seed % 3 ? 1 : 0; /* layer by layer */
     o.fault_at = name;
     o.fault_nth = nth;
     o.fault = fault;
@@ -260,6 +296,7 @@ static void test_random_faults(void **state)
         o.repeat = 0.05;
         o.flip = seed % 3 ? 0 : 0.01;
         o.slow = seed % 4 ? 0.1 : 0;
+        o.pull_take_bytes = seed % 5 ? 1 : 0;
         o.n_blocks = 52 + (uint32_t)(seed % 4) * 30;
         o.manager_blocks = 20 + (uint32_t)(seed % 5) * 60;
         o.chunk_tokens = 1 + (uint32_t)(seed * 7 % 33);
@@ -279,6 +316,7 @@ static void test_random_faults(void **state)
     assert_true(seen_with(PULL_whole) > 50 && seen_with(PULL_partial) > 0 && seen_with(PULL_empty) > 0);
     assert_true(seen_with(PULL_timeout) > 0 && seen_with(PULL_lost) > 0 && seen_with(PULL_damaged) > 0);
     assert_true(seen_with(PULL_cancelled) > 0 && seen.damaged > 0);
+    assert_true(overlapped > 20 && overlaps_void > 0 && overlaps_void < overlapped);
 }
 
 /* Every bit that flips on the way is found where the block arrives, and computed instead: one flip, one block. */
@@ -311,13 +349,10 @@ int main(void)
 {
     log_init("test", LOG_OFF);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_manager_has_it),
-        cmocka_unit_test(test_prefill_takes_from_decode),
-        cmocka_unit_test(test_no_cache_shares_nothing),
-        cmocka_unit_test(test_a_frozen_manager_costs_its_deadline),
-        cmocka_unit_test(test_faults_at_each_state),
-        cmocka_unit_test(test_random_faults),
-        cmocka_unit_test(test_flipped_bits),
+        cmocka_unit_test(test_the_manager_has_it),      cmocka_unit_test(test_prefill_takes_from_decode),
+        cmocka_unit_test(test_no_cache_shares_nothing), cmocka_unit_test(test_a_frozen_manager_costs_its_deadline),
+        cmocka_unit_test(test_computed_behind_a_pull),  cmocka_unit_test(test_faults_at_each_state),
+        cmocka_unit_test(test_random_faults),           cmocka_unit_test(test_flipped_bits),
     };
     return cmocka_run_group_tests_name("pulling", tests, NULL, NULL);
 }

@@ -298,6 +298,11 @@ const struct pull_counters *vc_pulls(struct vc *vc, uint32_t worker)
     return vc->nodes[worker].alive ? worker_pull_counters(vc->nodes[worker].worker) : NULL;
 }
 
+const struct worker_counters *vc_worker_counters(struct vc *vc, uint32_t worker)
+{
+    return vc->nodes[worker].alive ? worker_counters(vc->nodes[worker].worker) : NULL;
+}
+
 const struct sharing *vc_sharing(struct vc *vc, uint32_t worker)
 {
     return worker_sharing(vc->nodes[worker].worker);

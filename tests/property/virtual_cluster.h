@@ -29,16 +29,17 @@ struct vc_options {
     uint32_t n_blocks;       /* of each worker */
     uint32_t manager_blocks; /* of the manager of the host; 0: there is none */
     uint32_t chunk_tokens;
-    uint32_t vocab;          /* the model answers with ids below; 0: VC_VOCAB */
-    uint32_t guesses;        /* that decode workers make for a sequence in one step; 0: none */
-    uint32_t texts;          /* prompts begin, for a random length, as one of so many texts; 0: each is its own */
-    bool no_cache;           /* workers keep nothing */
-    enum pick_policy policy; /* the router's */
-    uint64_t target_us;      /* of a step that decodes; 0: none */
-    double drop, repeat;     /* probability for each message */
-    double flip;             /* probability that a copied layer has one wrong bit */
-    double slow;             /* probability that a copy takes up to SLOW_TAKE_US */
-    uint32_t max_pending;    /* of a link, as in links_options; 0: without bound */
+    uint32_t vocab;           /* the model answers with ids below; 0: VC_VOCAB */
+    uint32_t guesses;         /* that decode workers make for a sequence in one step; 0: none */
+    uint32_t texts;           /* prompts begin, for a random length, as one of so many texts; 0: each is its own */
+    bool no_cache;            /* workers keep nothing */
+    enum pick_policy policy;  /* the router's */
+    uint32_t pull_take_bytes; /* as worker_options say */
+    uint64_t target_us;       /* of a step that decodes; 0: none */
+    double drop, repeat;      /* probability for each message */
+    double flip;              /* probability that a copied layer has one wrong bit */
+    double slow;              /* probability that a copy takes up to SLOW_TAKE_US */
+    uint32_t max_pending;     /* of a link, as in links_options; 0: without bound */
     /* What happens to the first worker that enters this state ("generation.RECEIVING", "block.FILLING") for the nth
      * time; "" for nothing. */
     const char *fault_at;
@@ -98,6 +99,7 @@ uint32_t vc_held(struct vc *vc, uint32_t worker);
 const struct worker_counters *vc_counters(struct vc *vc, uint32_t worker);
 /* NULL: the worker is dead. */
 const struct pull_counters *vc_pulls(struct vc *vc, uint32_t worker);
+const struct worker_counters *vc_worker_counters(struct vc *vc, uint32_t worker); /* NULL: it is dead */
 const struct sharing *vc_sharing(struct vc *vc, uint32_t worker);
 /* Copies in which a bit was wrong. */
 uint32_t vc_flips(const struct vc *vc);

@@ -1,5 +1,7 @@
 #include "virtual_internal.h"
 
+#define GATE_SLICE_US 20u
+
 /* What the slot of position p holds in one (layer, side, head): a chain over the tokens up to p. */
 static uint64_t chain(uint64_t before, uint32_t token, uint32_t layer, uint32_t segment)
 {
@@ -58,35 +60,69 @@ uint32_t vc_next_token(const struct vc *vc, const uint32_t *tokens, uint32_t n)
     return token_of(vc, sum);
 }
 
+static uint64_t rows_of(const struct step *step)
+{
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < step->n_seqs; i++)
+        rows += step->seqs[i].n_rows;
+    return rows;
+}
+
+static void push_step_event(struct node *n, enum event_kind kind, uint64_t after_us, uint32_t layer)
+{
+    event_push(n->vc,
+               (struct event){
+                   .at_us = node_time(n) + after_us, .kind = kind, .node = n->index, .life = n->life, .a = layer });
+}
+
 void virtual_run(void *ctx, struct step *step, struct drafts *drafts)
 {
     (void)drafts;
     struct node *n = ctx;
-    uint64_t rows = 0, at = node_time(n);
-    for (uint32_t i = 0; i < step->n_seqs; i++)
-        rows += step->seqs[i].n_rows;
     n->step = step;
-    for (uint32_t l = 0; l < LAYERS; l++)
-        event_push(n->vc, (struct event){ .at_us = at + (300 + 20 * rows) * (l + 1) / LAYERS,
-                                          .kind = EV_LAYER,
-                                          .node = n->index,
-                                          .life = n->life,
-                                          .a = l });
-    event_push(n->vc,
-               (struct event){ .at_us = at + 310 + 20 * rows, .kind = EV_STEP, .node = n->index, .life = n->life });
+    push_step_event(n, EV_LAYER, (300 + 20 * rows_of(step)) / LAYERS, 0);
+}
+
+/* Whether the layer has to wait for this sequence's gate. */
+static bool is_shut(const struct node *n, struct step_seq *seq, uint32_t layer)
+{
+    if (!seq->gate || !seq->done || layer_gate_is_open(seq->gate, layer))
+        return false;
+    if (seq->gate->deadline_us <= node_time(n))
+        layer_gate_close(seq->gate);
+    seq->gate_failed = layer_gate_is_closed(seq->gate);
+    return !seq->gate_failed;
+}
+
+/* Rows without logits do not attend in the last layer. */
+static bool waits(struct node *n, uint32_t layer)
+{
+    bool waits = false;
+    for (uint32_t i = 0; i < n->step->n_seqs; i++) {
+        struct step_seq *seq = &n->step->seqs[i];
+        bool attends = layer + 1 < LAYERS || seq->logits != STEP_NO_LOGITS;
+        seq->done = (seq->done || layer == 0) && !atomic_load(seq->cancelled);
+        waits |= attends && is_shut(n, seq, layer);
+        seq->done = seq->done && !seq->gate_failed;
+    }
+    return waits;
 }
 
 void virtual_layer_done(struct node *n, uint32_t layer)
 {
-    for (uint32_t i = 0; i < n->step->n_seqs; i++) {
-        struct step_seq *seq = &n->step->seqs[i];
-        if (layer == 0)
-            seq->done = true;
-        if (atomic_load(seq->cancelled))
-            seq->done = false;
-        if (seq->done)
-            compute_layer(n, seq, layer);
+    struct step *step = n->step;
+    if (waits(n, layer)) {
+        step->gates_us += GATE_SLICE_US;
+        push_step_event(n, EV_LAYER, GATE_SLICE_US, layer);
+        return;
     }
+    for (uint32_t i = 0; i < step->n_seqs; i++)
+        if (step->seqs[i].done)
+            compute_layer(n, &step->seqs[i], layer);
+    if (layer + 1 < LAYERS)
+        push_step_event(n, EV_LAYER, (300 + 20 * rows_of(step)) / LAYERS, layer + 1);
+    else
+        push_step_event(n, EV_STEP, 10, 0);
     worker_layers_done(n->worker, layer + 1);
 }
 

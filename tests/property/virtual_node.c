@@ -182,6 +182,7 @@ void node_start_worker(struct node *n)
         .keep_finished_us = 10000000,
         .take_timeout_us = 3000000,
         .pull_timeout_us = 20000,
+        .pull_take_bytes = vc->options.pull_take_bytes,
         .incarnation = n->life,
     };
     snprintf(o.id, sizeof o.id, "%s", n->id);

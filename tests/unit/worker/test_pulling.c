@@ -2,6 +2,7 @@
 #include "tests/unit/worker/worker_rig.h"
 
 #include "common/log.h"
+#include "worker/overlap.h"
 #include "worker/pulling.h"
 #include "worker/sharing.h"
 
@@ -377,6 +378,176 @@ static void test_fetching_as_configured(void **state)
     fetch = FETCH_AUTO;
 }
 
+/* ---- computed behind the pull ------------------------------------------------------------------------------------ */
+
+/* A prompt of 15 tokens whose first block of three is said to be on disk and whose layers come one by one: the first
+ * one has come after so long. */
+static void start_overlap(struct world *w, bool is_prefill, uint32_t wrong, uint64_t us)
+{
+    pull_take_bytes = 1;
+    start_measured(w, FETCH_AUTO);
+    pull_take_bytes = 0;
+    w->n_tokens = 0;
+    if (is_prefill)
+        say_prefill(w, 15);
+    else
+        say_generate(w, 15, BATON__ROUTE__ROUTE_LOCAL, 1);
+    say_found(w, 3, wrong);
+    assert_int_equal(w->n_takes, LAYERS);
+    w->now += us;
+    end_take(w);
+}
+
+static void end_void_step(struct world *w)
+{
+    struct step *step = w->step;
+    w->step = NULL;
+    step->seqs[0].gate_failed = true;
+    worker_step_done(w->worker);
+    end_sums(w);
+}
+
+static void assert_overlaps(const struct world *w, uint64_t begun, uint64_t were_void)
+{
+    assert_int_equal(worker_counters(w->worker)->overlapped, begun);
+    assert_int_equal(worker_counters(w->worker)->overlaps_void, were_void);
+}
+
+/* The step begins with the first layer, ends after the last, and only then there is a result. */
+static void test_computed_behind_the_pull(void **state)
+{
+    (void)state;
+    for (int is_prefill = 0; is_prefill < 2; is_prefill++) {
+        struct world w;
+        start_overlap(&w, is_prefill, BLOCKS, 100);
+        assert_non_null(w.step);
+        struct layer_gate *gate = w.step->seqs[0].gate;
+        assert_int_equal(w.step->seqs[0].first_pos, 12);
+        assert_int_equal(w.step->seqs[0].n_rows, 3);
+        assert_true(layer_gate_is_open(gate, 0) && !layer_gate_is_open(gate, 1));
+        double step_us = step_cost_predict(worker_step_cost(w.worker), 3, step_attended(12, 3));
+        assert_true(gate->deadline_us > w.now && gate->deadline_us <= w.now + overlap_patience_us(step_us));
+        worker_layers_done(w.worker, 1);
+        assert_int_equal(w.sent[FRAME_LAYERS_READY], 0);
+        end_take(&w);
+        assert_true(layer_gate_is_open(gate, 1));
+        assert_int_equal(sent.pulled_blocks, 3);
+        assert_int_equal(w.n_sums + w.n_done + w.n_tokens, 0);
+        end_step(&w);
+        while (w.n_takes)
+            end_take(&w);
+        assert_int_equal(is_prefill ? w.computed : w.timed_computed, 3);
+        if (is_prefill)
+            assert_true(w.n_done == 2 && w.done[0].n == 12 && w.done[1].first == 12 && w.done[1].n == 3);
+        else
+            assert_int_equal(w.n_tokens, 1);
+        assert_int_equal(pulls(&w)->tokens[KV_TIER_HOST], 8);
+        assert_overlaps(&w, 1, 0);
+        stop(&w);
+    }
+}
+
+static void test_a_slow_pull_is_waited_for(void **state)
+{
+    (void)state;
+    struct world w;
+    start_overlap(&w, false, BLOCKS, 900);
+    assert_null(w.step);
+    end_take(&w);
+    assert_null(w.step->seqs[0].gate);
+    assert_int_equal(w.step->seqs[0].first_pos, 12);
+    end_step(&w);
+    assert_overlaps(&w, 0, 0);
+    stop(&w);
+}
+
+/* What was computed behind a damaged block is nothing; what lies before the block is good. */
+static void test_damaged_behind_a_step(void **state)
+{
+    (void)state;
+    for (int is_prefill = 0; is_prefill < 2; is_prefill++) {
+        struct world w;
+        start_overlap(&w, is_prefill, 1, 100);
+        struct layer_gate *gate = w.step->seqs[0].gate;
+        end_take(&w);
+        assert_true(layer_gate_is_closed(gate));
+        end_void_step(&w);
+        assert_int_equal(w.n_tokens, 0);
+        assert_null(w.step->seqs[0].gate);
+        assert_int_equal(w.step->seqs[0].first_pos, 4);
+        assert_int_equal(w.step->seqs[0].n_rows, 11);
+        end_step(&w);
+        while (w.n_takes)
+            end_take(&w);
+        assert_int_equal(is_prefill ? w.computed : w.timed_computed, 11);
+        assert_overlaps(&w, 1, 1);
+        stop(&w);
+    }
+}
+
+/* The step gave up, and the pull did not: nothing is computed until it ends. A step that says it is done with a gate
+ * that was not open is not believed. */
+static void test_a_step_ends_before_the_pull(void **state)
+{
+    (void)state;
+    for (int is_done = 0; is_done < 2; is_done++) {
+        struct world w;
+        start_overlap(&w, false, BLOCKS, 100);
+        if (is_done)
+            end_step(&w);
+        else
+            end_void_step(&w);
+        assert_null(w.step);
+        assert_int_equal(w.n_tokens, 0);
+        end_take(&w);
+        assert_null(w.step->seqs[0].gate);
+        assert_int_equal(w.step->seqs[0].first_pos, 12);
+        end_step(&w);
+        assert_int_equal(w.n_tokens, 1);
+        assert_overlaps(&w, 1, 1);
+        stop(&w);
+    }
+}
+
+/* A prompt that ends in the middle: its blocks go when both are over, whichever ends first. */
+static void test_cancelled_behind_the_pull(void **state)
+{
+    (void)state;
+    Baton__Cancel cancel = BATON__CANCEL__INIT;
+    for (uint32_t is_prefill = 0; is_prefill < 2; is_prefill++)
+        for (int pull_first = 0; pull_first < 2; pull_first++) {
+            struct world w;
+            start_overlap(&w, is_prefill, BLOCKS, 100);
+            say(&w, is_prefill ? &w.other : &w.router, FRAME_CANCEL, is_prefill, &cancel);
+            if (pull_first)
+                end_take(&w);
+            else
+                end_void_step(&w);
+            assert_true(free_blocks(&w) < BLOCKS);
+            if (pull_first)
+                end_void_step(&w);
+            else
+                end_take(&w);
+            assert_int_equal(free_blocks(&w), BLOCKS);
+            assert_true(worker_is_idle(w.worker));
+            stop(&w);
+        }
+}
+
+static void test_waits_at_gates_are_not_learned(void **state)
+{
+    (void)state;
+    struct world w;
+    start_overlap(&w, false, BLOCKS, 100);
+    double before = step_cost_predict(worker_step_cost(w.worker), 3, 3);
+    end_take(&w);
+    w.now += 90300;
+    w.step->gates_us = 90000;
+    end_step(&w);
+    assert_true(step_cost_predict(worker_step_cost(w.worker), 3, 3) < 2 * before);
+    stop(&w);
+}
+
 /* ---- offers and loans -------------------------------------------------------------------------------------------- */
 
 static void answer_offer(struct world *w)
@@ -523,6 +694,12 @@ int main(void)
         cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_short_beginnings_are_computed),
         cmocka_unit_test(test_fetching_as_configured),
+        cmocka_unit_test(test_computed_behind_the_pull),
+        cmocka_unit_test(test_a_slow_pull_is_waited_for),
+        cmocka_unit_test(test_damaged_behind_a_step),
+        cmocka_unit_test(test_a_step_ends_before_the_pull),
+        cmocka_unit_test(test_cancelled_behind_the_pull),
+        cmocka_unit_test(test_waits_at_gates_are_not_learned),
         cmocka_unit_test(test_offers),
         cmocka_unit_test(test_offers_of_a_chain),
         cmocka_unit_test(test_handed_over_is_offered_when_used),
