@@ -5,6 +5,7 @@
 
 #include <xxhash.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "kvbm/disk_tier_internal.h"
 
@@ -79,6 +80,8 @@ static void write_record(const struct disk_tier *tier, const struct disk_record 
     memcpy(buffer, &page, sizeof page);
     disk_page_seal(buffer, DISK_MAGIC_RECORD, tier->store);
     memcpy(buffer + DISK_PAGE, payload, r->payload_bytes);
+    if (FAILPOINT("disk.write.flip") == FAILPOINT_FLIP)
+        buffer[DISK_PAGE] ^= 1;
     memset(buffer + DISK_PAGE + r->payload_bytes, 0, r->extent_bytes - DISK_PAGE - r->payload_bytes);
 }
 
@@ -149,6 +152,8 @@ static status check_read(struct disk_slot *slot, int64_t result)
         disk_index_kill(tier->index, slot->record);
         return ST_IO;
     }
+    if (FAILPOINT("disk.read.flip") == FAILPOINT_FLIP)
+        slot->buffer[DISK_PAGE] ^= 1;
     if (!disk_record_intact(tier, r, slot->buffer)) {
         tier->count.errors[DISK_ERROR_CHECKSUM]++;
         log_warn("a block read from disk is damaged", "path=%s segment=%u offset=%llu", tier->path, r->segment,

@@ -237,6 +237,10 @@ MUST_CHECK status store_commit_summed(struct store *store, struct store_slot slo
  * was reserved behind it is not kept either. Stale ones are ignored. */
 void store_abort(struct store *store, struct store_slot slot, bool damaged);
 
+/* Somebody got other bytes from this slot than its checksum says: it is looked at, and dropped with all behind it where
+ * it is damaged here, which is counted. Stale ones are ignored. */
+void store_suspect(struct store *store, struct store_slot slot);
+
 /* ---- getting ----------------------------------------------------------------------------------------------- */
 
 /* A block that a ticket holds. */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "kvbm/store_internal.h"
 
@@ -204,6 +205,8 @@ static enum disk_refusal put(struct store *store, const struct store_write *wait
     if (!write)
         return DISK_BUSY;
     write->slot = waiting->slot;
+    if (FAILPOINT("store.write.flip") == FAILPOINT_FLIP)
+        store_memory(store, waiting->slot.slot)[0] ^= 1;
     const struct disk_block block = disk_block_of_slot(store, waiting->slot.slot);
     const struct disk_call call = { waiting->deadline_us, on_written, write };
     enum disk_refusal refusal =

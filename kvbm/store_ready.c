@@ -2,6 +2,8 @@
  * read. */
 #include <stdlib.h>
 
+#include "common/failpoint.h"
+#include "common/log.h"
 #include "kvbm/store_internal.h"
 
 #define MOST_AHEAD  8u  /* blocks of one ticket that are read ahead of what is ready */
@@ -113,18 +115,32 @@ static void issue_some(struct store *store, struct ticket *t)
 
 /* ---- ready ------------------------------------------------------------------------------------------------------ */
 
+/* False: it is not what its checksum says. */
+static bool look_at(struct store *store, uint32_t slot)
+{
+    if (store_slot_intact(store, slot))
+        return true;
+    store->count.damaged_host++;
+    log_error("a block in memory is damaged", "slot=%u", slot);
+    if (store->slots[slot].indexed)
+        store_slots_drop(store, slot, STORE_REMOVED_DAMAGED, STORE_REMOVED_BEHIND);
+    return false;
+}
+
+void store_suspect(struct store *store, struct store_slot slot)
+{
+    if (slot.slot < store->options.n_slots && block_pool_generation(store->pool, slot.slot) == slot.generation &&
+        store_slot_has_data(store, slot.slot))
+        (void)look_at(store, slot.slot);
+}
+
 /* Of a block in memory that is about to be lent. */
 static bool verify(struct store *store, const struct ticket_block *block, uint64_t *budget)
 {
     if (!store->options.verify_host || block->from != STORE_HOST)
         return true;
     *budget -= *budget < store->options.slot_bytes ? *budget : store->options.slot_bytes;
-    if (store_slot_intact(store, block->slot))
-        return true;
-    store->count.damaged_host++;
-    if (store->slots[block->slot].indexed)
-        store_slots_drop(store, block->slot, STORE_REMOVED_DAMAGED, STORE_REMOVED_BEHIND);
-    return false;
+    return look_at(store, block->slot);
 }
 
 static void count_hits(struct store *store, const struct store_lent *lent, uint32_t n)
@@ -148,6 +164,8 @@ static uint32_t collect(struct store *store, struct ticket *t, struct store_lent
         }
         if (!store_slot_has_data(store, block->slot))
             break;
+        if (FAILPOINT("store.lend.flip") == FAILPOINT_FLIP)
+            store_memory(store, block->slot)[0] ^= 1;
         if (!verify(store, block, budget)) {
             store_ticket_cut(store, t, t->delivered + n, ST_CORRUPT);
             break;

@@ -191,6 +191,12 @@ static void renew_find(void *ctx, struct lender_find *find, uint64_t until_us)
         (void)store_renew(source->store, s->coming.number, until);
 }
 
+static void suspect(void *ctx, const struct lender_find *find, uint32_t index)
+{
+    const struct lent_block *block = &find->blocks[index];
+    store_suspect(((struct store_source *)ctx)->store, (struct store_slot){ block->block, block->generation });
+}
+
 static void put_offer(void *ctx, const struct store_offer *offer, struct store_answer out[])
 {
     store_offer(((struct store_source *)ctx)->store, offer, out);
@@ -209,7 +215,7 @@ static void put_abort(void *ctx, struct store_slot slot, bool damaged)
 void store_source_init(struct store_source *source, struct store *store, const char *kv_format)
 {
     *source = (struct store_source){
-        .source = { .ctx = source, .open = open_find, .close = close_find, .renew = renew_find },
+        .source = { .ctx = source, .open = open_find, .close = close_find, .renew = renew_find, .suspect = suspect },
         .sink = { .ctx = source, .offer = put_offer, .commit = put_commit, .abort = put_abort },
         .store = store,
         .format = store_format_id(kv_format),

@@ -206,6 +206,7 @@ SCRIPTS = [
     ("flow/exact", ["tests/flow/exact.py"], 200, set()),
     ("flow/cache", ["tests/flow/cache.py"], 120, set()),
     ("flow/kv_tiers", ["tests/flow/kv_tiers.py"], 120, set()),
+    ("flow/kv_flips", ["tests/flow/kv_flips.py"], 300, set()),
     ("flow/cache_smollm2", ["tests/flow/cache.py", "--smollm2"], 600, {"smollm2", "long"}),
     ("flow/lora", ["tests/flow/lora.py"], 120, {"asan"}),
     ("flow/exact_smollm2", ["tests/flow/exact.py", "--smollm2"], 300, {"smollm2"}),

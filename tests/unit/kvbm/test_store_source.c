@@ -221,6 +221,38 @@ static void test_memory_is_in_the_first_answer(void **state)
     finish(&w);
 }
 
+static void say_damaged(struct world *w, uint64_t seq, uint32_t block)
+{
+    Baton__Pulled body = BATON__PULLED__INIT;
+    body.damaged = &block;
+    body.n_damaged = 1;
+    say(w, FRAME_PULLED, seq, &body, FRAME_NO_DEADLINE);
+}
+
+/* What was spoiled on the way stays, what is wrong here goes with all behind it. */
+static void test_a_suspected_block_is_looked_at(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_reader r;
+    begin(&w);
+    assert_int_equal(store_rig_put(&w.rig, &w.chain), N);
+    say_find(&w, 1, 0, 500);
+    say_damaged(&w, 1, 2);
+    assert_int_equal(store_find(w.rig.store, &w.chain.chain).host, N);
+    assert_int_equal(store_rig_stats(&w.rig).damaged_host, 0);
+    say_find(&w, 2, 0, 500);
+    assert_int_equal(store_rig_get(&w.rig, &w.chain, 2, &r), N - 2);
+    store_memory(w.rig.store, r.lent[0].slot.slot)[9] ^= 16;
+    say_damaged(&w, 2, 2);
+    const struct store_stats stats = store_rig_stats(&w.rig);
+    assert_int_equal(stats.damaged_host, 1);
+    assert_int_equal(stats.removed[STORE_REMOVED_DAMAGED], 1);
+    assert_int_equal(store_find(w.rig.store, &w.chain.chain).host, 2);
+    assert_int_equal(store_find(w.rig.store, &w.chain.chain).disk, N - 2);
+    finish(&w);
+}
+
 static void test_disk_follows(void **state)
 {
     (void)state;
@@ -352,6 +384,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory_is_in_the_first_answer),
+        cmocka_unit_test(test_a_suspected_block_is_looked_at),
         cmocka_unit_test(test_disk_follows),
         cmocka_unit_test(test_nothing_is_said_at_once),
         cmocka_unit_test(test_loans_live_as_long_as_their_borrowers),
