@@ -112,6 +112,10 @@ static void report_sharing(struct worker_process *p)
 #define X(name, help) set(p, WORKER_OFFERED, #name, (double)offered->name);
     OFFERS_COUNTERS(X)
 #undef X
+    const struct sharing_exchanges exchanges = sharing_exchanges(sharing);
+    set(p, WORKER_EXCHANGES, "pulls", exchanges.pulls);
+    set(p, WORKER_EXCHANGES, "offers", exchanges.offers);
+    set(p, WORKER_EXCHANGES, "checksums", exchanges.checksums);
     set(p, WORKER_LOANS, NULL, sharing_loans(sharing));
     set(p, WORKER_PULL_DAMAGED, "lent", (double)sharing_damaged_here(sharing));
 }

@@ -608,6 +608,13 @@ uint32_t sharing_loans(const struct sharing *sharing)
     return lender_open_loans(sharing->lender);
 }
 
+struct sharing_exchanges sharing_exchanges(const struct sharing *sharing)
+{
+    return (struct sharing_exchanges){ .pulls = borrower_open_pulls(sharing->borrower),
+                                       .offers = offers_under_way(sharing->offers),
+                                       .checksums = whole_checksums_under_way(sharing->checksums) };
+}
+
 uint64_t sharing_damaged_here(const struct sharing *sharing)
 {
     return sharing->damaged_here;

@@ -61,6 +61,12 @@ bool sharing_is_silent(const struct sharing *sharing, uint64_t holder, uint64_t 
 const struct lender_counters *sharing_lender_counters(const struct sharing *sharing);
 const struct offers_counters *sharing_offers_counters(const struct sharing *sharing);
 uint32_t sharing_loans(const struct sharing *sharing);
+
+/* Under way; of blocks that still wait for their turn nothing is held. */
+struct sharing_exchanges {
+    uint32_t pulls, offers, checksums;
+};
+struct sharing_exchanges sharing_exchanges(const struct sharing *sharing);
 /* Blocks that a borrower got damaged, and that were damaged here. */
 uint64_t sharing_damaged_here(const struct sharing *sharing);
 

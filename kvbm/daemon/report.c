@@ -77,6 +77,7 @@ static void report_exchange(struct kvbm_process *p)
 #undef X
     set(p, KVBM_PULLED_BYTES, NULL, (double)l->pulled_blocks * (double)kv_block_bytes(&p->layout));
     set(p, KVBM_LOANS, NULL, lender_open_loans(p->lender));
+    set(p, KVBM_INTAKES, NULL, acceptor_under_way(p->acceptor));
 }
 
 static void report_managers(struct kvbm_process *p)

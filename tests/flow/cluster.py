@@ -55,8 +55,30 @@ class Answer:
         self.usage, self.extra, self.first_us, self.changed = {}, {}, 0, False
 
 
+# Counts that are 0 when nobody wants anything; of names that end in * all that begin so. KV that is only kept for later is
+# nobody's.
+HELD = {
+    "router": ["baton_router_requests_held", "baton_router_held_bytes", "baton_router_tokenize_pending",
+               "baton_router_choices{*", "baton_router_dispatched*"],
+    "worker": ["baton_worker_requests", "baton_worker_running_sequences", "baton_worker_queued_tokens",
+               "baton_worker_kv_used_ratio", "baton_worker_loans", "baton_worker_exchanges{*"],
+    "kvbm": ["baton_kvbm_loans", "baton_kvbm_remote_fetches", "baton_kvbm_intakes", 'baton_kvbm_slots{state="reserved"}',
+             'baton_kvbm_slots{state="held"}'],
+}
+
+
+def counts_held(role, metrics):
+    """Those of a process that are not 0."""
+    names = HELD.get(role, HELD["worker"])
+    return {key: value for key, value in metrics.items() if value and
+            any(key.startswith(name[:-1]) if name.endswith("*") else key == name for name in names)}
+
+
 class Cluster:
-    def __init__(self, model=TINY, prefill=1, decode=1, router=1, transfer="auto", sets=(), env=None, extra=()):
+    """Taken down without an error it must hold nothing any more; ends_busy says why one may."""
+
+    def __init__(self, model=TINY, prefill=1, decode=1, router=1, transfer="auto", sets=(), env=None, extra=(), ends_busy=""):
+        self.ends_busy = ends_busy
         self.managed = not any(item.endswith("kvbm=off") for item in sets)
         sets = ["kvbm.kv_memory=32MiB", *sets]
         self.dir = tempfile.mkdtemp(prefix="baton-flow-")
@@ -130,6 +152,8 @@ class Cluster:
         assert not crashed, f"crashed: {crashed}"
 
     def down(self, check=True):
+        if check and not self.ends_busy:
+            self.released()
         pids = [w["pid"] for w in self.status()["workers"]] if check else []
         done = self.baton("down")
         try:
@@ -140,6 +164,15 @@ class Cluster:
                     wait_for(f"process {pid} to end", lambda p=pid: not alive(p), 20)
         finally:
             shutil.rmtree(self.dir, ignore_errors=True)
+
+    def released(self):
+        """Nothing is left over; otherwise the cluster is taken down without further questions."""
+        try:
+            self.wait_nothing_left(30)
+        except AssertionError:
+            self.print_logs()
+            self.down(check=False)
+            raise
 
     def log_text(self, worker_id):
         """Everything that a process and its predecessors of the same name logged."""
@@ -264,22 +297,12 @@ class Cluster:
             raise AssertionError(f"descriptors left open (before, now): {grown()}") from None
 
     def leftovers(self, router=True):
-        """What workers, and the router, still hold. What the KV block manager keeps is nobody's."""
+        """What is still held, by process."""
         held = {}
         for w in self.workers():
-            m = self.metrics(w)
-            if w["role"] == "kvbm" or w["role"] == "router" and not router:
-                continue
-            if w["role"] == "router":
-                requests = m.get("baton_router_requests_held", 0)
-                choices = sum(v for k, v in m.items() if k.startswith("baton_router_choices{"))
-                counted = sum(v for k, v in m.items() if k.startswith("baton_router_dispatched"))
-                if requests or choices or counted:
-                    held[w["id"]] = (requests, choices, counted)
-                continue
-            used = m.get("baton_worker_kv_used_ratio", 0)  # what is only kept for later requests counts as free
-            if used or m.get("baton_worker_requests", 0):
-                held[w["id"]] = (used, m.get("baton_worker_requests"))
+            counts = counts_held(w["role"], self.metrics(w))
+            if counts and (router or w["role"] != "router"):
+                held[w["id"]] = counts
         return held
 
     def wait_nothing_left(self, seconds=20):

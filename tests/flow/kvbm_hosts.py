@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from cluster import BIN, SLOW, Suite, wait_for
+from cluster import BIN, SLOW, Suite, counts_held, wait_for
 from hosts import A, B, cut_cable, draw_key, mend_cable, run_inside
 
 CLIENT = os.path.join(BIN, "tests/kv_client_main")
@@ -72,6 +72,14 @@ class Managers:
         return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
                 for line in text.splitlines() if line and not line.startswith("#")}
 
+    def arm(self, name, text):
+        connection = http.client.HTTPConnection(ADDRESSES[name], 9000, timeout=10 * SLOW)
+        try:
+            connection.request("POST", "/failpoints", text)
+            assert connection.getresponse().status == 200, text
+        finally:
+            connection.close()
+
     def metric(self, name, key):
         return self.metrics(name).get("baton_kvbm_" + key)
 
@@ -80,6 +88,9 @@ class Managers:
 
     def wait_met(self, name):
         wait_for(f"{name} to have a link to the other", lambda: self.metric(name, 'remote_managers{state="up"}') == 1, 20)
+
+    def wait_released(self):
+        wait_for("loans and fetches to end", lambda: not any(counts_held("kvbm", self.metrics(n)) for n in ("a", "b")), 20)
 
     def down(self):
         for name in ("a", "b", "etcd"):
@@ -166,6 +177,23 @@ def comes_again(m, sequence):
     assert wait_for("the rest", came, 40)["remote"] == 10
 
 
+def a_bit_flipped_on_the_way_is_found(m):
+    """At the manager that fetches: what is before the damaged block comes, and all of it when it is asked for again."""
+    m.put("a", 7, 20)
+    wait_for("b to know of them", lambda: (m.metric("b", "remote_known_blocks") or 0) >= 90, 20)
+    names = ['remote_fetches_total{outcome="damaged"}', 'store_events_total{event="damaged_offers"}',
+             'store_events_total{event="damaged_host"}']
+    before = [m.metric("b", name) for name in names]
+    lent, here = (m.metric("a", name) for name in ('pulls_total{event="damaged"}', names[2]))
+    m.arm("b", "transfer.take.flip=flip,times=1")
+    assert m.get("b", 7, 20)["blocks"] < 20
+    after = [before[0] + 1, before[1] + 1, before[2]]
+    assert [m.metric("b", name) for name in names] == after
+    assert (m.metric("a", 'pulls_total{event="damaged"}'), m.metric("a", names[2])) == (lent + 1, here)
+    assert m.get("b", 7, 20)["blocks"] == 20
+    assert [m.metric("b", name) for name in names] == after
+
+
 def a_frozen_manager_costs_its_deadline(m):
     half_here(m, 4)
     m.processes["a"].send_signal(signal.SIGSTOP)
@@ -211,9 +239,11 @@ def inside(space):
         suite.test("what is put there is got here", what_is_put_there_is_got_here, m)
         suite.test("both ways, and behind what is here", both_ways_and_behind_what_is_here, m)
         suite.test("what is computed faster stays there", what_is_computed_faster_stays_there, m)
+        suite.test("a bit flipped on the way is found", a_bit_flipped_on_the_way_is_found, m)
         suite.test("a frozen manager costs its deadline", a_frozen_manager_costs_its_deadline, m)
         suite.test("a cut network leaves what is here", a_cut_network_leaves_what_is_here, m)
         suite.test("a killed one is met again", a_killed_one_is_met_again, m)
+        suite.test("nothing is held any more", m.wait_released)
         if suite.failed:
             m.print_logs()
     finally:

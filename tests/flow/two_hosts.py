@@ -48,7 +48,15 @@ class Hosts(Cluster):
         self.processes[name] = subprocess.Popen([*prefix, *command], stdout=log, stderr=log,
                                                 env={**os.environ, "BATON_FAILPOINTS": ""})
 
+    def workers(self, role=None):
+        all_of_them = [{"id": "router", "role": "router", "admin_host": "127.0.0.1", "admin_port": 9001},
+                       {"id": "decode", "role": "decode", "admin_host": A, "admin_port": 9002},
+                       {"id": "prefill", "role": "prefill", "admin_host": B, "admin_port": 9003}]
+        return [w for w in all_of_them if role in (None, w["role"])]
+
     def down(self, check=True):
+        if check:
+            self.released()
         for name in ("router", "decode", "prefill", "etcd"):
             self.processes[name].terminate()
         codes = {}
