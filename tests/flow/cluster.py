@@ -52,7 +52,7 @@ class Answer:
 
     def __init__(self):
         self.text, self.hashes, self.finish, self.error, self.status = "", [], None, None, 0
-        self.usage, self.extra, self.first_us, self.changed = {}, {}, 0, False
+        self.usage, self.extra, self.headers, self.first_us, self.changed = {}, {}, {}, 0, False
 
 
 # Counts that are 0 when nobody wants anything; of names that end in * all that begin so. KV that is only kept for later is
@@ -269,7 +269,7 @@ class Cluster:
         try:
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
-            answer.status = response.status
+            answer.status, answer.headers = response.status, response.headers
             if response.status != 200:
                 answer.error = response.read().decode(errors="replace")
             elif stream:
