@@ -52,7 +52,7 @@ class Answer:
 
     def __init__(self):
         self.text, self.hashes, self.finish, self.error, self.status = "", [], None, None, 0
-        self.usage, self.extra, self.headers, self.first_us, self.changed = {}, {}, {}, 0, False
+        self.usage, self.extra, self.headers, self.logprobs, self.first_us, self.changed = {}, {}, {}, None, 0, False
 
 
 # Counts that are 0 when nobody wants anything; of names that end in * all that begin so. KV that is only kept for later is
@@ -344,6 +344,7 @@ def read_stream(response, answer, on_token, begin):
 def take_choice(choice, answer):
     answer.finish = choice.get("finish_reason") or answer.finish
     answer.changed = choice.get("class_changed", answer.changed)
+    answer.logprobs = choice.get("logprobs") or answer.logprobs
     if choice.get("baton"):
         answer.extra = choice["baton"]
         answer.hashes = answer.extra.get("logits_hash", answer.hashes)

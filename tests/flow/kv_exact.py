@@ -20,7 +20,7 @@ import time
 from cluster import BIN, SIGKILL, SLOW, SMOLLM2, TINY, Cluster, Suite, send_signal, wait_for
 from hosts import A, B, draw_key, run_inside
 
-BLOCK, CHUNK, VOCABULARY, TOKENS, WAYS = 16, 32, 1000, 3, 20
+BLOCK, CHUNK, VOCABULARY, TOKENS, WAYS = 16, 32, 1000, 3, 12
 FULL = "--full" in sys.argv
 MODEL = SMOLLM2 if "--smollm2" in sys.argv else TINY
 LENGTHS = [15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97] if FULL else [15, 16, 17, 31, 32, 33, 65]
@@ -117,7 +117,7 @@ class Matrix:
         ways = [way for way in self.ways if way.route == route]
 
         def found():
-            time.sleep(0.05 * SLOW)
+            time.sleep(0.1 * SLOW)
             assert ways, f"{route}: nothing comes from {tier} without computing it"
             way = ways.pop()
             answer = ask(self.c, ids(way.n), route, way.salt)
@@ -191,6 +191,7 @@ def kill(c, *roles):
     for role in roles:
         send_signal(c.pid(role), SIGKILL)
     c.wait_healed(1, 1)
+    wait_for("prefill to be used", lambda: c.ask("Hello!", route="remote", no_cache=True, max_tokens=1).extra["route"] == "remote", 20)
 
 
 def kept(m, tier, n):
