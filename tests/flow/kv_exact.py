@@ -2,8 +2,8 @@
 those of a prompt that was computed whole; and what was cached comes from the very tier that is meant.
 
     kv_exact.py            the built-in model, lengths at the edges of one block and one chunk
-    kv_exact.py --full     more lengths and more shares of them
-    kv_exact.py --smollm2  the same on SmolLM2
+    kv_exact.py --full     more lengths; of the built-in model more shares of them, too
+    kv_exact.py --smollm2  on SmolLM2
 
 Tiers: the worker's own pool, memory of this host's manager (after the workers are killed), disk (after the manager is, too),
 another worker's pool (without a manager), and, on two network namespaces, which need root, another host's manager and
@@ -28,7 +28,7 @@ ROUTES = ("local", "remote")
 COMPUTES = {"local": "decode", "remote": "prefill"}  # the worker that looks for a prompt's KV
 # Deadlines are not what is tested.
 WORKER = ["threads=1", f"chunk_tokens={CHUNK}", "fetch=always", "pull_timeout=10s"]
-MANAGER = ["admission=all", "remote_timeout=10s", "disk_timeout=10s", "disk_size=256MiB", "disk_segment=8MiB"]
+MANAGER = ["admission=all", "remote_timeout=10s", "disk_timeout=10s", "disk_size=1GiB", "disk_segment=8MiB", "kv_memory=256MiB"]
 
 
 def ids(n, seed=0):
@@ -58,7 +58,7 @@ class Case:
 def shares(n):
     """None, all, and about half, at a block's edge and beside it."""
     half = full(full(n - 1) // 2 + BLOCK - 1)
-    return sorted({0, n} | ({half - 1, half, half + 1} if FULL else {half}) - {-1, n + 1})
+    return sorted({0, n} | ({half - 1, half, half + 1} if FULL and MODEL == TINY else {half}) - {-1, n + 1})
 
 
 def cases(stage, routes=ROUTES, lengths=LENGTHS):
@@ -264,7 +264,7 @@ class Hosts(Cluster):
 
     def manager(self, host):
         rows = [part for row in MANAGER for part in ("--" + row.split("=")[0].replace("_", "-"), row.split("=")[1])]
-        self.member("kvbm", host, 9004, "--kv-memory", "64MiB", "--cluster-key-file", self.key, *rows)
+        self.member("kvbm", host, 9004, "--cluster-key-file", self.key, *rows)
 
     def kill(self, *names):
         for name in names:
