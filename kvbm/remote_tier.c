@@ -22,7 +22,6 @@ struct other {
 struct remote_fetch {
     TAILQ_ENTRY(remote_fetch) link;
     struct remote_tier *tier;
-    struct remote_fetch **owner; /* NULL: cancelled */
     struct pull *pull;
     struct remote_plan plan;
     uint64_t incarnation, begun_us;
@@ -90,8 +89,6 @@ static void fetch_free(struct remote_fetch *fetch, bool is_damaged)
     struct remote_tier *tier = fetch->tier;
     for (uint32_t i = fetch->n_settled; i < fetch->n; i++)
         store_abort(tier->options.store, fetch->slots[i], is_damaged && i == fetch->n_settled);
-    if (fetch->owner)
-        *fetch->owner = NULL;
     TAILQ_REMOVE(&tier->fetches, fetch, link);
     tier->n_fetches--;
     free(fetch->slots);
@@ -377,7 +374,7 @@ static status pull(struct remote_fetch *fetch, const struct lender_find *find)
         .first = fetch->plan.first,
         .n_blocks = fetch->n,
         .blocks = blocks,
-        .deadline_us = due < find->deadline_us ? due : find->deadline_us,
+        .deadline_us = due,
         .local_only = true,
         .progress = on_progress,
         .ended = on_ended,
@@ -388,10 +385,8 @@ static status pull(struct remote_fetch *fetch, const struct lender_find *find)
     return st;
 }
 
-void remote_tier_fetch(struct remote_tier *tier, const struct lender_find *find, const struct remote_plan *plan,
-                       struct remote_fetch **out)
+void remote_tier_fetch(struct remote_tier *tier, const struct lender_find *find, const struct remote_plan *plan)
 {
-    *out = NULL;
     ASSERT(plan->n_blocks > 0);
     bool is_there = tier->others[plan->number].peer != NULL; /* the plan may be older */
     struct remote_fetch *fetch = is_there ? fetch_create(tier, find, plan) : NULL;
@@ -403,17 +398,25 @@ void remote_tier_fetch(struct remote_tier *tier, const struct lender_find *find,
     } else if (pull(fetch, find) != ST_OK) {
         tier->counters.fetches[REMOTE_refused]++;
         fetch_free(fetch, false);
-    } else {
-        fetch->owner = out;
-        *out = fetch;
     }
 }
 
-void remote_tier_cancel(struct remote_fetch *fetch)
+static bool is_awaited(const struct remote_fetch *fetch)
 {
-    *fetch->owner = NULL;
-    fetch->owner = NULL;
-    borrower_cancel(fetch->pull);
+    for (uint32_t i = fetch->n_settled; i < fetch->n; i++)
+        if (store_is_awaited(fetch->tier->options.store, fetch->slots[i]))
+            return true;
+    return false;
+}
+
+void remote_tier_released(struct remote_tier *tier)
+{
+    struct remote_fetch *fetch = TAILQ_FIRST(&tier->fetches), *next;
+    for (; fetch; fetch = next) {
+        next = TAILQ_NEXT(fetch, link);
+        if (!is_awaited(fetch))
+            borrower_cancel(fetch->pull);
+    }
 }
 
 uint32_t remote_tier_fetches(const struct remote_tier *tier)

@@ -2,9 +2,10 @@
  * Who has what follows from the other managers' KV events (peer_index.h). When a borrower wants more of a chain than
  * the store has, the manager is asked that has the most of it worth fetching, and only when the predicted pull
  * (pull_cost.h, from what earlier ones took) beats the borrower's own computing. What is missing goes into reserved
- * slots and is committed as it is verified, so that it lies in memory here from then on. A fetch belongs to one Find
- * and ends with it. The other manager is asked for what it has itself only, so that nothing goes in circles. A core
- * like those of exchange.h. Loop thread only. */
+ * slots and is committed as it is verified, so that it lies in memory here from then on. A fetch belongs to nobody but
+ * this tier: several Finds may wait for its blocks, the one that began it is not special, and it ends by a deadline of
+ * its own, or when none of them waits any more. The other manager is asked for what it has itself only, so that nothing
+ * goes in circles. A core like those of exchange.h. Loop thread only. */
 #ifndef BATON_KVBM_REMOTE_TIER_H
 #define BATON_KVBM_REMOTE_TIER_H
 
@@ -15,7 +16,6 @@
 #include "kvbm/store.h"
 
 struct remote_tier;
-struct remote_fetch;
 
 struct remote_tier_options {
     const struct exchange_io *io; /* borrowed */
@@ -53,12 +53,12 @@ struct remote_plan {
 struct remote_plan remote_tier_plan(struct remote_tier *tier, const struct lender_find *find, uint32_t have);
 
 /* Reserves slots and begins; the blocks before plan->first are in memory. The slots are what tickets await
- * (store_request.await_coming): fewer than planned where there is no room. *out: NULL when it did not come about, and
- * again when the fetch has ended. find is read in the call. */
-void remote_tier_fetch(struct remote_tier *tier, const struct lender_find *find, const struct remote_plan *plan,
-                       struct remote_fetch **out);
-/* The Find has ended; *fetch is not written any more. What was verified stays. */
-void remote_tier_cancel(struct remote_fetch *fetch);
+ * (store_request.await_coming), from this turn of the loop on: fewer than planned where there is no room, none where
+ * nothing came about. find is read in the call. */
+void remote_tier_fetch(struct remote_tier *tier, const struct lender_find *find, const struct remote_plan *plan);
+/* A ticket that awaited has been closed, or could not be opened: fetches for whose blocks nobody waits any more are
+ * cancelled. What was verified stays. */
+void remote_tier_released(struct remote_tier *tier);
 uint32_t remote_tier_fetches(const struct remote_tier *tier);
 
 /* How a fetch ended, for metrics. */
@@ -70,7 +70,7 @@ uint32_t remote_tier_fetches(const struct remote_tier *tier);
     X(lost)      /* the other manager, or the way to its blocks, was lost */                                           \
     X(damaged)   /* a checksum was wrong */                                                                            \
     X(stale)     /* a block was reused while it was taken */                                                           \
-    X(cancelled) /* the Find ended */                                                                                  \
+    X(cancelled) /* nobody waited for it */                                                                            \
     X(refused)   /* the other manager was busy, or it could not be asked */
 
 enum remote_outcome {

@@ -236,6 +236,8 @@ MUST_CHECK status store_commit_summed(struct store *store, struct store_slot slo
 /* It could not be filled (damaged: its checksum was wrong, which is counted). Nobody may write into it any more. What
  * was reserved behind it is not kept either. Stale ones are ignored. */
 void store_abort(struct store *store, struct store_slot slot, bool damaged);
+/* A ticket waits for it (store_request.await_coming). */
+bool store_is_awaited(const struct store *store, struct store_slot slot);
 
 /* Somebody got other bytes from this slot than its checksum says: it is looked at, and dropped with all behind it where
  * it is damaged here, which is counted. Stale ones are ignored. */

@@ -152,3 +152,8 @@ void store_abort(struct store *store, struct store_slot slot, bool damaged)
     store->count.damaged_offers += damaged;
     store_slots_failed(store, slot.slot, ST_NOT_FOUND);
 }
+
+bool store_is_awaited(const struct store *store, struct store_slot slot)
+{
+    return is_reserved(store, slot) && block_pool_owners(store->pool, slot.slot, BLOCK_OF_TRANSFER) > 0;
+}

@@ -19,7 +19,6 @@ struct sourced {
     struct lender_find *find;
     struct part here, coming;
     struct remote_plan plan;
-    struct remote_fetch *fetch; /* NULL: none is under way */
     uint32_t run_here;
     bool is_opening; /* the lender is answered when open returns */
     bool is_over;
@@ -110,11 +109,11 @@ static void begin_coming(struct sourced *s)
     struct store_found found = { 0, 0, 0 };
     uint32_t at = find->first + find->n_ready, run = find->n_ready;
     if (s->plan.n_blocks)
-        remote_tier_fetch(s->source->remote, find, &s->plan, &s->fetch);
+        remote_tier_fetch(s->source->remote, find, &s->plan);
     if (open_part(s, &s->coming, at, true, &found) == ST_OK)
         run = found.host + found.disk - find->first;
-    if (!s->coming.is_open && s->fetch)
-        remote_tier_cancel(s->fetch);
+    else
+        remote_tier_released(s->source->remote);
     find->run = run < find->run ? run : find->run;
     tell(s);
 }
@@ -174,8 +173,8 @@ static void close_find(void *ctx, struct lender_find *find)
         store_close(source->store, s->here.number);
     if (s->coming.is_open)
         store_close(source->store, s->coming.number);
-    if (s->fetch)
-        remote_tier_cancel(s->fetch);
+    if (source->remote)
+        remote_tier_released(source->remote); /* the ticket may have ended by its own time, in on_over */
     free(s);
 }
 

@@ -422,13 +422,57 @@ static void what_came_before_a_death_stays(void **state)
     finish();
 }
 
-static void a_fetch_ends_with_its_find(void **state)
+/* The one that began it may be cancelled, or come to its deadline: it is not special. */
+static void a_fetch_outlives_who_began_it(void **state)
+{
+    (void)state;
+    for (int is_late = 0; is_late < 2; is_late++) {
+        begin((struct vx_options){ .slow = 1 }, 4);
+        struct vx_pull *p = vx_pull(w.worker, w.near, &parts, tokens, 0, N, is_late ? 20000 : 5000000);
+        assert_non_null(p);
+        p->cancel_at = is_late ? 0 : 1;
+        (void)ask(w.worker2, &parts, 2, N - 2);
+        while (w.vx->ended.times == 0)
+            vx_run(w.vx, 10);
+        assert_int_equal(w.vx->ended.result.st, is_late ? ST_TIMEOUT : ST_CANCELLED);
+        assert_true(here(&parts, N) < N);
+        assert_int_equal(remote_tier_fetches(w.tier), 1);
+        while (w.vx->ended.times == 1)
+            vx_run(w.vx, 10);
+        assert_int_equal(w.vx->ended.result.st, ST_OK);
+        assert_got(0, N - 2);
+        assert_int_equal(here(&parts, N), N);
+        assert_int_equal(fetches(REMOTE_whole), 1);
+        assert_int_equal(lender_counters(w.far->lender)->finds, 1);
+        finish();
+    }
+}
+
+/* A second one that waits until its own deadline keeps a fetch no longer than the fetch's own. */
+static void a_fetch_has_a_deadline_of_its_own(void **state)
+{
+    (void)state;
+    begin((struct vx_options){ 0 }, 4);
+    vx_freeze(w.far, 2900000);
+    assert_non_null(vx_pull(w.worker, w.near, &parts, tokens, 0, N, 100000));
+    (void)ask(w.worker2, &parts, 0, N);
+    vx_run(w.vx, 200000);
+    assert_int_equal(w.vx->ended.times, 1);
+    assert_int_equal(remote_tier_fetches(w.tier), 1);
+    vx_run(w.vx, TIMEOUT);
+    assert_int_equal(w.vx->ended.times, 2);
+    assert_int_equal(fetches(REMOTE_timeout), 1);
+    assert_int_equal(remote_tier_fetches(w.tier), 0);
+    finish();
+}
+
+static void a_fetch_ends_with_the_last_that_waits(void **state)
 {
     (void)state;
     begin((struct vx_options){ .slow = 1 }, 4); /* what is left would take long */
-    struct vx_pull *p = ask(w.worker, &parts, 0, N);
-    p->cancel_at = 1;
-    while (w.vx->ended.times == 0)
+    ask(w.worker, &parts, 0, N)->cancel_at = 1;
+    ask(w.worker2, &parts, 0, N)->cancel_at = 1;
+    while (w.vx->ended.times < 2)
         vx_run(w.vx, 10);
     assert_int_equal(w.vx->ended.result.st, ST_CANCELLED);
     vx_run(w.vx, 1000);
@@ -502,7 +546,9 @@ int main(void)
         cmocka_unit_test(damage_ends_the_run_before_it),
         cmocka_unit_test(a_frozen_manager_costs_its_deadline),
         cmocka_unit_test(what_came_before_a_death_stays),
-        cmocka_unit_test(a_fetch_ends_with_its_find),
+        cmocka_unit_test(a_fetch_outlives_who_began_it),
+        cmocka_unit_test(a_fetch_has_a_deadline_of_its_own),
+        cmocka_unit_test(a_fetch_ends_with_the_last_that_waits),
         cmocka_unit_test(a_wipe_ends_it),
         cmocka_unit_test(losses_and_flips),
     };
