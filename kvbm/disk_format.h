@@ -46,13 +46,15 @@ struct disk_record_page {
     uint64_t format, salt, checksum, stored_s;
     uint32_t payload_bytes, n_tokens;
     uint32_t tokens[DISK_MAX_TOKENS];
+    uint32_t is_first, zero; /* first of its chain: parent is a seed, not a block */
 };
-_Static_assert(sizeof(struct disk_record_page) == 96 + 4 * DISK_MAX_TOKENS, "disk_record_page is a disk format");
+_Static_assert(sizeof(struct disk_record_page) == 104 + 4 * DISK_MAX_TOKENS, "disk_record_page is a disk format");
 _Static_assert(sizeof(struct disk_record_page) <= DISK_PAGE - 8, "the page's checksum stands behind it");
 
 enum disk_entry_flag {
-    DISK_ENTRY_DEAD = 1, /* dropped, or its write failed: its bytes are there still, for a wipe to find */
-    DISK_ENTRY_TORN = 2, /* bytes of unknown salt that a crash left */
+    DISK_ENTRY_DEAD = 1,  /* dropped, or its write failed: its bytes are there still, for a wipe to find */
+    DISK_ENTRY_TORN = 2,  /* bytes of unknown salt that a crash left */
+    DISK_ENTRY_FIRST = 4, /* the first block of its chain */
 };
 
 struct disk_entry {

@@ -25,7 +25,8 @@ struct disk_record {
     disk_record_id next;           /* in its segment, by offset; or in the free list */
     disk_record_id next_in_bucket; /* PENDING and LIVE */
     enum disk_record_state state;
-    bool hit; /* read since it was written */
+    bool hit;      /* read since it was written */
+    bool is_first; /* of its chain */
 };
 
 /* Records of one segment, in order. */

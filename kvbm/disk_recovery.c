@@ -155,6 +155,7 @@ static bool load_entries(struct recovery *v, const struct found *f)
                                  .offset = e->offset,
                                  .payload_bytes = e->payload_bytes,
                                  .extent_bytes = e->extent_bytes,
+                                 .is_first = e->flags & DISK_ENTRY_FIRST,
                                  .state = e->flags & DISK_ENTRY_TORN   ? DISK_RECORD_TORN
                                           : e->flags & DISK_ENTRY_DEAD ? DISK_RECORD_DEAD
                                                                        : DISK_RECORD_LIVE };
@@ -198,6 +199,7 @@ static bool record_at(struct recovery *v, const struct found *f, uint64_t at, st
                                  .payload_bytes = page.payload_bytes,
                                  .extent_bytes = (uint32_t)disk_extent(page.payload_bytes),
                                  .segment = f->segment,
+                                 .is_first = page.is_first,
                                  .state = DISK_RECORD_LIVE };
     if (disk_record_intact(tier, out, v->buffer + at))
         return true;

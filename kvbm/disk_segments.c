@@ -162,7 +162,10 @@ enum sealer_step { SEALER_IDLE, SEALER_SYNC, SEALER_FOOTER };
 
 static uint32_t entry_flags(const struct disk_record *r)
 {
-    return r->state == DISK_RECORD_TORN ? DISK_ENTRY_TORN : r->state == DISK_RECORD_DEAD ? DISK_ENTRY_DEAD : 0;
+    const uint32_t first = r->is_first ? DISK_ENTRY_FIRST : 0;
+    return first | (r->state == DISK_RECORD_TORN   ? DISK_ENTRY_TORN
+                    : r->state == DISK_RECORD_DEAD ? DISK_ENTRY_DEAD
+                                                   : 0);
 }
 
 uint64_t disk_segment_footer(struct disk_tier *tier, uint32_t segment, uint64_t *offset)

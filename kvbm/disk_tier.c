@@ -30,6 +30,7 @@ void disk_block_of(const struct disk_record *r, struct disk_block *out)
                                 .salt = r->salt,
                                 .checksum = r->checksum,
                                 .payload_bytes = r->payload_bytes,
+                                .is_first = r->is_first,
                                 .stored_s = r->stored_s };
 }
 
@@ -73,6 +74,7 @@ static void write_record(const struct disk_tier *tier, const struct disk_record 
         .stored_s = r->stored_s,
         .payload_bytes = r->payload_bytes,
         .n_tokens = block->n_tokens,
+        .is_first = r->is_first,
     };
     if (block->n_tokens)
         memcpy(page.tokens, block->tokens, block->n_tokens * sizeof *page.tokens);
@@ -273,6 +275,7 @@ static enum disk_refusal put(struct disk_tier *tier, const struct disk_block *bl
                              .checksum = block->checksum,
                              .stored_s = disk_wall(tier),
                              .payload_bytes = block->payload_bytes,
+                             .is_first = block->is_first,
                              .extent_bytes = (uint32_t)disk_extent(block->payload_bytes) };
     enum disk_refusal refusal = put_allowed(tier, block);
     if (refusal != DISK_TAKEN)

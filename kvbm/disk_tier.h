@@ -88,6 +88,7 @@ struct disk_block {
     uint64_t checksum;
     uint32_t payload_bytes, n_tokens;
     const uint32_t *tokens; /* borrowed; NULL in disk_tier_list */
+    bool is_first;          /* of its chain: parent is the seed; for those who are told of it, not compared */
     uint64_t stored_s;      /* wall clock, when it was written; not read by put */
 };
 

@@ -111,7 +111,8 @@ const char *store_unwritten_name(enum store_unwritten why);
 
 /* A block as events and dumps tell of it. */
 struct store_block {
-    struct block_hash hash, parent; /* parent: the chain's seed for a first block */
+    struct block_hash hash, parent; /* parent: the chain's seed for a first block, which is no block's hash */
+    bool is_first;                  /* of its chain */
     uint64_t format, salt, checksum;
     uint32_t n_tokens;
     const uint32_t *tokens; /* [n_tokens], for the time of the call; NULL where only the disk has them */

@@ -14,6 +14,7 @@ static void on_changed(void *ctx, const struct disk_block *block, bool found)
     const struct store *store = ctx;
     const struct store_block told = { .hash = block->hash,
                                       .parent = block->parent,
+                                      .is_first = block->is_first,
                                       .format = block->format,
                                       .salt = block->salt,
                                       .checksum = block->checksum,
@@ -78,6 +79,7 @@ static struct disk_block disk_block_of_slot(struct store *store, uint32_t slot)
                                 .checksum = r->checksum,
                                 .payload_bytes = (uint32_t)store->options.slot_bytes,
                                 .n_tokens = n + DIGEST_WORDS,
+                                .is_first = block_hash_equal(r->before, r->seed),
                                 .tokens = store->disk_tokens };
 }
 

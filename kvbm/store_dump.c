@@ -79,6 +79,7 @@ static void collect(void *ctx, const struct disk_block *block)
         return;
     list->blocks[list->n] = (struct store_block){ .hash = block->hash,
                                                   .parent = block->parent,
+                                                  .is_first = block->is_first,
                                                   .format = block->format,
                                                   .salt = block->salt,
                                                   .checksum = block->checksum,

@@ -20,6 +20,7 @@ void store_block_of(const struct store *store, uint32_t slot, struct store_block
     const struct store_slot_record *r = &store->slots[slot];
     *out = (struct store_block){ .hash = r->hash,
                                  .parent = r->before,
+                                 .is_first = block_hash_equal(r->before, r->seed),
                                  .format = r->format,
                                  .salt = r->salt,
                                  .checksum = r->checksum,

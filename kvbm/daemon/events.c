@@ -15,6 +15,7 @@ struct run {
     enum kv_event_kind kind;
     enum kv_tier tier;
     struct kv_event_hash parent, hashes[RUN_BLOCKS];
+    bool has_parent;
     uint32_t n;
 };
 
@@ -41,13 +42,12 @@ static bool same(struct kv_event_hash a, struct kv_event_hash b)
 
 /* ---- runs ----------------------------------------------------------------------- */
 
-/* Into the event that is sent; the run is empty then. A chain's first block has the seed for a parent, which nobody
- * knows as a block. */
+/* Into the event that is sent; the run is empty then. */
 static bool end_run(const struct events *e, struct run *run, struct kv_event *out)
 {
     *out = (struct kv_event){ .kind = run->kind, .tier = run->tier, .hashes = run->hashes, .n_hashes = run->n };
     if (run->kind == KV_BLOCK_STORED) {
-        out->has_parent = true;
+        out->has_parent = run->has_parent;
         out->parent = run->parent;
         out->block_size = e->options.block_tokens;
     }
@@ -68,6 +68,7 @@ static void add_to_run(struct run *run, enum kv_event_kind kind, enum kv_tier ti
     if (!run->n) {
         run->kind = kind;
         run->tier = tier;
+        run->has_parent = !block->is_first; /* a seed is no block's hash, and followers would look for it */
         run->parent = named(block->parent);
     }
     run->hashes[run->n++] = named(block->hash);

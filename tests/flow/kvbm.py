@@ -139,6 +139,8 @@ def events_tell_of_it(m):
             if kind in ("cleared", "forget"):
                 seen["CPU"].clear(), seen["DISK"].clear()
             elif kind == "stored":
+                parent = re.search(r" parent=(\w*)", line).group(1)
+                assert not parent or parent in seen[tier], f"a parent that nobody was told of: {line}"
                 seen[tier].update(hashes)
             else:
                 seen[tier].difference_update(hashes)

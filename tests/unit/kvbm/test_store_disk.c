@@ -64,6 +64,41 @@ static void blocks_outlive_the_process(void **state)
     store_rig_free(&rig);
 }
 
+/* Whether what is told of is the beginning of a chain, by the tier that tells. */
+static void count_first(void *ctx, const struct store_block *block)
+{
+    uint32_t *n = ctx;
+    const bool has_seed = block_hash_equal(block->parent, block_seed(&(struct block_seed_parts){ 1, 2, 0, { 5, 3 } }));
+    assert_int_equal(block->is_first, has_seed);
+    n[block->is_first]++;
+}
+
+/* A seed is no block, and who follows events must not look for it: also of what a footer, and a segment without one,
+ * brought back. */
+static void the_first_of_a_chain_is_known_as_such(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain c;
+    uint32_t host[2] = { 0 }, disk[2] = { 0 }, later[2] = { 0 };
+    store_rig_init(&rig, 30, 40);
+    store_rig_open(&rig, true);
+    for (uint32_t i = 0; i < 10; i++) {
+        chain_run(&c, 5, 100 * (i + 1), 3);
+        assert_int_equal(store_rig_put(&rig, &c), 3);
+    }
+    assert_int_equal(store_dump(rig.store, STORE_HOST, count_first, host), ST_OK);
+    assert_int_equal(store_dump(rig.store, STORE_DISK, count_first, disk), ST_OK);
+    store_rig_restart(&rig);
+    assert_int_equal(store_dump(rig.store, STORE_DISK, count_first, later), ST_OK);
+    for (int is_first = 0; is_first < 2; is_first++) {
+        assert_int_equal(host[is_first], is_first ? 10 : 20);
+        assert_int_equal(disk[is_first], host[is_first]);
+        assert_int_equal(later[is_first], host[is_first]);
+    }
+    store_rig_free(&rig);
+}
+
 /* Without the blocks before them in memory they are lent, and not kept. */
 static void the_end_of_a_chain_is_lent_from_disk(void **state)
 {
@@ -437,6 +472,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_come_back_from_disk),
         cmocka_unit_test(blocks_outlive_the_process),
+        cmocka_unit_test(the_first_of_a_chain_is_known_as_such),
         cmocka_unit_test(the_end_of_a_chain_is_lent_from_disk),
         cmocka_unit_test(two_tickets_share_a_read),
         cmocka_unit_test(a_damaged_block_ends_the_run),
