@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 
-from cluster import SIGKILL, SMOLLM2, TINY, Cluster, Suite, send_signal, wait_for
+from cluster import SIGCONT, SIGKILL, SIGSTOP, SMOLLM2, TINY, Cluster, Suite, send_signal, wait_for
 
 BLOCK, CHUNK, VOCABULARY = 16, 32, 1000
 LENGTHS = [31, 32, 33, 47, 48, 49, 63, 64, 65, 97]
@@ -81,6 +81,24 @@ def tiers(c, lengths):
     fetched(c, wants, "local", ["device", "host", "disk"])
 
 
+def frozen(c, lengths):
+    """It costs the time for an answer, once; awake again it is asked again."""
+    want = {n: ask(c, n, "local", no_cache=True) for n in lengths[-2:]}
+    restart(c, "decode", "prefill")
+    ask(c, 500, "local")
+    manager, decode = c.pid("kvbm"), c.workers("decode")[0]
+    send_signal(manager, SIGSTOP)
+    try:
+        for n in want:
+            assert ask(c, n, "local").hashes == want[n].hashes
+        counted = c.metrics(decode).get('baton_worker_pulls_total{holder="manager",outcome="timeout"}', 0)
+        assert counted == 1, counted
+    finally:
+        send_signal(manager, SIGCONT)
+    restart(c, "decode", "prefill")
+    fetched(c, want, "local", ["device", "host"])
+
+
 def without_manager(c, lengths):
     """Killed under load it costs nobody an answer."""
     want = ask(c, lengths[0], "local", no_cache=True)
@@ -100,6 +118,7 @@ def main():
     try:
         with Cluster(model=SMOLLM2 if smollm2 else TINY, sets=SETS, extra=["--kv-disk", os.path.join(disk, "kv")]) as c:
             suite.test("the same logits from memory and disk", tiers, c, LENGTHS[::4] if smollm2 else LENGTHS)
+            suite.test("a frozen manager", frozen, c, LENGTHS)
             suite.test("kill -9 of the manager", without_manager, c, LENGTHS)
     finally:
         shutil.rmtree(disk, ignore_errors=True)
