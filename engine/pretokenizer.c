@@ -119,7 +119,7 @@ static status split(const struct run *run, size_t step, const char *text, size_t
     struct regex_walk walk = { .text = text, .len = len };
     size_t done = 0, start, end;
     status st = ST_OK;
-    while (st == ST_OK && (st = regex_next(j.step->regex, run->scratch->regex, &walk, &start, &end)) == ST_OK) {
+    while (st == ST_OK && (st = regex_next(j.step->regex, &run->scratch->regex, &walk, &start, &end)) == ST_OK) {
         if (done < start)
             st = segment(&j, done, start, false);
         if (st == ST_OK)
@@ -161,11 +161,6 @@ static status apply(const struct run *run, size_t step, const char *text, size_t
 status pretokenizer_run(const struct pretokenizer *pre, struct pretokenizer_scratch *scratch, const char *text,
                         size_t len, pretokenizer_emit emit, void *ctx)
 {
-    if (!scratch->regex) {
-        status st = regex_scratch_create(&scratch->regex);
-        if (st != ST_OK)
-            return st;
-    }
     struct run run = { pre, scratch, emit, ctx };
     return apply(&run, 0, text, len);
 }

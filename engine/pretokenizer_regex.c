@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "engine/pretokenizer_scan.h"
 #include "engine/pretokenizer_syntax.h"
 
 /* Backtracking steps and memory that one match may take. The families'
@@ -17,6 +18,7 @@ struct regex {
     pcre2_code *code;
     pcre2_match_context *limits;
     bool jit;
+    scanner scan; /* NULL when the pattern is not one of those that are known */
 };
 
 struct regex_scratch {
@@ -67,10 +69,12 @@ status regex_create(const char *pattern, size_t len, bool literal, struct regex 
     struct regex *regex = calloc(1, sizeof *regex);
     st = regex ? prepare(regex, translated, err) : error_set(err, ST_NO_MEMORY, "no memory for a regular expression");
     free(translated);
-    if (st == ST_OK)
+    if (st == ST_OK) {
+        regex->scan = literal ? NULL : scanner_of(pattern, len);
         *out = regex;
-    else
+    } else {
         regex_destroy(&regex);
+    }
     return st;
 }
 
@@ -84,7 +88,7 @@ void regex_destroy(struct regex **regex)
     *regex = NULL;
 }
 
-status regex_scratch_create(struct regex_scratch **out)
+static status scratch_create(struct regex_scratch **out)
 {
     struct regex_scratch *scratch = calloc(1, sizeof *scratch);
     if (!scratch)
@@ -126,8 +130,15 @@ static size_t char_len(uint8_t lead)
     return lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
 }
 
-status regex_next(const struct regex *regex, struct regex_scratch *scratch, struct regex_walk *walk, size_t *start,
-                  size_t *end)
+static status found(struct regex_walk *walk, size_t end)
+{
+    walk->at = walk->last_end = end;
+    walk->any = true;
+    return ST_OK;
+}
+
+static status match_next(const struct regex *regex, struct regex_scratch *scratch, struct regex_walk *walk,
+                         size_t *start, size_t *end)
 {
     while (walk->at <= walk->len) {
         int rc = match(regex, scratch, walk);
@@ -135,16 +146,29 @@ status regex_next(const struct regex *regex, struct regex_scratch *scratch, stru
             return ST_NOT_FOUND;
         if (rc < 0)
             return rc == PCRE2_ERROR_NOMEMORY ? ST_NO_MEMORY : ST_UNSUPPORTED;
-        const PCRE2_SIZE *found = pcre2_get_ovector_pointer(scratch->match);
-        if (found[0] == found[1] && walk->any && walk->last_end == found[1]) {
+        const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(scratch->match);
+        if (ends[0] == ends[1] && walk->any && walk->last_end == ends[1]) {
             walk->at += walk->at < walk->len ? char_len((uint8_t)walk->text[walk->at]) : 1;
             continue;
         }
-        *start = found[0];
-        *end = found[1];
-        walk->at = walk->last_end = *end;
-        walk->any = true;
-        return ST_OK;
+        *start = ends[0];
+        *end = ends[1];
+        return found(walk, *end);
     }
     return ST_NOT_FOUND;
+}
+
+status regex_next(const struct regex *regex, struct regex_scratch **scratch, struct regex_walk *walk, size_t *start,
+                  size_t *end)
+{
+    if (regex->scan) {
+        enum scan_outcome outcome = regex->scan(walk->text, walk->len, walk->at, start, end);
+        if (outcome == SCAN_MATCH)
+            return found(walk, *end);
+        if (outcome == SCAN_NONE)
+            return ST_NOT_FOUND;
+        walk->at = *start;
+    }
+    status st = *scratch ? ST_OK : scratch_create(scratch);
+    return st == ST_OK ? match_next(regex, *scratch, walk, start, end) : st;
 }

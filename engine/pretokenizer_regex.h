@@ -16,7 +16,7 @@ struct regex_scratch;
 MUST_CHECK status regex_create(const char *pattern, size_t len, bool literal, struct regex **out, struct error *err);
 void regex_destroy(struct regex **regex);
 
-MUST_CHECK status regex_scratch_create(struct regex_scratch **out);
+/* What regex_next left in *scratch, NULL included. */
 void regex_scratch_destroy(struct regex_scratch **scratch);
 
 /* A walk over the matches in one text, with Oniguruma's rule for empty ones:
@@ -27,8 +27,9 @@ struct regex_walk {
     size_t at, last_end;
     bool any;
 };
-/* ST_NOT_FOUND when no match is left; ST_UNSUPPORTED when PCRE2 gives up. */
-MUST_CHECK status regex_next(const struct regex *regex, struct regex_scratch *scratch, struct regex_walk *walk,
+/* ST_NOT_FOUND when no match is left; ST_UNSUPPORTED when PCRE2 gives up. *scratch starts as NULL and is made
+ * when PCRE2 is first needed: the patterns of pretokenizer_scan.h do without where the text is ASCII. */
+MUST_CHECK status regex_next(const struct regex *regex, struct regex_scratch **scratch, struct regex_walk *walk,
                              size_t *start, size_t *end);
 
 #endif

@@ -11,13 +11,7 @@ enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 
 
 #define KEY(name) "tokenizer.ggml." name
 
-/* The published patterns. A family may go by several names. */
-#define PATTERN_LLAMA3                                                                                                 \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"           \
-    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define PATTERN_QWEN2                                                                                                  \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"                \
-    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+/* A family may go by several names. */
 #define MAX_PATTERNS 4
 
 static const struct family {

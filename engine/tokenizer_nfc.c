@@ -159,9 +159,15 @@ static status normalize(struct stretch *s, const char *text, size_t len, char *o
 
 static bool is_affected(const char *text, size_t len)
 {
-    for (size_t i = 0; i < len; i++)
+    for (size_t i = 0; i < len; i++) {
+        for (uint64_t eight; len - i > sizeof eight; i += sizeof eight) {
+            memcpy(&eight, text + i, sizeof eight);
+            if (eight & 0x8080808080808080u)
+                break;
+        }
         if ((uint8_t)text[i] >= FIRST_AFFECTED_LEAD)
             return true;
+    }
     return false;
 }
 
