@@ -21,6 +21,7 @@ void bpe_free(struct bpe *bpe)
 {
     bpe_vocab_free(&bpe->vocab);
     free(bpe->merges);
+    bpe_cache_destroy(&bpe->cache);
     bpe_init(bpe);
 }
 
@@ -109,6 +110,14 @@ static status push(struct token_list *out, uint32_t id, size_t limit)
     return out->n >= limit ? ST_LIMIT : token_list_push(out, id);
 }
 
+static status push_all(struct token_list *out, const uint32_t *ids, size_t n, size_t limit)
+{
+    status st = ST_OK;
+    for (size_t i = 0; st == ST_OK && i < n; i++)
+        st = push(out, ids[i], limit);
+    return st;
+}
+
 struct small_pair {
     uint32_t rank, id; /* rank UINT32_MAX: does not merge */
 };
@@ -151,12 +160,7 @@ static status encode_small(const struct bpe *bpe, const char *piece, size_t len,
     size_t n = first_ids(bpe, piece, len, ids);
     if (n > 0)
         n = merge_small(bpe, ids, n);
-    for (size_t i = 0; i < n; i++) {
-        status st = push(out, ids[i], limit);
-        if (st != ST_OK)
-            return st;
-    }
-    return ST_OK;
+    return push_all(out, ids, n, limit);
 }
 
 static status encode_large(const struct bpe *bpe, const char *piece, size_t len, struct bpe_scratch *scratch,
@@ -174,8 +178,8 @@ static status encode_large(const struct bpe *bpe, const char *piece, size_t len,
     return st;
 }
 
-status bpe_encode(const struct bpe *bpe, const char *piece, size_t len, struct bpe_scratch *scratch, size_t limit,
-                  struct token_list *out)
+static status encode_new(const struct bpe *bpe, const char *piece, size_t len, struct bpe_scratch *scratch,
+                         size_t limit, struct token_list *out)
 {
     uint32_t whole = len <= TOKENIZER_MAX_TOKEN_BYTES ? bpe_vocab_find(&bpe->vocab, piece, len) : BPE_NO_ID;
     if (whole != BPE_NO_ID && (bpe->vocab.tokens[whole].flags & BPE_WHOLE))
@@ -183,6 +187,20 @@ status bpe_encode(const struct bpe *bpe, const char *piece, size_t len, struct b
     if (len <= SMALL_PIECE)
         return encode_small(bpe, piece, len, limit, out);
     return encode_large(bpe, piece, len, scratch, limit, out);
+}
+
+status bpe_encode(const struct bpe *bpe, const char *piece, size_t len, struct bpe_scratch *scratch, size_t limit,
+                  struct token_list *out)
+{
+    uint32_t ids[BPE_CACHE_MAX_IDS];
+    size_t n = bpe->cache ? bpe_cache_find(bpe->cache, piece, len, ids) : 0;
+    if (n > 0)
+        return push_all(out, ids, n, limit);
+    size_t before = out->n;
+    status st = encode_new(bpe, piece, len, scratch, limit, out);
+    if (st == ST_OK && bpe->cache)
+        bpe_cache_keep(bpe->cache, piece, len, out->ids + before, out->n - before);
+    return st;
 }
 
 static void find_byte_tokens(struct bpe *bpe)
@@ -214,5 +232,5 @@ status bpe_finish(struct bpe *bpe)
     }
     bpe_scratch_free(&scratch);
     token_list_free(&ids);
-    return st;
+    return st == ST_OK ? bpe_cache_create(&bpe->cache) : st;
 }

@@ -4,6 +4,7 @@
 #ifndef BATON_ENGINE_BPE_H
 #define BATON_ENGINE_BPE_H
 
+#include "engine/bpe_cache.h"
 #include "engine/bpe_vocab.h"
 #include "engine/tokenizer.h"
 
@@ -19,9 +20,10 @@ struct bpe {
     bool has_inner_spaces;    /* by_character: a token has a space behind another character */
     struct bpe_merge *merges; /* open addressing, by pair */
     uint32_t n_merge_slots, n_merges;
-    bool ignore_merges; /* a piece that is a token is that token, whatever the merges say */
-    uint32_t unknown;   /* stands for bytes without a token; BPE_NO_ID: they are left out */
-    bool fuse_unknown;  /* one for a run of them */
+    bool ignore_merges;      /* a piece that is a token is that token, whatever the merges say */
+    uint32_t unknown;        /* stands for bytes without a token; BPE_NO_ID: they are left out */
+    bool fuse_unknown;       /* one for a run of them */
+    struct bpe_cache *cache; /* what was encoded since bpe_finish */
 };
 
 /* Memory that long pieces reuse (bpe_heap.h); zero-initialise, one per call of tokenizer_encode. */
@@ -39,7 +41,8 @@ void bpe_free(struct bpe *bpe);
 /* A merge named twice takes the later rank. */
 MUST_CHECK status bpe_add_merge(struct bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
 /* After all tokens and merges: finds the tokens of single bytes, unless
- * by_character, and marks those that a lookup of the whole piece may answer. */
+ * by_character, and marks those that a lookup of the whole piece may answer.
+ * What decides ids stays as it is once something was encoded. */
 MUST_CHECK status bpe_finish(struct bpe *bpe);
 
 /* NULL when the pair does not merge. */

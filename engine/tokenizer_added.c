@@ -50,6 +50,14 @@ static int compare_tokens(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
+/* Sorted, so that the first and the last tell of all; empty texts stand in front. */
+static int only_first_byte(const struct added_set *set)
+{
+    if (set->n == 0 || set->tokens[0].len == 0 || set->tokens[0].text[0] != set->tokens[set->n - 1].text[0])
+        return -1;
+    return (uint8_t)set->tokens[0].text[0];
+}
+
 void added_set_freeze(struct added_set *set)
 {
     if (set->n > 0)
@@ -61,6 +69,7 @@ void added_set_freeze(struct added_set *set)
         set->first[byte] = i;
     }
     set->first[256] = (uint32_t)set->n;
+    set->only = only_first_byte(set);
 }
 
 /* The first token of [low, high) whose byte at depth is >= byte; all of them share the bytes before. */
@@ -77,6 +86,11 @@ static size_t lower_bound(const struct added_set *set, size_t low, size_t high, 
     return low;
 }
 
+static bool starts_with(const char *text, size_t len, const struct added_token *token)
+{
+    return token->len <= len && memcmp(text, token->text, token->len) == 0;
+}
+
 /* The longest token that text starts with; NULL when there is none. */
 static const struct added_token *longest(const struct added_set *set, const char *text, size_t len)
 {
@@ -84,6 +98,8 @@ static const struct added_token *longest(const struct added_set *set, const char
     uint8_t byte = (uint8_t)text[0];
     size_t low = set->first[byte], high = set->first[byte + 1];
     for (size_t depth = 1; low < high; depth++) {
+        if (high - low == 1)
+            return starts_with(text, len, &set->tokens[low]) ? &set->tokens[low] : best;
         if (set->tokens[low].len == depth)
             best = &set->tokens[low];
         if (depth == len)
@@ -164,10 +180,24 @@ static size_t strip_right(const struct added_walk *walk, size_t end)
     return end;
 }
 
+/* Where the next token can start at the earliest; the length of the text when nowhere. */
+static size_t next_start(const struct added_walk *walk)
+{
+    const struct added_set *set = walk->set;
+    size_t at = walk->at;
+    if (set->only >= 0) {
+        const char *found = memchr(walk->text + at, set->only, walk->len - at);
+        return found ? (size_t)(found - walk->text) : walk->len;
+    }
+    while (at < walk->len && set->first[(uint8_t)walk->text[at]] == set->first[(uint8_t)walk->text[at] + 1])
+        at++;
+    return at;
+}
+
 /* The next token from walk->at on; the search goes on behind it even when its conditions do not hold. */
 static const struct added_token *find_next(struct added_walk *walk, size_t *start, size_t *end)
 {
-    while (walk->set->n > 0 && walk->at < walk->len) {
+    while (walk->set->n > 0 && (walk->at = next_start(walk)) < walk->len) {
         const struct added_token *token = longest(walk->set, walk->text + walk->at, walk->len - walk->at);
         if (!token) {
             walk->at++;

@@ -25,6 +25,7 @@ struct added_set {
     struct added_token *tokens; /* [n], sorted by text once frozen */
     size_t n, capacity;
     uint32_t first[257]; /* [b]: the first token whose first byte is >= b */
+    int only;            /* the byte that all of them start with; -1 when they start with several */
 };
 
 void added_set_free(struct added_set *set);
