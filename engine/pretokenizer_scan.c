@@ -111,13 +111,11 @@ static enum scan_outcome scan_gpt2(const char *text, size_t len, size_t at, size
     return match_run(text, len, run_end(text, len, from, kind), end);
 }
 
-/* What stands behind an apostrophe may be a letter whose lower case is in ASCII, as U+017F's is. */
+/* U+017F, whose lower case is in ASCII, behind an apostrophe is no match here; scan_lines is unsure of it then. */
 static enum scan_outcome match_any_contraction(const char *text, size_t len, size_t at, size_t *end)
 {
     if (text[at] != '\'' || at + 1 == len)
         return SCAN_NONE;
-    if (kind_of(text[at + 1]) == WIDE)
-        return SCAN_UNSURE;
     size_t n = contraction(lower(text[at + 1]), at + 2 < len ? lower(text[at + 2]) : '\0');
     return n > 0 ? matched(at + 1 + n, end) : SCAN_NONE;
 }

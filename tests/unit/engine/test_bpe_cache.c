@@ -106,28 +106,44 @@ static void test_what_does_not_fit_is_left_out(void **state)
     bpe_cache_destroy(&cache);
 }
 
+#define RIVALS       4 /* pieces that have one place in the table */
+#define RIVAL_LENGTH 8
+
 struct visitor {
     struct bpe_cache *cache;
+    const char (*rivals)[RIVAL_LENGTH];
     uint64_t random_state;
     uint32_t n_found, n_wrong;
 };
 
-/* Few letters and all lengths: pieces come back, and replace one another. */
 static void *visit(void *arg)
 {
     struct visitor *v = arg;
-    for (int i = 0; i < 200000; i++) {
-        char piece[MAX_LENGTH];
-        size_t len = 1 + random_below(&v->random_state, 12);
-        for (size_t k = 0; k < len; k++)
-            piece[k] = (char)('a' + random_below(&v->random_state, 2));
+    for (int i = 0; i < 300000; i++) {
+        const char *piece = v->rivals[random_below(&v->random_state, RIVALS)];
         bool found;
-        v->n_wrong += !is_right(v->cache, piece, len, &found);
+        v->n_wrong += !is_right(v->cache, piece, RIVAL_LENGTH, &found);
         v->n_found += found;
         if (!found)
-            keep(v->cache, piece, len);
+            keep(v->cache, piece, RIVAL_LENGTH);
     }
     return NULL;
+}
+
+/* The first piece and others that push it out. */
+static void find_rivals(struct bpe_cache *cache, char rivals[RIVALS][RIVAL_LENGTH])
+{
+    uint64_t random_state = 5;
+    memcpy(rivals[0], "thefirst", RIVAL_LENGTH);
+    for (int n = 1; n < RIVALS;) {
+        bool found;
+        keep(cache, rivals[0], RIVAL_LENGTH);
+        for (int i = 0; i < RIVAL_LENGTH; i++)
+            rivals[n][i] = (char)('a' + random_below(&random_state, 26));
+        keep(cache, rivals[n], RIVAL_LENGTH);
+        assert_true(is_right(cache, rivals[0], RIVAL_LENGTH, &found));
+        n += !found;
+    }
 }
 
 static void test_threads_never_find_a_mixture(void **state)
@@ -136,8 +152,12 @@ static void test_threads_never_find_a_mixture(void **state)
     struct visitor visitors[THREADS];
     pthread_t threads[THREADS];
     struct bpe_cache *cache = create();
+    char rivals[RIVALS][RIVAL_LENGTH];
+    find_rivals(cache, rivals);
     for (int i = 0; i < THREADS; i++) {
-        visitors[i] = (struct visitor){ .cache = cache, .random_state = (uint64_t)i + 1 };
+        visitors[i] = (struct visitor){ .cache = cache,
+                                        .rivals = (const char(*)[RIVAL_LENGTH])rivals,
+                                        .random_state = (uint64_t)i + 1 };
         assert_int_equal(pthread_create(&threads[i], NULL, visit, &visitors[i]), 0);
     }
     for (int i = 0; i < THREADS; i++) {
