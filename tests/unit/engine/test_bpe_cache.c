@@ -119,7 +119,7 @@ struct visitor {
 static void *visit(void *arg)
 {
     struct visitor *v = arg;
-    for (int i = 0; i < 300000; i++) {
+    for (int i = 0; i < 1000000; i++) {
         const char *piece = v->rivals[random_below(&v->random_state, RIVALS)];
         bool found;
         v->n_wrong += !is_right(v->cache, piece, RIVAL_LENGTH, &found);
