@@ -13,23 +13,32 @@
 
 struct child {
     pid_t pid;
+    int tell, report; /* pipes, until it has begun */
     char endpoint[128];
 };
 
-static void child_main(const char *listen, const char *connect_to, uint64_t scale, int report)
+struct orders {
+    char listen[128], connect_to[128]; /* the latter empty: nobody */
+};
+
+/* told: where its orders come from. */
+static void child_main(uint64_t scale, int told, int report)
 {
+    struct orders orders;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (read(told, &orders, sizeof orders) != sizeof orders)
+        _exit(1);
     struct end end = { .echo = true, .own_live = 3 };
     struct loop *loop = world_loop();
     struct links_options o = world_options(&end, loop, "child");
-    o.listen = listen;
+    o.listen = orders.listen;
     o.incarnation = (uint64_t)getpid() << 32 | (clock_now_us() & UINT32_MAX);
     o.ping_interval_us *= scale;
     o.frozen_us *= scale;
     o.closed_us *= scale;
     end_open_with(&end, &o);
-    if (connect_to)
-        end_connect(&end, "parent", connect_to);
+    if (orders.connect_to[0])
+        end_connect(&end, "parent", orders.connect_to);
     const char *endpoint = links_endpoint(end.links);
     if (write(report, endpoint, strlen(endpoint) + 1) < 0)
         _exit(1);
@@ -37,21 +46,36 @@ static void child_main(const char *listen, const char *connect_to, uint64_t scal
     _exit(0);
 }
 
-static struct child child_start(const char *listen, const char *connect_to, uint64_t scale)
+/* To be called before there are threads here, one of which might hold a lock of the allocator's at that moment. */
+static struct child child_fork(uint64_t scale)
 {
     struct child c = { 0 };
-    int fds[2];
-    assert_int_equal(pipe(fds), 0);
+    int told[2], report[2];
+    assert_int_equal(pipe(told), 0);
+    assert_int_equal(pipe(report), 0);
     c.pid = fork();
     assert_true(c.pid >= 0);
     if (c.pid == 0) {
-        close(fds[0]);
-        child_main(listen, connect_to, scale, fds[1]);
+        close(told[1]);
+        close(report[0]);
+        child_main(scale, told[0], report[1]);
     }
-    close(fds[1]);
-    assert_true(read(fds[0], c.endpoint, sizeof c.endpoint - 1) > 0);
-    close(fds[0]);
+    close(told[0]);
+    close(report[1]);
+    c.tell = told[1];
+    c.report = report[0];
     return c;
+}
+
+static void child_begin(struct child *c, const char *listen, const char *connect_to)
+{
+    struct orders orders = { "", "" };
+    snprintf(orders.listen, sizeof orders.listen, "%s", listen);
+    snprintf(orders.connect_to, sizeof orders.connect_to, "%s", connect_to);
+    assert_true(write(c->tell, &orders, sizeof orders) == sizeof orders);
+    assert_true(read(c->report, c->endpoint, sizeof c->endpoint - 1) > 0);
+    close(c->tell);
+    close(c->report);
 }
 
 static void child_kill(struct child *c)
@@ -64,8 +88,10 @@ struct scene {
     struct loop *loop;
     struct end end;
     struct link *link;
-    struct child child;
+    struct child child, successor; /* the latter is forked, and begins when it is wanted */
 };
+
+#define ANYWHERE "tcp://127.0.0.1:0"
 
 /* The child listens and we connect, or the other way round. */
 static void scene_open_with(struct scene *s, bool child_connects, uint64_t scale, uint64_t child_scale,
@@ -73,15 +99,17 @@ static void scene_open_with(struct scene *s, bool child_connects, uint64_t scale
 {
     *s = (struct scene){ .loop = world_loop() };
     s->end.own_live = 2;
+    s->child = child_fork(child_scale);
+    s->successor = child_fork(1);
     if (!child_connects)
-        s->child = child_start("tcp://127.0.0.1:0", NULL, child_scale);
+        child_begin(&s->child, ANYWHERE, "");
     struct links_options o = world_options(&s->end, s->loop, "parent");
     o.ping_interval_us *= scale;
     o.frozen_us *= scale;
     o.closed_us = closed_us;
     end_open_with(&s->end, &o);
     if (child_connects)
-        s->child = child_start("tcp://127.0.0.1:0", links_endpoint(s->end.links), child_scale);
+        child_begin(&s->child, ANYWHERE, links_endpoint(s->end.links));
     else
         s->link = end_connect(&s->end, "child", s->child.endpoint);
     world_wait_for(s->loop, s->end.n_up, 1);
@@ -92,9 +120,19 @@ static void scene_open(struct scene *s, bool child_connects, uint64_t closed_us)
     scene_open_with(s, child_connects, 1, 1, closed_us);
 }
 
+/* Of the child that was killed. */
+static void scene_succeed(struct scene *s, const char *listen, const char *connect_to)
+{
+    s->child = s->successor;
+    s->successor.pid = 0;
+    child_begin(&s->child, listen, connect_to);
+}
+
 static void scene_close(struct scene *s)
 {
     child_kill(&s->child);
+    if (s->successor.pid)
+        child_kill(&s->successor);
     links_destroy(&s->end.links);
     loop_destroy(&s->loop);
 }
@@ -138,7 +176,7 @@ static void a_successor_comes_up_as_new(void **state)
     world_wait_for(s.loop, s.end.n_lost, 1);
     struct message_head head = head_of(FRAME_GENERATE, 1);
     assert_int_equal(link_send(s.link, &head, NULL), ST_CLOSED);
-    s.child = child_start(endpoint, NULL, 1);
+    scene_succeed(&s, endpoint, "");
     world_wait_for(s.loop, s.end.n_up, 2);
     assert_int_equal(s.end.n_first, 2);
     assert_int_equal(s.end.n_lost, 1);
@@ -155,7 +193,7 @@ static void a_quick_successor_is_a_restart(void **state)
     char endpoint[128];
     strcpy(endpoint, s.child.endpoint);
     child_kill(&s.child);
-    s.child = child_start(endpoint, NULL, 1);
+    scene_succeed(&s, endpoint, "");
     world_wait_for(s.loop, s.end.n_up, 2);
     assert_int_equal(s.end.n_lost, 1);
     assert_string_equal(s.end.reason, "restarted");
@@ -170,7 +208,7 @@ static void a_successor_that_connects_is_a_restart(void **state)
     struct scene s;
     scene_open(&s, true, 10000000);
     child_kill(&s.child);
-    s.child = child_start("tcp://127.0.0.1:0", links_endpoint(s.end.links), 1);
+    scene_succeed(&s, ANYWHERE, links_endpoint(s.end.links));
     world_wait_for(s.loop, s.end.n_up, 2);
     assert_int_equal(s.end.n_lost, 1);
     assert_string_equal(s.end.reason, "restarted");
