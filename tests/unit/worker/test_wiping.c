@@ -99,6 +99,16 @@ static void release(struct rig *rig, block_id block)
     block_pool_release(rig->pool, block, BLOCK_OF_SEQUENCE);
 }
 
+/* Sequences of the salt had the whole pool, and it is free again. */
+static void leave(struct rig *rig, struct block_hash whose, uint32_t valid, uint8_t byte, block_id of[POOL_BLOCKS])
+{
+    take(rig, POOL_BLOCKS, whose, of);
+    for (uint32_t i = 0; i < POOL_BLOCKS; i++) {
+        fill(rig, of[i], valid, byte);
+        release(rig, of[i]);
+    }
+}
+
 static uint32_t bytes_of(const struct rig *rig, uint8_t byte)
 {
     uint32_t n = 0;
@@ -200,11 +210,7 @@ static void test_what_lies_under_anothers(void **state)
     struct rig rig;
     block_id of[POOL_BLOCKS];
     open_rig(&rig, BLOCK_BYTES);
-    take(&rig, POOL_BLOCKS, red, of);
-    for (uint32_t i = 0; i < POOL_BLOCKS; i++) {
-        fill(&rig, of[i], BLOCK_TOKENS, 'r');
-        release(&rig, of[i]);
-    }
+    leave(&rig, red, BLOCK_TOKENS, 'r', of);
     take(&rig, 3, blue, of);
     fill(&rig, of[0], 1, 'b');
     fill(&rig, of[1], 1, 'b');
@@ -232,16 +238,8 @@ static void test_what_is_taken_before_its_turn(void **state)
     struct rig rig;
     block_id of[POOL_BLOCKS];
     open_rig(&rig, BLOCK_BYTES);
-    take(&rig, POOL_BLOCKS, red, of);
-    for (uint32_t i = 0; i < POOL_BLOCKS; i++) {
-        fill(&rig, of[i], BLOCK_TOKENS, 'r');
-        release(&rig, of[i]);
-    }
-    take(&rig, POOL_BLOCKS, blue, of);
-    for (uint32_t i = 0; i < POOL_BLOCKS; i++) {
-        fill(&rig, of[i], 2, 'b');
-        release(&rig, of[i]);
-    }
+    leave(&rig, red, BLOCK_TOKENS, 'r', of);
+    leave(&rig, blue, 2, 'b', of);
     begin(&rig, &red);
     take(&rig, 1, green, of);
     fill(&rig, of[0], 1, 'g');
