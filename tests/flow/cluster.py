@@ -75,10 +75,9 @@ def counts_held(role, metrics):
 
 
 class Cluster:
-    """Taken down without an error it must hold nothing any more; ends_busy says why one may."""
+    """Taken down without an error it must hold nothing any more."""
 
-    def __init__(self, model=TINY, prefill=1, decode=1, router=1, transfer="auto", sets=(), env=None, extra=(), ends_busy=""):
-        self.ends_busy = ends_busy
+    def __init__(self, model=TINY, prefill=1, decode=1, router=1, transfer="auto", sets=(), env=None, extra=()):
         self.managed = not any(item.endswith("kvbm=off") for item in sets)
         sets = ["kvbm.kv_memory=32MiB", *sets]
         self.dir = tempfile.mkdtemp(prefix="baton-flow-")
@@ -152,7 +151,7 @@ class Cluster:
         assert not crashed, f"crashed: {crashed}"
 
     def down(self, check=True):
-        if check and not self.ends_busy:
+        if check:
             self.released()
         pids = [w["pid"] for w in self.status()["workers"]] if check else []
         done = self.baton("down")
