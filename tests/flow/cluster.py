@@ -473,6 +473,7 @@ class Suite:
 
 
 def send_signal(pid, number):
+    assert pid > 0, f"{pid} would be a group of processes: this test's own"
     os.kill(pid, number)
 
 

@@ -64,7 +64,7 @@ def held_by(c):
 
 
 def strike(c, role, how, rng):
-    pid = rng.choice(c.workers(role))["pid"]
+    pid = rng.choice(wait_for(f"a {role} that runs", lambda: running(c, role), 20))
     print(f"  {time.strftime('%H:%M:%S')} {how} {role} {pid}", flush=True)
     try:
         if how == "kill":
@@ -79,6 +79,11 @@ def strike(c, role, how, rng):
     except ProcessLookupError:
         pass
     return None
+
+
+def running(c, role):
+    """Process ids; one that was struck a moment ago has none until it is started again."""
+    return [w["pid"] for w in c.workers(role) if w["pid"]]
 
 
 def try_signal(pid, number):
