@@ -1,12 +1,12 @@
-"""Workers are killed, frozen and told to end at random, minute after minute, under eight streams whose answers must
-not change; what the processes hold must not grow.
+"""Workers and the router are killed, frozen and told to end at random, minute after minute, under eight streams whose answers
+must not change; what the processes hold must not grow. What breaks with a router's end is asked again, and is no error.
 
     soak.py                 one minute
     soak.py --long          ten
     soak.py --seed N        the order of faults of an earlier run (it is printed)
     soak.py --tcp --kv SIZE KV by TCP, and so much memory for it (default 32MiB; 4MiB brings preemptions)
-    soak.py --kvbm          the KV block manager is struck, too, its disk is a file system that fills up, and
-                            the requests have different salts; five minutes with --long
+    soak.py --kvbm          the KV block manager is struck, too, its disk is a file system that prompts which come only
+                            once fill up, and the requests have different salts; five minutes with --long
     soak.py ... --seconds N
 """
 import os
@@ -26,6 +26,8 @@ GROWTH = 56 << 20  # bytes, of one process: a pool of 32 MiB is touched as it fi
 DESCRIPTORS = 12  # links to other workers are made when first wanted
 MANAGED = ["kvbm.disk_size=256MiB", "kvbm.disk_segment=4MiB", "kvbm.admission=all"]
 SALTS = [None, "one tenant", "another"]
+SEGMENT = 4 << 20  # of MANAGED
+ONCE = 1024  # tokens of a prompt that fills the disk: two megabytes of KV
 
 
 class SmallDisk:
@@ -34,6 +36,11 @@ class SmallDisk:
     def __init__(self):
         self.dir = tempfile.mkdtemp(prefix="baton-disk-")
 
+    def is_full(self):
+        """No further segment fits."""
+        room = os.statvfs(self.dir)
+        return room.f_bavail * room.f_bsize < SEGMENT
+
     def __enter__(self):
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", self.dir], check=True, capture_output=True)
         return self
@@ -41,6 +48,71 @@ class SmallDisk:
     def __exit__(self, *why):
         subprocess.run(["umount", "-l", self.dir], check=False)
         shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class SoakStreams(Streams):
+    """With a router that may be struck: what a client gets until its stream breaks is right, and what it asks again is answered.
+    One thread more asks what nobody asked before, where a disk is to be filled."""
+
+    def __init__(self, c, requests, fills=False):
+        self.struck, self.fills, self.broken, self.filled = [], fills, 0, 0
+        super().__init__(c, requests)
+
+    def router_struck(self):
+        self.struck.append([time.monotonic(), float("inf")])
+
+    def router_serves(self):
+        for outage in self.struck:
+            outage[1] = min(outage[1], time.monotonic())
+
+    def is_of_router(self, begin):
+        return any(begin < back for _, back in self.struck)
+
+    def check(self, i, answer):
+        if not (answer.error and self.is_of_router(self.begun[i])):
+            super().check(i, answer)
+            return
+        self.broken += 1
+        if not self.want[i][0].startswith(answer.text):
+            self.wrong.append(f"stream {i}: other text before it broke: {answer.text[-40:]}")
+        time.sleep(0.1)
+
+    def work(self, i):
+        while not self.stopping:
+            self.begun[i] = time.monotonic()
+            self.check(i, self.c.ask(**self.requests[i]))
+            self.rounds[i] += 1
+
+    def fill(self):
+        while not self.stopping:
+            begin, self.filled = time.monotonic(), self.filled + 1
+            prompt = [random.Random(self.filled * ONCE + i).randrange(5, 900) for i in range(ONCE)]
+            answer = self.c.ask("", prompt=prompt, stream=False, hashes=False, max_tokens=1, cache_salt="once")
+            if answer.error and not self.is_of_router(begin):
+                self.wrong.append(f"a prompt that comes once: {answer.error}")
+            time.sleep(0.3)
+
+    def running(self):
+        super().running()
+        self.begun = [0.0] * len(self.requests)
+        self.threads += [threading.Thread(target=self.fill)] * self.fills
+        return self
+
+
+class Seen:
+    """The highest figures of processes whose counts begin anew when they are killed."""
+
+    def __init__(self, c):
+        self.c, self.cached, self.no_space = c, dict.fromkeys(("device", "host", "disk"), 0), 0
+
+    def look(self):
+        router = self.c.metrics(self.c.workers("router")[0])
+        for tier in self.cached:
+            tokens = sum(v for k, v in router.items() if k.startswith("baton_router_cached_tokens_total") and f'tier="{tier}"' in k)
+            self.cached[tier] = max(self.cached[tier], tokens)
+        for manager in self.c.workers("kvbm"):
+            counted = self.c.metrics(manager).get('baton_kvbm_disk_errors_total{kind="no_space"}', 0)
+            self.no_space = max(self.no_space, counted)
 
 
 def requests(salted=False):
@@ -100,22 +172,29 @@ def serving(c):
     return len(known) == 2 and all(v == 2 for v in known.values()) and router.get("baton_router_links_up") == 2
 
 
-def faults(c, streams, seconds, rng, more=()):
+def faults(c, streams, seconds, rng, more, seen):
     """One worker of a role at a time; the other one of its role lives. Roles in `more` have only one."""
     end, n = time.monotonic() + seconds, 0
     with streams.running() as load:
         while time.monotonic() < end and not load.wrong:
             c.wait_workers(2, 2)
             wait_for("the router to know all workers", lambda: serving(c), 40)
+            load.router_serves()
+            seen.look()
             roles = rng.choice([["prefill"], ["decode"], ["prefill", "decode"]] + [[role] for role in more] * 2)
-            thaws = [strike(c, role, rng.choice(["kill", "freeze", "freeze", "end"]), rng) for role in roles]
+            how = [rng.choice(["kill", "freeze", "freeze", "end"]) for _ in roles]
+            if ("router", "freeze") not in zip(roles, how) and "router" in roles:
+                load.router_struck()
+            thaws = [strike(c, role, what, rng) for role, what in zip(roles, how)]
             n += 1
             pause = time.monotonic() + rng.uniform(0.2, 2)
             wait_for("the next fault", lambda: time.monotonic() >= pause, 10)
             for thaw in filter(None, thaws):
                 thaw.join()
+        wait_for("the router to know all workers", lambda: serving(c), 40)
+        load.router_serves()
         load.wait_rounds(1)
-    print(f"  {n} faults, {sum(load.rounds)} answers", flush=True)
+    print(f"  {n} faults, {sum(load.rounds)} answers, of which {load.broken} broke with the router", flush=True)
     assert n >= seconds / 20, f"only {n} faults"
     c.wait_healed(2, 2)
 
@@ -185,10 +264,10 @@ def warm(c, streams):
     c.wait_healed(2, 2)
 
 
-def soak(c, suite, streams, seconds, seed, more=()):
+def soak(c, suite, streams, seconds, seed, more, seen):
     suite.test("calm load", warm, c, streams)
     before = held_by(c)
-    suite.test("random faults", faults, c, streams, seconds, random.Random(seed), more)
+    suite.test("random faults", faults, c, streams, seconds, random.Random(seed), more, seen)
     # What is cached goes to who holds it.
     uncached = Streams(c, [dict(request, no_cache=True) for request in requests()])
     suite.test("everyone works again", everyone_works, c, uncached)
@@ -198,15 +277,13 @@ def soak(c, suite, streams, seconds, seed, more=()):
     suite.test("nothing is inherited", nothing_inherited, c)
 
 
-def tiers_were_used(c):
-    """Else the faults of the manager say nothing. It may have been killed a moment ago, and its figures with it."""
-    m = c.metrics(c.workers("kvbm")[0])
-    assert m.get('baton_kvbm_blocks{tier="host"}', 0) > 0, m
-    router = c.metrics(c.workers("router")[0])
-    pulled = {tier: sum(v for k, v in router.items() if k.startswith("baton_router_cached_tokens_total") and f'tier="{tier}"' in k)
-              for tier in ("device", "host", "disk")}
-    print(f"  cached tokens by tier: {pulled}", flush=True)
-    assert pulled["device"] > 0 and pulled["host"] > 0, pulled
+def tiers_were_used(c, disk, seen):
+    """Else the faults of the manager say nothing."""
+    seen.look()
+    print(f"  cached tokens by tier: {seen.cached}, errors for want of room on disk: {seen.no_space}", flush=True)
+    assert seen.cached["device"] > 0 and seen.cached["host"] > 0, seen.cached
+    assert disk.is_full() and seen.no_space > 0, "the file system was not filled"
+    assert c.metrics(c.workers("kvbm")[0]).get('baton_kvbm_blocks{tier="host"}', 0) > 0
 
 
 def main():
@@ -225,11 +302,12 @@ def main():
     elif kvbm:
         with SmallDisk() as disk, Cluster(prefill=2, decode=2, transfer=transfer, sets=sets + MANAGED,
                                           extra=["--kv-disk", disk.dir]) as c:
-            soak(c, suite, Streams(c, requests(salted=True)), seconds, seed, more=["kvbm"])
-            suite.test("tiers were used", tiers_were_used, c)
+            seen = Seen(c)
+            soak(c, suite, SoakStreams(c, requests(salted=True), fills=True), seconds, seed, ["kvbm", "router"], seen)
+            suite.test("tiers were used", tiers_were_used, c, disk, seen)
     else:
         with Cluster(prefill=2, decode=2, transfer=transfer, sets=sets) as c:
-            soak(c, suite, Streams(c, requests()), seconds, seed)
+            soak(c, suite, SoakStreams(c, requests()), seconds, seed, ["router"], Seen(c))
     suite.finish()
 
 
