@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "cli/child.h"
@@ -21,7 +20,6 @@
 
 #define OUTPUT_MAX_BYTES    ((size_t)65536)
 #define LEAST_FILES         4096
-#define LEAST_SHM_BYTES     ((uint64_t)1 << 30)
 #define WEIGHTS_PROBE_BYTES ((size_t)8 << 20)
 #define LEAST_MEMORY        ((uint64_t)2 << 30)
 
@@ -118,22 +116,10 @@ static void check_port(struct examination *e, uint16_t port)
 
 static void check_memory(struct examination *e)
 {
-    struct statvfs shm;
     uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     say(e, memory < LEAST_MEMORY ? NOTE : FINE, "memory",
         memory < LEAST_MEMORY ? "set --set worker.kv_memory=64MiB and use small models" : NULL, "%.1f GiB",
         (double)memory / (double)(1 << 30));
-    if (statvfs("/dev/shm", &shm) != 0) {
-        say(e, BAD, "/dev/shm", "mount a tmpfs there: KV moves through it (or use --transfer tcp)", "%s",
-            strerror(errno));
-        return;
-    }
-    uint64_t bytes = (uint64_t)shm.f_bavail * shm.f_frsize;
-    say(e, bytes < LEAST_SHM_BYTES ? BAD : FINE, "/dev/shm",
-        bytes < LEAST_SHM_BYTES ? "make it larger (mount -o remount,size=4G /dev/shm; docker --shm-size), lower "
-                                  "--set worker.kv_memory, or use --transfer tcp"
-                                : NULL,
-        "%.1f GiB free; each worker's KV pool lies there", (double)bytes / (double)(1 << 30));
 }
 
 /* What the kernel gives, rather than what its settings say. */

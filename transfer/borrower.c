@@ -24,9 +24,7 @@ static void attempt(struct transfer_peer *peer);
 static void close_way(struct mover *m, struct transfer_peer *peer)
 {
     timer_cancel(&m->timers, &peer->timer);
-    if (peer->rkey)
-        ucp_rkey_destroy(peer->rkey);
-    peer->rkey = NULL;
+    region_unmap(peer->mapped, pool_bytes(&peer->lender.pool));
     peer->mapped = NULL;
     bool broken = peer->broken;
     peer->broken = false;
@@ -101,19 +99,11 @@ static void try_again(struct mover *m, struct transfer_peer *peer)
 static status map_region(struct transfer_peer *peer)
 {
     const struct description *d = &peer->lender;
-    size_t bytes = pool_bytes(&d->pool);
-    void *first, *last;
-    if (ucp_ep_rkey_unpack(peer->ep, d->rkey.data, &peer->rkey) != UCS_OK) {
-        peer->rkey = NULL;
-        return error_set(&peer->why, ST_UNSUPPORTED, "UCX cannot unpack the pool's key");
-    }
-    if (ucp_rkey_ptr(peer->rkey, d->region, &first) != UCS_OK ||
-        ucp_rkey_ptr(peer->rkey, d->region + bytes - 1, &last) != UCS_OK ||
-        (size_t)((uint8_t *)last - (uint8_t *)first) != bytes - 1)
-        return error_set(&peer->why, ST_UNSUPPORTED, "the pool cannot be mapped from here");
-    if (!pool_header_matches(first, &d->pool))
+    status st = region_map(d->pid, d->fd, pool_bytes(&d->pool), &peer->mapped, &peer->why);
+    if (st)
+        return st;
+    if (!pool_header_matches(peer->mapped, &d->pool))
         return error_set(&peer->why, ST_STALE, "the mapped pool is not the one that was described");
-    peer->mapped = first;
     peer->populated = 0;
     return ST_OK;
 }

@@ -3,33 +3,36 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define DESCRIPTION_MAGIC 0x31445442u /* "BTD1" */
+#define DESCRIPTION_MAGIC 0x32445442u /* "BTD2" */
 
 struct fixed_part {
     uint32_t magic;
-    uint16_t len[3]; /* same-host address, key, network address */
-    uint16_t zero;
+    uint16_t len[2]; /* same-host address, network address */
+    uint32_t zero;
     struct transfer_geometry geometry;
-    uint64_t n_blocks, incarnation, nonce, region, ipc_space, net_space;
+    uint64_t n_blocks, incarnation, nonce;
+    uint32_t pid, fd;
+    uint64_t ipc_space, net_space;
     uint8_t boot[16];
 };
 _Static_assert(sizeof(struct fixed_part) == 96, "fixed_part is a wire format");
-_Static_assert(sizeof(struct fixed_part) + 8 + 3 * DESCRIPTION_MAX_PART <= DESCRIPTION_MAX_BYTES, "all of it fits");
+_Static_assert(sizeof(struct fixed_part) + 8 + 2 * DESCRIPTION_MAX_PART <= DESCRIPTION_MAX_BYTES, "all of it fits");
 
 size_t description_encode(const struct description *d, uint8_t out[DESCRIPTION_MAX_BYTES])
 {
-    const struct bytes_view *const parts[3] = { &d->same_address, &d->rkey, &d->net_address };
+    const struct bytes_view *const parts[2] = { &d->same_address, &d->net_address };
     struct fixed_part f = { .magic = DESCRIPTION_MAGIC,
                             .geometry = d->pool.geometry,
                             .n_blocks = d->pool.n_blocks,
                             .incarnation = d->pool.incarnation,
                             .nonce = d->pool.nonce,
-                            .region = d->region,
+                            .pid = d->pid,
+                            .fd = d->fd,
                             .ipc_space = d->host.ipc_space,
                             .net_space = d->host.net_space };
     memcpy(f.boot, d->host.boot, sizeof f.boot);
     size_t at = sizeof f;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         ASSERT(parts[i]->len <= DESCRIPTION_MAX_PART);
         f.len[i] = (uint16_t)parts[i]->len;
         if (parts[i]->len)
@@ -57,23 +60,23 @@ status description_decode(const uint8_t *data, size_t len, struct description *o
     memcpy(&f, data, sizeof f);
     if (f.magic != DESCRIPTION_MAGIC || f.zero)
         return error_set(err, ST_CORRUPT, "not a transfer description, or one of another version");
-    if (sizeof f + 8 + f.len[0] + f.len[1] + f.len[2] != len || !sum_holds(data, len))
+    if (sizeof f + 8 + f.len[0] + f.len[1] != len || !sum_holds(data, len))
         return error_set(err, ST_CORRUPT, "transfer description is damaged");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 2; i++)
         if (f.len[i] > DESCRIPTION_MAX_PART)
             return error_set(err, ST_CORRUPT, "transfer description has a part of %u bytes", f.len[i]);
-    if (!f.len[0] != !f.len[1])
-        return error_set(err, ST_CORRUPT, "transfer description has an address without a key");
+    if (!f.len[0] != !f.pid)
+        return error_set(err, ST_CORRUPT, "transfer description has an address without a region");
     status st = pool_check_geometry(&f.geometry, f.n_blocks, err);
     if (st)
         return ST_CORRUPT;
     *out = (struct description){
         .host = { .ipc_space = f.ipc_space, .net_space = f.net_space },
         .pool = { f.geometry, f.n_blocks, f.incarnation, f.nonce },
-        .region = f.region,
+        .pid = f.pid,
+        .fd = f.fd,
         .same_address = { data + sizeof f, f.len[0] },
-        .rkey = { data + sizeof f + f.len[0], f.len[1] },
-        .net_address = { data + sizeof f + f.len[0] + f.len[1], f.len[2] },
+        .net_address = { data + sizeof f + f.len[0], f.len[1] },
     };
     memcpy(out->host.boot, f.boot, sizeof f.boot);
     return ST_OK;

@@ -1,7 +1,7 @@
 /* description.h - what a lender publishes so that others can connect; travels in the link's HELLO.
  * The bytes come from another process: decode checks every length, and a
  * checksum over all of it, before a byte reaches UCX, whose own unpacking of
- * addresses and keys trusts its input. */
+ * addresses trusts its input. */
 #ifndef BATON_TRANSFER_DESCRIPTION_H
 #define BATON_TRANSFER_DESCRIPTION_H
 
@@ -19,14 +19,13 @@ struct bytes_view {
 struct description {
     struct host_identity host;
     struct pool_identity pool;
-    uint64_t region;                /* address of the region in the lender */
+    uint32_t pid, fd;               /* of the lender and the region (region.h); 0, 0: it cannot be mapped */
     struct bytes_view same_address; /* worker of the same-host context */
-    struct bytes_view rkey;
-    struct bytes_view net_address; /* worker of the network context */
+    struct bytes_view net_address;  /* worker of the network context */
 };
 
 #define DESCRIPTION_MAX_PART  2048u
-#define DESCRIPTION_MAX_BYTES (256u + 3 * DESCRIPTION_MAX_PART)
+#define DESCRIPTION_MAX_BYTES (256u + 2 * DESCRIPTION_MAX_PART)
 
 /* Returns the length. */
 size_t description_encode(const struct description *d, uint8_t out[DESCRIPTION_MAX_BYTES]);

@@ -16,6 +16,7 @@
 #include "transfer/handoff.h"
 #include "transfer/pool.h"
 #include "transfer/proof.h"
+#include "transfer/region.h"
 #include "transfer/runs.h"
 #include "transfer/transfer.h"
 #include "transfer/ucx_link.h"
@@ -106,8 +107,7 @@ struct transfer_peer {
     uint64_t session;
     uint32_t index;
     struct proof_terms terms;
-    bool proven; /* the lender has the cluster's key */
-    ucp_rkey_h rkey;
+    bool proven;           /* the lender has the cluster's key */
     const uint8_t *mapped; /* shm: the lender's region in our address space */
     size_t populated;      /* bytes of it whose pages have been mapped in */
     uint64_t last_end_us;  /* tcp: when the take before ended */
@@ -158,7 +158,7 @@ struct mover {
      * they go by the others: two processes that borrow from one another would otherwise connect the same two workers
      * from both ends at once, which UCX takes for one connection and can make nothing of. */
     struct ucx_link same_host, network, to_same_host, to_network;
-    ucp_mem_h memory; /* NULL: the pool is private memory */
+    struct region region; /* base is NULL: the pool is private memory */
     int epoll_fd;
     bool stopping;
     struct timers timers;

@@ -21,33 +21,23 @@ static void on_message(void *arg, struct ucx_link *link, const void *head, size_
         lender_receive(m, link, &h, payload, len);
 }
 
-/* The pool in memory that UCX can map into other processes of this host. */
+/* The pool in memory that other processes of this host can map. */
 static status open_mapped_pool(struct mover *m, struct error *err)
 {
     status st = ucx_link_open(&m->same_host, true, "lo", on_message, m, err);
     if (st)
         return st;
-    ucp_mem_map_params_t params = { .field_mask = UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS,
-                                    .length = pool_bytes(&m->identity),
-                                    .flags = UCP_MEM_MAP_ALLOCATE };
-    if (ucp_mem_map(m->same_host.context, &params, &m->memory) != UCS_OK) {
-        m->memory = NULL;
-        return error_set(err, ST_NO_MEMORY, "no shared memory for a KV pool of %zu MiB (is /dev/shm large enough?)",
-                         params.length >> 20);
-    }
-    ucp_mem_attr_t attr = { .field_mask = UCP_MEM_ATTR_FIELD_ADDRESS | UCP_MEM_ATTR_FIELD_LENGTH };
-    if (ucp_mem_query(m->memory, &attr) != UCS_OK || attr.length < params.length)
-        return error_set(err, ST_IO, "UCX allocated another pool than was asked for");
-    st = ucx_link_open_beside(&m->to_same_host, &m->same_host, err);
-    return st == ST_OK ? pool_init(&m->pool, &m->identity, attr.address, err) : st;
+    st = region_create(pool_bytes(&m->identity), &m->region, err);
+    if (st == ST_OK)
+        st = ucx_link_open_beside(&m->to_same_host, &m->same_host, err);
+    return st == ST_OK ? pool_init(&m->pool, &m->identity, m->region.base, err) : st;
 }
 
 static void close_mapped_pool(struct mover *m)
 {
     ucx_link_close(&m->to_same_host);
-    if (m->memory) {
-        (void)ucp_mem_unmap(m->same_host.context, m->memory);
-        m->memory = NULL;
+    if (m->region.base) {
+        region_destroy(&m->region);
         m->pool.base = NULL;
     }
     ucx_link_close(&m->same_host);
@@ -82,19 +72,11 @@ static status open_pool(struct mover *m, struct error *err)
 static status describe(struct mover *m, struct error *err)
 {
     uint8_t same[DESCRIPTION_MAX_PART], net[DESCRIPTION_MAX_PART];
-    struct description d = { .host = m->host, .pool = m->identity, .region = (uintptr_t)m->pool.base };
-    void *rkey = NULL;
+    struct description d = { .host = m->host, .pool = m->identity, .pid = m->region.pid, .fd = m->region.fd };
     status st = ST_OK;
-    if (m->memory) {
+    if (m->region.base) {
         d.same_address.data = same;
         st = ucx_link_address(&m->same_host, same, sizeof same, &d.same_address.len, err);
-        if (st)
-            return st;
-        if (ucp_rkey_pack(m->same_host.context, m->memory, &rkey, &d.rkey.len) != UCS_OK)
-            return error_set(err, ST_IO, "UCX cannot pack the pool's key");
-        d.rkey.data = rkey;
-        if (d.rkey.len > DESCRIPTION_MAX_PART)
-            st = error_set(err, ST_LIMIT, "the pool's UCX key has %zu bytes", d.rkey.len);
     }
     if (st == ST_OK && m->network.context) {
         d.net_address.data = net;
@@ -102,8 +84,6 @@ static status describe(struct mover *m, struct error *err)
     }
     if (st == ST_OK)
         m->description_len = description_encode(&d, m->description);
-    if (rkey)
-        ucp_rkey_buffer_release(rkey);
     return st;
 }
 
@@ -131,7 +111,7 @@ status mover_open(struct mover *m, struct error *err)
 
 void mover_close(struct mover *m)
 {
-    bool is_private = m->pool.base && !m->memory;
+    bool is_private = m->pool.base && !m->region.base;
     close_mapped_pool(m);
     ucx_link_close(&m->to_network);
     ucx_link_close(&m->network);

@@ -200,7 +200,7 @@ static void choose_ways(const struct transfer *t, struct transfer_peer *peer, en
     const char *shm = NULL, *tcp = NULL;
     if (!allows(m->mode, TRANSPORT_SHM) || !allows(mode, TRANSPORT_SHM))
         shm = "shm is not allowed";
-    else if (!m->memory || !d->same_address.len)
+    else if (!m->region.base || !d->same_address.len)
         shm = "shm has no pool that can be mapped on both sides";
     else if (!host_identity_equal(&m->host, &d->host))
         shm = "shm needs one host, one IPC and one network name space";

@@ -2,7 +2,7 @@
  *
  * Each worker owns one pool of blocks, which it lends for reading. A take copies
  * slots of one layer of a peer's blocks into blocks of our own, by one of
- *   shm: a copy through a mapping of the peer's pool (ucp_rkey_ptr), same host
+ *   shm: a copy through a mapping of the peer's pool (region.h), same host
  *   tcp: a request as active message; the lender answers with the bytes
  * (an RDMA get joins later behind the same calls). Nobody writes into another's
  * memory: over the network no UCP_FEATURE_RMA is opened.

@@ -52,16 +52,12 @@ struct setting {
 /* Names of a transport's own settings stand without its prefix, as ucp_config_modify wants them. */
 static const struct setting shared_settings[] = {
     { "RNDV_THRESH", "inf" }, /* data goes where the receiver copies it, never by a remote put */
-    { "ZCOPY_THRESH", "auto" },     { "PROTO_ENABLE", "n" },
-    { "UNIFIED_MODE", "n" },        { "ADDRESS_DEBUG_INFO", "n" },
-    { "MAX_EAGER_LANES", "1" },     { "ALLOC_PRIO", "md:posix" }, /* nothing that cannot be mapped by others */
-    { "KEEPALIVE_INTERVAL", "1s" },
+    { "ZCOPY_THRESH", "auto" }, { "PROTO_ENABLE", "n" },        { "UNIFIED_MODE", "n" }, { "ADDRESS_DEBUG_INFO", "n" },
+    { "MAX_EAGER_LANES", "1" }, { "KEEPALIVE_INTERVAL", "1s" }, { "TLS", "tcp" }, /* shared memory has no lane that
+                                                                                     notices a dead peer */
 };
-static const struct setting mapped_settings[] = { { "TLS", "posix,tcp" }, { "SHM_DEVICES", "memory" } };
 /* One DATA message with its heads is one segment; larger ones would be gathered by a copy. */
-static const struct setting network_settings[] = { { "TLS", "tcp" },
-                                                   { "TX_SEG_SIZE", "140k" },
-                                                   { "RX_SEG_SIZE", "140k" } };
+static const struct setting network_settings[] = { { "TX_SEG_SIZE", "140k" }, { "RX_SEG_SIZE", "140k" } };
 
 static bool apply(ucp_config_t *config, const struct setting *settings, size_t n)
 {
@@ -83,8 +79,7 @@ static status open_context(struct ucx_link *link, const char *device, struct err
     ucs_status_t st = ucp_config_read(NULL, NULL, &config);
     if (st != UCS_OK)
         return ucx_error(err, "cannot read its configuration (a UCX_ variable may be wrong)", st);
-    bool ok = APPLY(config, shared_settings) &&
-              (link->mapped ? APPLY(config, mapped_settings) : APPLY(config, network_settings)) &&
+    bool ok = APPLY(config, shared_settings) && (link->mapped || APPLY(config, network_settings)) &&
               ucp_config_modify(config, "NET_DEVICES", device) == UCS_OK;
     ucp_params_t params = { .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
                             .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
@@ -203,9 +198,7 @@ status ucx_link_address(const struct ucx_link *link, uint8_t *out, size_t size, 
     return result;
 }
 
-/* UCX picks lanes without a word; its report is the only place that tells. Messages go over
- * TCP on both links: shared memory has no lane that notices a dead peer. Whether memory is
- * mapped shows by ucp_rkey_ptr. */
+/* UCX picks lanes without a word; its report is the only place that tells. Messages go over TCP on both links. */
 static bool lanes_as_wanted(ucp_ep_h ep)
 {
     char *text = NULL;
@@ -214,7 +207,7 @@ static bool lanes_as_wanted(ucp_ep_h ep)
     if (!f)
         return false;
     ucp_ep_print_info(ep, f);
-    bool ok = fclose(f) == 0 && strstr(text, ":tcp/") && !strstr(text, ":posix/");
+    bool ok = fclose(f) == 0 && strstr(text, ":tcp/");
     free(text);
     return ok;
 }

@@ -36,8 +36,8 @@ struct ucx_link {
     void *arg;
 };
 
-/* mapped: shared memory with a TCP lane on the loopback device, which is what
- * notices a dead peer. Else TCP alone on device, without UCP_FEATURE_RMA. */
+/* TCP alone on device, without UCP_FEATURE_RMA. mapped: KV goes through a mapping (region.h), and messages need no
+ * large segments. */
 MUST_CHECK status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx_link_receive receive,
                                 void *arg, struct error *err);
 /* Another worker of an open link's context, with an address of its own; closed before it. */

@@ -8,16 +8,16 @@
 
 #include "transfer/description.h"
 
-static const uint8_t parts[3][5] = { "same", "rkey", "net." };
+static const uint8_t parts[2][5] = { "same", "net." };
 
 static size_t encode(uint8_t *out)
 {
     struct description d = { .host = { { 1, 2, 3 }, 4, 5 },
                              .pool = { { 6, 7, 8, 9 }, 10, 11, 12 },
-                             .region = 13,
+                             .pid = 13,
+                             .fd = 14,
                              .same_address = { parts[0], 4 },
-                             .rkey = { parts[1], 4 },
-                             .net_address = { parts[2], 3 } };
+                             .net_address = { parts[1], 3 } };
     return description_encode(&d, out);
 }
 
@@ -31,9 +31,10 @@ static void test_survives_the_way(void **state)
     assert_int_equal(description_decode(bytes, len, &d, &err), ST_OK);
     assert_true(host_identity_equal(&d.host, &(struct host_identity){ { 1, 2, 3 }, 4, 5 }));
     assert_int_equal(d.pool.geometry.slot_bytes, 9);
-    assert_true(d.pool.n_blocks == 10 && d.pool.incarnation == 11 && d.pool.nonce == 12 && d.region == 13);
-    assert_int_equal(d.rkey.len, 4);
-    assert_memory_equal(d.rkey.data, "rkey", 4);
+    assert_true(d.pool.n_blocks == 10 && d.pool.incarnation == 11 && d.pool.nonce == 12);
+    assert_true(d.pid == 13 && d.fd == 14);
+    assert_int_equal(d.same_address.len, 4);
+    assert_memory_equal(d.same_address.data, "same", 4);
     assert_int_equal(d.net_address.len, 3);
     assert_memory_equal(d.net_address.data, "net", 3);
 }
@@ -61,7 +62,7 @@ static void test_lengths_are_checked_behind_the_checksum(void **state)
     uint8_t bytes[DESCRIPTION_MAX_BYTES];
     struct description d;
     struct error err;
-    for (size_t at = 4; at < 10; at++) {
+    for (size_t at = 4; at < 8; at++) {
         size_t len = encode(bytes);
         bytes[at] = 0xff;
         uint64_t sum = XXH3_64bits(bytes, len - 8);

@@ -4,8 +4,9 @@
 #include <arpa/inet.h>
 #include <sys/stat.h>
 
-#define SECOND  1000000u
-#define SESSION (5u << 16)
+#define SECOND    1000000u
+#define SESSION   (5u << 16)
+#define POOL_FILE "memfd:baton-kv"
 
 static char ours[64], another[64]; /* key files */
 
@@ -402,14 +403,46 @@ static void on_put(void *request, ucs_status_t st, void *arg)
     ucp_request_free(request);
 }
 
+/* Where the lender has its pool, which it tells nobody. */
+static uint64_t pool_address(pid_t lender)
+{
+    char path[64], line[512];
+    unsigned long long address = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/maps", (int)lender);
+    FILE *maps = fopen(path, "re");
+    assert_non_null(maps);
+    while (!address && fgets(line, sizeof line, maps))
+        if (strstr(line, POOL_FILE))
+            (void)sscanf(line, "%llx-", &address);
+    (void)fclose(maps);
+    assert_true(address != 0);
+    return address;
+}
+
+/* A key of any memory will do: of TCP there is nothing in it. */
+static ucp_rkey_h key_for(ucp_context_h context, ucp_ep_h ep, void *bytes, size_t n, ucp_mem_h *memory)
+{
+    void *packed;
+    size_t len;
+    ucp_rkey_h rkey;
+    ucp_mem_map_params_t params = { .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
+                                    .address = bytes,
+                                    .length = n };
+    assert_int_equal(ucp_mem_map(context, &params, memory), UCS_OK);
+    assert_int_equal(ucp_rkey_pack(context, *memory, &packed, &len), UCS_OK);
+    assert_int_equal(ucp_ep_rkey_unpack(ep, packed, &rkey), UCS_OK);
+    ucp_rkey_buffer_release(packed);
+    return rkey;
+}
+
 /* UCX's own handler of software puts writes where the packet says: neither context may have it. */
-static void put_by_force(const struct description *d, bool mapped)
+static void put_by_force(const struct description *d, uint64_t pool, bool mapped)
 {
     ucp_config_t *config;
     ucp_context_h context;
     ucp_worker_h worker;
     ucp_ep_h ep;
-    ucp_rkey_h rkey;
+    ucp_mem_h memory;
     static uint8_t bytes[4096];
     memset(bytes, 0x77, sizeof bytes);
     ucp_params_t params = { .field_mask = UCP_PARAM_FIELD_FEATURES, .features = UCP_FEATURE_AM | UCP_FEATURE_RMA };
@@ -423,16 +456,16 @@ static void put_by_force(const struct description *d, bool mapped)
     ucp_ep_params_t ep_params = { .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS,
                                   .address = (const void *)(mapped ? d->same_address.data : d->net_address.data) };
     if (ucp_ep_create(worker, &ep_params, &ep) == UCS_OK) {
-        if (ucp_ep_rkey_unpack(ep, d->rkey.data, &rkey) == UCS_OK) {
-            ucp_request_param_t param = { .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK, .cb.send = on_put };
-            uint64_t blocks = d->region + pool_blocks_offset(&d->pool);
-            void *request = ucp_put_nbx(ep, bytes, sizeof bytes, blocks, rkey, &param);
-            assert_false(UCS_PTR_IS_ERR(request) && UCS_PTR_STATUS(request) == UCS_ERR_INVALID_PARAM);
-            uint64_t until = clock_now_us() + 300000;
-            while (clock_now_us() < until)
-                (void)ucp_worker_progress(worker);
-            ucp_rkey_destroy(rkey);
-        }
+        ucp_rkey_h rkey = key_for(context, ep, bytes, sizeof bytes, &memory);
+        ucp_request_param_t param = { .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK, .cb.send = on_put };
+        uint64_t blocks = pool + pool_blocks_offset(&d->pool);
+        void *put = ucp_put_nbx(ep, bytes, sizeof bytes, blocks, rkey, &param);
+        assert_false(UCS_PTR_IS_ERR(put) && UCS_PTR_STATUS(put) == UCS_ERR_INVALID_PARAM);
+        uint64_t until = clock_now_us() + 300000;
+        while (clock_now_us() < until)
+            (void)ucp_worker_progress(worker);
+        ucp_rkey_destroy(rkey);
+        assert_int_equal(ucp_mem_unmap(context, memory), UCS_OK);
         ucp_request_param_t close_param = { .op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = UCP_EP_CLOSE_FLAG_FORCE };
         void *request = ucp_ep_close_nbx(ep, &close_param);
         for (int i = 0; i < 100000 && UCS_PTR_IS_PTR(request) && !ucp_request_check_status(request); i++)
@@ -452,8 +485,8 @@ static void test_puts_write_nothing(void **state)
     struct error err;
     scene_open(&scene);
     assert_int_equal(description_decode(scene.lender.description, scene.lender.description_len, &d, &err), ST_OK);
-    put_by_force(&d, false);
-    put_by_force(&d, true);
+    put_by_force(&d, pool_address(scene.lender.pid), false);
+    put_by_force(&d, pool_address(scene.lender.pid), true);
     assert_true(lender_order(&scene.lender, 's', 0, NULL).memory == scene.memory);
     scene_close(&scene);
 }
@@ -469,7 +502,7 @@ static void test_the_pool_is_for_its_user_only(void **state)
         char path[64], target[256] = "";
         struct stat st;
         (void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)scene.lender.pid, fd);
-        if (readlink(path, target, sizeof target - 1) < 0 || !strstr(target, "ucx_shm_posix") || stat(path, &st))
+        if (readlink(path, target, sizeof target - 1) < 0 || !strstr(target, POOL_FILE) || stat(path, &st))
             continue;
         pools++;
         assert_int_equal(st.st_mode & 0777, 0600);

@@ -491,6 +491,28 @@ static void test_connecting_to_the_dead_ends_in_time(void **state)
     borrower_close(&b);
 }
 
+/* Nothing that an earlier peer left is taken for the dead one's. */
+static void test_one_that_died_among_others(void **state)
+{
+    struct lender_process living, dead;
+    struct borrower b;
+    lender_start(&living, TRANSFER_AUTO, NULL, NULL);
+    borrower_open(&b, TRANSFER_AUTO, NULL);
+    borrower_meet(&b, &living, mode_of(state), 5 * SECOND);
+    assert_int_equal(b.ready_st, ST_OK);
+    transfer_disconnect(&b.peer);
+    lender_start(&dead, TRANSFER_AUTO, NULL, NULL);
+    assert_int_equal(kill(dead.pid, SIGKILL), 0);
+    (void)lender_reap(&dead);
+    borrower_meet(&b, &dead, mode_of(state), SECOND);
+    assert_int_not_equal(b.ready_st, ST_OK);
+    transfer_disconnect(&b.peer);
+    borrower_meet(&b, &living, mode_of(state), 5 * SECOND);
+    assert_int_equal(b.ready_st, ST_OK);
+    borrower_close(&b);
+    assert_int_equal(lender_reap(&living), 0);
+}
+
 static void test_connecting_to_the_frozen_ends_in_time(void **state)
 {
     struct lender_process lender;
@@ -742,6 +764,7 @@ int main(int argc, char **argv)
         BOTH(test_bad_takes_are_refused),
         cmocka_unit_test(test_takes_under_way_are_bounded),
         BOTH(test_connecting_to_the_dead_ends_in_time),
+        BOTH(test_one_that_died_among_others),
         BOTH(test_connecting_to_the_frozen_ends_in_time),
         cmocka_unit_test(test_damaged_descriptions_are_refused),
         cmocka_unit_test(test_forced_modes_that_do_not_fit_say_why),
