@@ -17,14 +17,22 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join(ROOT, "build", "test-logs")
+SECONDS = os.path.join(LOGS, "seconds.json")
 VENV = os.path.join(ROOT, "build", "venv", "bin", "python3")
 EVERY = "^(unit|property|replay)"
 THREADED = (r"loop|metrics|team|cores|engine_thread|model_quantise|drafter|weights_client|weights_holder|control|transfer|failpoint"
             r"|tokenize_pool|decision_log|layer_gate|unit_router_prefix_index")
 PROGRAMS = {"release": EVERY, "asan": EVERY, "tsan": THREADED, "cuda": "^unit_engine_device$"}  # of ctest, that are run
+# Timeouts are so many times those of ctest, and of SCRIPTS.
+PROGRAM_SLOW = {"release": 1, "asan": 4, "tsan": 6}
+SCRIPT_SLOW = {"release": 1, "asan": 4, "tsan": 6}
+# What leaves a processor idle for most of its ten seconds or more: it sleeps until something expires or is started again.
+WAITING = (r"/unit_(common_etcd|proto_(link_failures|membership)|transfer_(lender|stranger)|router_kv_feeds|cli_supervisor)$"
+           r"|flow/(weights|shared_etcd|kvbm_hosts|frozen_transfer|cancel|faults|routing|cache|two_hosts)$")
 
 passed = failed = skipped = 0
 skips, failures = [], []
+took = {}  # seconds of each finished step
 details = {}  # of a failed test: the lines that say what failed, for the end of a long output
 lock = threading.Lock()
 
@@ -93,6 +101,7 @@ def run(name, command, timeout, env=None, cwd=ROOT):
 def test(name, command, timeout, env=None, cwd=ROOT):
     code, output, seconds, path, timed_out = run(name, command, timeout, env, cwd)
     bad, line, output = count(name, output, code, timed_out)
+    took[name] = round(seconds, 1)
     say(f"  {name:44s} {line} {seconds:6.1f} s")
     if bad:
         say("\n".join("      | " + text for text in output.splitlines()[-25:]) + f"\n      log: {path}")
@@ -144,44 +153,75 @@ def entries(preset):
     return [entry for entry in json.loads(out.stdout)["tests"] if re.search(PROGRAMS[preset], entry["name"])]
 
 
-def programs(preset):
-    """Those programs as (name, command, timeout)."""
+def is_wanted(only, preset, name):
+    return re.search(only, name) or re.search(only, f"{preset}/{name}")
+
+
+def programs(preset, only):
+    """Those programs that are wanted as (name, command, timeout); no command where they are not built."""
     for entry in entries(preset):
         timeout = next((p["value"] for p in entry.get("properties", []) if p["name"] == "TIMEOUT"), 120)
-        yield entry["name"], entry["command"], float(timeout)
+        if is_wanted(only, preset, entry["name"]):
+            yield f"{preset}/{entry['name']}", entry.get("command"), timeout * PROGRAM_SLOW[preset]
 
 
-def program_steps(preset, only, slow, env):
+def program_steps(preset, only, env):
     """As test() takes them."""
-    steps = [(f"{preset}/{name}", command, timeout * slow, env, os.path.join(ROOT, "build", preset))
-             for name, command, timeout in programs(preset) if re.search(only, name)]
+    steps = [(*program, env, os.path.join(ROOT, "build", preset)) for program in programs(preset, only)]
     say(f"{preset}: {len(steps)} test programs")
     return steps
 
 
-def run_beside(steps):
-    """Two at a time: programs keep a core busy, most scripts wait for clusters."""
-    queue = list(steps)
+class Lanes:
+    """Runs steps side by side: two at a time that compute, and a third of those that mostly wait."""
 
-    def work():
-        while True:
-            with lock:
-                if not queue:
-                    return
-                step = queue.pop(0)
+    def __init__(self):
+        self.steps, self.closed, self.changed = [], False, threading.Condition()
+
+    def add(self, steps):
+        with self.changed:
+            self.steps += steps
+            self.changed.notify_all()
+
+    def close(self):
+        """No more are added."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+    def choose(self, for_waiting):
+        """The next for such a lane. Where nothing is left that computes, what waits may as well wait in its place."""
+        waiting = [step for step in self.steps if re.search(WAITING, step[0])]
+        computing = [step for step in self.steps if not re.search(WAITING, step[0])]
+        steps = waiting if for_waiting else computing + waiting
+        return steps[0] if steps else None
+
+    def take(self, for_waiting):
+        """None at the end."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.closed or self.choose(for_waiting))
+            step = self.choose(for_waiting)
+            if step:
+                self.steps.remove(step)
+            return step
+
+    def work(self, for_waiting):
+        while step := self.take(for_waiting):
             test(*step)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    def run(self):
+        """Until all are done."""
+        lanes = [threading.Thread(target=self.work, args=(for_waiting,)) for for_waiting in (False, False, True)]
+        for lane in lanes:
+            lane.start()
+        for lane in lanes:
+            lane.join()
 
 
 CLUSTER = "tests/flow/with_cluster.py"
 
 # name, script and arguments, seconds, and when: "long" (only with --long), "venv" (needs the Python packages),
-# "smollm2" (needs the model), "alone" (nothing runs beside it), "asan" (also against that build; with --long all flows are, but for those with "release"). Scripts find the programs under $BATON_TEST_BIN.
+# "smollm2" (needs the model), "alone" (no step runs beside it), "asan" (also against that build; with --long all flows are, but for those with "release"). Scripts find the programs under $BATON_TEST_BIN.
 SCRIPTS = [
     ("conformance/formatted", ["tests/conformance/formatted.py"], 60, set()),
     ("conformance/generated_docs", ["tests/conformance/generated_docs.py"], 180, set()),
@@ -198,7 +238,7 @@ SCRIPTS = [
     ("conformance/kv_events", ["tests/conformance/kv_events.py"], 120, {"venv", "asan"}),
     ("conformance/openai_client", [CLUSTER, "tests/conformance/openai_client.py", "{url}"], 200, {"venv"}),
     ("flow/smoke", ["tests/flow/smoke.py"], 120, {"asan"}),
-    ("flow/quickstart", ["tests/flow/quickstart.py"], 900, {"alone"}),
+    ("flow/quickstart", ["tests/flow/quickstart.py"], 900, {"alone", "release"}),
     ("flow/model_fetch", ["tests/flow/model_fetch.py"], 120, set()),
     ("flow/hostile_http", [CLUSTER, "--set", "router.request_timeout=3s", "tests/flow/hostile_http.py",
                            "--request-timeout", "3", "{host}", "{port}"], 200, {"asan"}),
@@ -287,77 +327,132 @@ def interpreter(command, when):
     return [] if command[0].endswith(".sh") else [VENV if "venv" in when else "/usr/bin/python3"]
 
 
-def script_steps(options, env, model):
-    """Scripts that may run beside others, and those that may not: all of --long, as they may measure."""
-    short, long = [], []
-    for name, command, timeout, when in SCRIPTS:
-        if not re.search(options.only, name) or ("long" in when and not options.long):
-            continue
-        if "venv" in when and not os.path.exists(HAS_VENV):
-            skip(name, "the Python packages of tests/requirements.txt could not be installed")
-        elif "smollm2" in when and not model:
-            skip(name, "SmolLM2 could not be fetched")
+def scripts(options, preset):
+    """Rows of SCRIPTS that are wanted, and against this build."""
+    for row in SCRIPTS:
+        name, _, _, when = row
+        if preset == "tsan":
+            runs = False
+        elif preset == "release":
+            runs = options.long or "long" not in when
         else:
-            (long if when & {"long", "alone"} else short).append((name, interpreter(command, when) + command, timeout, env))
-    return short, long
+            runs = "asan" in when or options.long and name.startswith("flow/") and not when & {"smollm2", "release"}
+        if runs and is_wanted(options.only, preset, name):
+            yield row
 
 
-def asan_script_steps(options, env):
-    """The same of those that run against this build too; what they lack the others have said."""
-    short, long = [], []
-    for name, command, timeout, when in SCRIPTS:
-        every = options.long and name.startswith("flow/") and not when & {"smollm2", "release"}
-        if not re.search(options.only, name) or not ("asan" in when or every):
-            continue
-        if "venv" not in when or os.path.exists(HAS_VENV):
-            step = ("asan/" + name, interpreter(command, when) + command, timeout * 4, env)
-            (long if "long" in when else short).append(step)
-    return short, long
+def prefixed(preset, name):
+    return name if preset == "release" else f"{preset}/{name}"
 
 
-class Behind:
-    """Sanitizer builds made while tests of release run, at the lowest priority: those have deadlines."""
-
-    def __init__(self, presets):
-        self.built = {preset: None for preset in presets}
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
-
-    def work(self):
-        for preset in self.built:
-            self.built[preset] = build(preset, nice=19)
-
-    def wait(self, preset):
-        """True when it built."""
-        while self.thread.is_alive() and self.built[preset] is None:
-            self.thread.join(0.2)
-        return self.built[preset]
+def script_steps(options, preset, env):
+    """Those that may run beside others, and those that may not: "alone" ones, and all of --long, as they may measure."""
+    short, alone, long = [], [], []
+    for name, command, timeout, when in scripts(options, preset):
+        reason = None
+        if "venv" in when and not os.path.exists(HAS_VENV):
+            reason = "the Python packages of tests/requirements.txt could not be installed"
+        elif "smollm2" in when and "BATON_TEST_SMOLLM2" not in env:
+            reason = "SmolLM2 could not be fetched"
+        step = (prefixed(preset, name), interpreter(command, when) + command, timeout * SCRIPT_SLOW[preset], env)
+        if not reason:
+            (long if "long" in when else alone if "alone" in when else short).append(step)
+        elif preset == "release":  # once is enough
+            skip(name, reason)
+    return short, alone, long
 
 
-def test_release(options, env):
+def release_steps(options):
+    # Twice the time: tests run side by side.
+    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin"), "BATON_TEST_LONG": "1" if options.long else "0",
+           "BATON_TEST_SLOW": "2"}
     model = smollm2()
     if model:
         env["BATON_TEST_SMOLLM2"] = model
-    short, long = script_steps(options, env, model)
-    run_beside(program_steps("release", options.only, 1.0, env) + short)
-    for step in long:
-        test(*step)
+    short, alone, long = script_steps(options, "release", env)
+    return program_steps("release", options.only, env) + short, alone, long
 
 
-def test_asan(options, env):
+def asan_steps(options):
     asan = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-    env = dict(env, **asan, BATON_TEST_BIN=os.path.join(ROOT, "build/asan/bin"), BATON_TEST_SLOW="8")
-    env.pop("BATON_TEST_SMOLLM2", None)
-    short, long = asan_script_steps(options, env)
-    run_beside(short + program_steps("asan", options.only, 4.0, asan))
-    for step in long:
-        test(*step)
+    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/asan/bin"), "BATON_TEST_LONG": "1" if options.long else "0",
+           "BATON_TEST_SLOW": "8"}
+    short, alone, long = script_steps(options, "asan", dict(env, **asan))
+    return short + program_steps("asan", options.only, asan), alone, long
 
 
-def test_tsan(options):
+def tsan_steps(options):
     # UCX's hooks on memory calls take a lock in threads that ThreadSanitizer has already let go of.
     hooks_off = {"UCX_MEM_MMAP_HOOK_MODE": "none", "UCX_MEM_EVENTS": "n"}
-    run_beside(program_steps("tsan", options.only, 6.0, dict(hooks_off, TSAN_OPTIONS="halt_on_error=1")))
+    return program_steps("tsan", options.only, dict(hooks_off, TSAN_OPTIONS="halt_on_error=1")), [], []
+
+
+STEPS = {"release": release_steps, "asan": asan_steps, "tsan": tsan_steps}
+
+
+def build_behind(options, presets, lanes, long):
+    """Builds at the lowest priority, as the tests that run meanwhile have deadlines, and hands over what can be run then."""
+    try:
+        for preset in presets:
+            if build(preset, nice=19):
+                side_by_side, alone, later = STEPS[preset](options)
+                lanes.add(side_by_side)
+                long += alone + later
+    finally:
+        lanes.close()
+
+
+def run_all(options, builds):
+    lanes, long = Lanes(), []
+    built = "release" in builds and build("release")
+    # That of ThreadSanitizer is the shorter one, so that few tests are left to run when there is nothing to build any more.
+    behind = [preset for preset in ("tsan", "asan") if preset in builds]
+    builder = threading.Thread(target=build_behind, args=(options, behind, lanes, long), daemon=True)
+    builder.start()
+    if built:
+        side_by_side, alone, later = release_steps(options)
+        for step in alone:
+            test(*step)
+        lanes.add(side_by_side)
+        long[:0] = later
+    lanes.run()
+    builder.join()
+    for step in long:
+        test(*step)
+    if built and options.long:
+        run_cuda(options.only)
+
+
+def list_steps(options, builds):
+    """What would run, and how long it took when it last ran here."""
+    last = read_seconds()
+    steps = []
+    for preset in builds:
+        if os.path.exists(os.path.join(ROOT, "build", preset, "build.ninja")):
+            steps += [(name, timeout) for name, _, timeout in programs(preset, options.only)]
+        else:
+            say(f"the test programs of {preset} can be listed after `cmake --preset {preset}`")
+        steps += [(prefixed(preset, name), timeout * SCRIPT_SLOW[preset]) for name, _, timeout, _ in scripts(options, preset)]
+    for name, timeout in steps:
+        seconds = f"{last[name]:6.1f} s" if name in last else "     - s"
+        say(f"  {name:44s} {seconds}, at most {timeout:.0f} s")
+    say(f"{len(steps)} steps, of which those that were run here took {sum(last.get(name, 0) for name, _ in steps):.0f} s")
+
+
+def read_seconds():
+    """Of each step that was ever run here, the last time."""
+    try:
+        with open(SECONDS) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return {}
+
+
+def write_seconds():
+    os.makedirs(LOGS, exist_ok=True)
+    known = dict(read_seconds(), **took)
+    with open(SECONDS, "w") as file:
+        json.dump(known, file, indent=0, sort_keys=True)
 
 
 def main():
@@ -366,26 +461,17 @@ def main():
     parser.add_argument("--builds", default="release,asan,tsan")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--only", default="")
+    parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     builds = ["release"] if options.fast else options.builds.split(",")
     if set(builds) - {"release", "asan", "tsan"}:
         parser.error(f"--builds takes release, asan and tsan, not {options.builds}")
+    if options.list:
+        return list_steps(options, builds)
+
     begin = time.monotonic()
-
-    # Twice the time: two tests run at once.
-    env = {"BATON_TEST_BIN": os.path.join(ROOT, "build/release/bin"), "BATON_TEST_LONG": "1" if options.long else "0",
-           "BATON_TEST_SLOW": "2"}
-    release = "release" in builds and build("release")
-    behind = Behind([preset for preset in ("asan", "tsan") if preset in builds])
-    if release:
-        test_release(options, env)
-        if options.long:
-            run_cuda(options.only)
-    if "asan" in builds and behind.wait("asan"):
-        test_asan(options, env)
-    if "tsan" in builds and behind.wait("tsan"):
-        test_tsan(options)
-
+    run_all(options, builds)
+    write_seconds()
     print()
     for line in skips:
         print("skipped:", line)
