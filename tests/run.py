@@ -20,7 +20,7 @@ LOGS = os.path.join(ROOT, "build", "test-logs")
 SECONDS = os.path.join(LOGS, "seconds.json")
 VENV = os.path.join(ROOT, "build", "venv", "bin", "python3")
 EVERY = "^(unit|property|replay)"
-THREADED = (r"loop|metrics|team|cores|engine_thread|model_quantise|drafter|weights_client|weights_holder|control|transfer|failpoint"
+THREADED = (r"loop|metrics|team|cores|engine_thread|model_quantise|weights_client|weights_holder|control|transfer|failpoint"
             r"|tokenize_pool|decision_log|layer_gate|unit_router_prefix_index")
 PROGRAMS = {"release": EVERY, "asan": EVERY, "tsan": THREADED, "cuda": "^unit_engine_device$"}  # of ctest, that are run
 # Timeouts are so many times those of ctest, and of SCRIPTS.
