@@ -79,6 +79,14 @@ struct fleet_worker *fleet_find(struct fleet *fleet, const char *id)
 
 /* ---- membership --------------------------------------------------------------- */
 
+static const Baton__RouterMark *our_mark(const struct fleet *fleet, const Baton__Load *load)
+{
+    for (size_t i = 0; i < load->n_marks; i++)
+        if (load->marks[i]->router == fleet->options.incarnation)
+            return load->marks[i];
+    return NULL;
+}
+
 static void on_load(struct fleet_worker *worker, const Baton__Load *load)
 {
     const struct fleet *fleet = worker->fleet;
@@ -86,17 +94,17 @@ static void on_load(struct fleet_worker *worker, const Baton__Load *load)
         return;
     worker->load_us = fleet_now(fleet);
     worker->draining = load->draining;
-    worker->queued_tokens = load->queued_tokens;
     worker->running_tokens = load->running_tokens;
     worker->requests = load->queued_requests;
     worker->running = load->running_sequences;
     worker->kv_blocks = load->kv_blocks;
     worker->kv_free = load->kv_free;
-    for (size_t i = 0; i < load->n_marks; i++)
-        if (load->marks[i]->router == fleet->options.incarnation)
-            fleet_on_mark(worker, load->marks[i]->dispatch);
-    if (!worker->is_decode)
+    const Baton__RouterMark *ours = our_mark(fleet, load);
+    if (worker->is_decode)
+        fleet_on_mark(worker, ours ? ours->dispatch : 0);
+    else
         fleet_on_prefill_load(worker);
+    fleet_on_queue(worker, load->queued_tokens, ours ? ours->queued_tokens : 0);
     fleet_refresh(worker);
     fleet_refresh_rates(worker, 1e3 * load->step_ms);
 }
@@ -234,7 +242,8 @@ static void forget_load(struct fleet_worker *worker)
 {
     worker->load_us = 0;
     worker->draining = false;
-    worker->queued_tokens = worker->running_tokens = 0;
+    worker->running_tokens = 0;
+    fleet_on_queue(worker, 0, 0);
     worker->requests = worker->running = worker->kv_blocks = worker->kv_free = 0;
     fleet_refresh(worker);
 }

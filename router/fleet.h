@@ -22,9 +22,10 @@ struct fleet_dispatch {
     struct fleet_worker *worker; /* NULL: not counted, or the worker is gone */
     uint64_t number;             /* in Generate */
     uint64_t at_us;
-    uint32_t n_tokens;
-    bool is_later;  /* in later_list */
-    bool is_remote; /* at a decode worker: a prefill worker computes its prompt */
+    uint32_t n_tokens;    /* that wait for it, as was predicted; 0: its prompt is done */
+    uint32_t most_tokens; /* so many may wait, where the prediction was wrong */
+    bool is_later;        /* in later_list */
+    bool is_remote;       /* at a decode worker: a prefill worker computes its prompt */
 };
 TAILQ_HEAD(fleet_dispatches, fleet_dispatch);
 
@@ -40,12 +41,15 @@ struct fleet_worker {
     struct subscription *loads;
     uint64_t load_us; /* when load was heard; 0: never */
     bool draining;
-    uint64_t queued_tokens, running_tokens;
+    uint64_t running_tokens;
+    /* What it said of prompt tokens that wait: others', and ours; and with ours as they can be now. */
+    uint64_t others_tokens, own_tokens, queued_tokens;
     uint32_t requests, running, kv_blocks, kv_free;
     /* dispatched by us and not over; and the later ones of them, which its figures do not hold yet: these are
      * counted at once, so that bursts spread */
     uint32_t ours, later;
     uint64_t later_tokens, remote_tokens; /* remote_tokens: of all of ours */
+    uint64_t heard_tokens;                /* most_tokens of those that are not later */
     struct fleet_dispatches held_list;    /* all of ours */
     struct fleet_dispatches later_list;   /* numbers rise */
     struct fleet_rates rates;
@@ -161,6 +165,8 @@ uint64_t fleet_next_number(struct fleet *fleet);
  * through the decode worker, without a number, so its loads hold them a moment later (FLEET_HEARD_US). */
 void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, uint64_t number, uint32_t n_tokens);
 void fleet_uncount(struct fleet_worker *worker, struct fleet_dispatch *dispatch);
+/* What it has to compute was only predicted, and may be as much as this. */
+void fleet_count_most(struct fleet_dispatch *dispatch, uint32_t most_tokens);
 /* At the decode worker: a prefill worker computes the prompt; and: its KV is there, whatever the worker's last figures,
  * which may be older, say. n_tokens is 0 from then on. */
 void fleet_count_remote(struct fleet_dispatch *dispatch);

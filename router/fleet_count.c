@@ -9,12 +9,27 @@ uint64_t fleet_now(const struct fleet *fleet)
 
 /* ---- what we dispatched --------------------------------------------------------------- */
 
+/* Figures are of a moment ago: ours that are over since do not wait, whatever they say. */
+static void requeue(struct fleet_worker *worker)
+{
+    uint64_t own = worker->own_tokens < worker->heard_tokens ? worker->own_tokens : worker->heard_tokens;
+    worker->queued_tokens = worker->others_tokens + own;
+}
+
+void fleet_on_queue(struct fleet_worker *worker, uint64_t tokens, uint64_t own_tokens)
+{
+    worker->own_tokens = own_tokens < tokens ? own_tokens : tokens;
+    worker->others_tokens = tokens - worker->own_tokens;
+    requeue(worker);
+}
+
 static void no_longer_later(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
 {
     TAILQ_REMOVE(&worker->later_list, dispatch, entry);
     dispatch->is_later = false;
     worker->later--;
     worker->later_tokens -= dispatch->n_tokens;
+    worker->heard_tokens += dispatch->most_tokens;
 }
 
 void fleet_on_mark(struct fleet_worker *worker, uint64_t number)
@@ -42,7 +57,12 @@ void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, u
     const struct fleet_dispatch *last = TAILQ_LAST(&worker->later_list, fleet_dispatches);
     ASSERT(!last || last->number < number);
     *dispatch = (struct fleet_dispatch){
-        .worker = worker, .number = number, .at_us = fleet_now(worker->fleet), .n_tokens = n_tokens, .is_later = true
+        .worker = worker,
+        .number = number,
+        .at_us = fleet_now(worker->fleet),
+        .n_tokens = n_tokens,
+        .most_tokens = n_tokens,
+        .is_later = true,
     };
     TAILQ_INSERT_TAIL(&worker->later_list, dispatch, entry);
     TAILQ_INSERT_TAIL(&worker->held_list, dispatch, held_entry);
@@ -50,6 +70,12 @@ void fleet_count(struct fleet_worker *worker, struct fleet_dispatch *dispatch, u
     worker->later++;
     worker->later_tokens += n_tokens;
     fleet_refresh(worker);
+}
+
+void fleet_count_most(struct fleet_dispatch *dispatch, uint32_t most_tokens)
+{
+    ASSERT(dispatch->is_later && most_tokens >= dispatch->n_tokens);
+    dispatch->most_tokens = most_tokens;
 }
 
 void fleet_count_remote(struct fleet_dispatch *dispatch)
@@ -64,14 +90,17 @@ void fleet_count_remote(struct fleet_dispatch *dispatch)
 static void no_longer_queued(struct fleet_worker *worker, struct fleet_dispatch *dispatch)
 {
     uint64_t n = dispatch->n_tokens;
-    if (dispatch->is_later)
+    if (dispatch->is_later) {
         worker->later_tokens -= n;
-    else
-        worker->queued_tokens -= n < worker->queued_tokens ? n : worker->queued_tokens;
+    } else {
+        worker->own_tokens -= n < worker->own_tokens ? n : worker->own_tokens;
+        worker->heard_tokens -= dispatch->most_tokens;
+    }
     if (dispatch->is_remote)
         worker->remote_tokens -= n;
     dispatch->is_remote = false;
-    dispatch->n_tokens = 0;
+    dispatch->n_tokens = dispatch->most_tokens = 0;
+    requeue(worker);
 }
 
 void fleet_prompt_done(struct fleet_dispatch *dispatch)

@@ -59,6 +59,8 @@ struct fleet_kind *fleet_kind(struct fleet *fleet, uint64_t model, bool is_decod
 /* The worker's figures of now hold what we dispatched up to our mark; at a prefill worker: what was sent before. */
 void fleet_on_mark(struct fleet_worker *worker, uint64_t number);
 void fleet_on_prefill_load(struct fleet_worker *worker);
+/* And so many prompt tokens wait there, of which so many are ours. */
+void fleet_on_queue(struct fleet_worker *worker, uint64_t tokens, uint64_t own_tokens);
 /* The worker is to be freed: nothing of ours is counted there any more. */
 void fleet_drop_counts(struct fleet_worker *worker);
 

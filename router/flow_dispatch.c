@@ -227,6 +227,7 @@ static void count(struct flow *flow, const struct fleet_picked *picked, uint64_t
         return;
     fleet_count_remote(&flow->dispatch);
     fleet_count(picked->prefills[0], &flow->help, number, picked->predicted.computed);
+    fleet_count_most(&flow->help, flow->n_tokens);
 }
 
 static void dispatch_to(struct flow *flow, const struct chosen *chosen)

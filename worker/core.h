@@ -131,8 +131,9 @@ void generation_on_stale(struct worker *worker, struct worker_peer *from, const 
 void generations_on_peer_lost(struct worker *worker, struct worker_peer *peer);
 void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live,
                                size_t n_live);
-/* Prompt tokens that wait for blocks here, or for KV from elsewhere. */
-uint64_t generations_queued_tokens(const struct worker *worker);
+/* Prompt tokens that are to be computed here, or whose KV is to come from a prefill worker; adds each router's share to
+ * its mark. */
+uint64_t generations_count_queued(struct worker *worker);
 size_t generations_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max);
 void generations_answer_claims(struct worker *worker);
 void generations_send_tokens(struct worker *worker);
@@ -152,7 +153,8 @@ void prefills_on_peer_lost(struct worker *worker, struct worker_peer *peer);
 void prefills_on_peer_again(struct worker *worker, struct worker_peer *peer, Baton__Live *const *live, size_t n_live);
 size_t prefills_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max);
 void prefills_ask_grants(struct worker *worker);
-uint64_t prefills_queued_tokens(const struct worker *worker);
+/* Prompt tokens that are to be computed here; adds each router's share to its mark. */
+uint64_t prefills_count_queued(struct worker *worker);
 void prefills_destroy(struct worker *worker);
 
 /* Tells the sender of an old attempt or leg so. */

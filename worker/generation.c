@@ -541,14 +541,26 @@ void generations_on_peer_again(struct worker *worker, struct worker_peer *peer, 
     }
 }
 
-uint64_t generations_queued_tokens(const struct worker *worker)
+/* Of its prompt, what has no KV here yet and is not being fetched. */
+static uint32_t queued_tokens(const struct generation *g)
 {
-    uint64_t n = 0;
+    uint32_t n = g->seq.n_tokens, fetched = pulling_upto(&g->pulling);
+    if (g->state == GENERATION_WAITING || g->state == GENERATION_PULLING || is_in_leg(g))
+        return n - (fetched > g->committed ? fetched : g->committed);
+    return g->state == GENERATION_COMPUTING ? n - g->seq.computed : 0;
+}
+
+uint64_t generations_count_queued(struct worker *worker)
+{
+    uint64_t all = 0;
     const struct generation *g;
     TAILQ_FOREACH(g, &worker->generation_order, order)
-    if (g->state == GENERATION_WAITING || g->state == GENERATION_PULLING || is_in_leg(g))
-        n += g->seq.n_tokens - g->committed;
-    return n;
+    {
+        uint32_t n = queued_tokens(g);
+        router_marks_add_queued(&worker->marks, g->node.key.router, n);
+        all += n;
+    }
+    return all;
 }
 
 size_t generations_live(struct worker *worker, struct worker_peer *peer, Baton__Live *out, size_t max)

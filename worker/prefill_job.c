@@ -479,14 +479,24 @@ void prefills_ask_grants(struct worker *worker)
             return;
 }
 
-uint64_t prefills_queued_tokens(const struct worker *worker)
+/* What is to be computed still; not what is being fetched. */
+static uint32_t queued_tokens(const struct prefill_job *job)
 {
-    uint64_t n = 0;
+    uint32_t fetched = pulling_upto(&job->pulling), done = job->seq.computed;
+    return job->state < PREFILL_HANDING ? job->seq.n_tokens - (fetched > done ? fetched : done) : 0;
+}
+
+uint64_t prefills_count_queued(struct worker *worker)
+{
+    uint64_t all = 0;
     const struct prefill_job *job;
     TAILQ_FOREACH(job, &worker->job_order, order)
-    if (job->state == PREFILL_QUEUED || job->state == PREFILL_ASKING || job->state == PREFILL_PULLING)
-        n += job->seq.n_tokens - job->seq.computed;
-    return n;
+    {
+        uint32_t n = queued_tokens(job);
+        router_marks_add_queued(&worker->marks, job->node.key.router, n);
+        all += n;
+    }
+    return all;
 }
 
 void prefills_destroy(struct worker *worker)

@@ -390,6 +390,11 @@ void pulling_cancel(struct pulling *pulling)
     borrower_cancel(pulling->pull);
 }
 
+uint32_t pulling_upto(const struct pulling *pulling)
+{
+    return pulling->pull ? (pulling->first + pulling->run) * pulling->worker->options.layout.block_tokens : 0;
+}
+
 /* ---- a step behind it -------------------------------------------------------------------------------------------- */
 
 static double step_us_of(const struct pulling *p)

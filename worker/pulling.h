@@ -130,6 +130,8 @@ struct pulling_request {
 bool pulling_begin(struct pulling *pulling, const struct pulling_request *request);
 /* The owner has no use for it any more. True: ended has been called, and may have freed the owner. */
 void pulling_cancel(struct pulling *pulling);
+/* While a pull is under way: what is before this token is fetched, as far as the holder has said. 0: none is. */
+uint32_t pulling_upto(const struct pulling *pulling);
 
 /* Of a sequence that awaits it. Whether a step may begin now: */
 bool pulling_lets_begin(const struct pulling *pulling);

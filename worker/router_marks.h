@@ -1,5 +1,6 @@
-/* router_marks.h - the last dispatch that was seen of each router, which Load tells
- * them: what a router dispatched up to its mark is in our figures already. */
+/* router_marks.h - what Load tells each router of its own requests: the last dispatch that was seen, as what a router
+ * dispatched up to there is in our figures already, and how many of the tokens that wait are its own, as it may hear
+ * of their end before the next Load. */
 #ifndef BATON_WORKER_ROUTER_MARKS_H
 #define BATON_WORKER_ROUTER_MARKS_H
 
@@ -7,7 +8,8 @@
 
 #include "proto/baton.pb-c.h"
 
-/* Routers remembered. The one not heard of for longest makes room; it counts its own requests twice until its next. */
+/* Routers remembered. The one not heard of for longest makes room; it counts its own requests twice until its next,
+ * and takes its tokens for others'. */
 #define ROUTER_MARKS 64
 
 struct router_marks {
@@ -20,6 +22,9 @@ struct router_marks {
 
 /* dispatch: of Generate; 0 says nothing. An older number than the last changes nothing. */
 void router_marks_note(struct router_marks *marks, uint64_t router, uint64_t dispatch);
+/* Shares are counted anew for each Load: none has any, then one has so many more. */
+void router_marks_clear_queued(struct router_marks *marks);
+void router_marks_add_queued(struct router_marks *marks, uint64_t router, uint64_t tokens);
 /* out borrows from marks. */
 void router_marks_fill(struct router_marks *marks, Baton__Load *out);
 

@@ -363,10 +363,9 @@ void worker_load(struct worker *worker, Baton__Load *out)
     {
         out->running_sequences++;
         out->running_tokens += seq->computed;
-        if (seq->n_tokens - seq->computed > 1)
-            out->queued_tokens += seq->n_tokens - seq->computed;
     }
-    out->queued_tokens += prefills_queued_tokens(worker) + generations_queued_tokens(worker);
+    router_marks_clear_queued(&worker->marks);
+    out->queued_tokens = prefills_count_queued(worker) + generations_count_queued(worker);
     router_marks_fill(&worker->marks, out);
 }
 

@@ -85,6 +85,7 @@ static void publish(struct scene *s)
         if (s->requests[i].used && s->requests[i].seen) {
             load.queued_requests++;
             load.queued_tokens += s->requests[i].dispatch.n_tokens;
+            marks[s->requests[i].router].queued_tokens += s->requests[i].dispatch.n_tokens;
         }
     load.id = "w";
     load.incarnation = s->worker[0]->instance.incarnation;
@@ -355,9 +356,15 @@ static void test_a_class_is_kept(void **state)
 
 /* ---- what is counted at prefill workers, and learned ------------------------------------------ */
 
-static void publish_plain(struct fake_fleet *f, struct fleet_worker *w, uint64_t queued_tokens)
+/* own: of this router. */
+static void publish_plain(struct fake_fleet *f, struct fleet_worker *w, uint64_t queued_tokens, uint64_t own)
 {
+    Baton__RouterMark mark = BATON__ROUTER_MARK__INIT, *marks = &mark;
     Baton__Load load = BATON__LOAD__INIT;
+    mark.router = FAKE_ROUTER;
+    mark.queued_tokens = own;
+    load.marks = &marks;
+    load.n_marks = 1;
     load.id = w->instance.id;
     load.incarnation = w->instance.incarnation;
     load.queued_tokens = queued_tokens;
@@ -393,10 +400,10 @@ static void test_prefill_workers_are_counted_at_once(void **state)
     assert_int_equal(hits[0], 4);
     assert_int_equal(fleet_counted(fake.fleet, false).dispatches, 8);
     assert_int_equal(fleet_counted(fake.fleet, false).tokens, 800);
-    publish_plain(&fake, p[0], 0); /* it cannot know of them yet */
+    publish_plain(&fake, p[0], 0, 0); /* it cannot know of them yet */
     assert_int_equal(p[0]->later_tokens, 400);
     fake.now_us += FLEET_HEARD_US;
-    publish_plain(&fake, p[0], 300);
+    publish_plain(&fake, p[0], 300, 300);
     assert_int_equal(p[0]->later_tokens, 0);
     assert_ptr_equal(first_helper(&fake), p[0]); /* 300 it says itself, and 400 of ours at the other */
     fake.now_us += 5000;
@@ -421,7 +428,7 @@ static void test_what_is_over_does_not_wait(void **state)
     fleet_count(p, &a, fleet_next_number(fake.fleet), 300);
     fleet_count(p, &b, fleet_next_number(fake.fleet), 100);
     fake.now_us += FLEET_HEARD_US;
-    publish_plain(&fake, p, 450); /* and 50 of another router's */
+    publish_plain(&fake, p, 450, 400); /* and 50 of another router's */
     fleet_uncount(p, &a);
     assert_int_equal(p->queued_tokens + p->later_tokens, 150);
     fleet_uncount(p, &b);
@@ -431,6 +438,38 @@ static void test_what_is_over_does_not_wait(void **state)
     assert_int_equal(p->queued_tokens + p->later_tokens, 50);
     assert_int_equal(p->later, 1);
     fleet_uncount(p, &a);
+    fleet_destroy(&fake.fleet);
+}
+
+/* A prompt that is over sooner than a prefill worker's figures are taken to hold it. */
+static void test_figures_of_a_short_prompt(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    struct fleet_dispatch a, b;
+    fake_fleet_open(&fake, fake_now);
+    struct fleet_worker *p = fake_worker(&fake, "p0", "prefill", "m");
+    fleet_count(p, &a, fleet_next_number(fake.fleet), 300);
+    fake.now_us += FLEET_HEARD_US / 4;
+    publish_plain(&fake, p, 350, 300);
+    assert_int_equal(p->queued_tokens + p->later_tokens, 350); /* once */
+    fleet_uncount(p, &a);
+    assert_int_equal(p->queued_tokens + p->later_tokens, 50);
+    publish_plain(&fake, p, 350, 300); /* it was on its way */
+    assert_int_equal(p->queued_tokens + p->later_tokens, 50);
+    fleet_count(p, &b, fleet_next_number(fake.fleet), 20);
+    fleet_count_most(&b, 1000);
+    publish_plain(&fake, p, 350, 300);
+    assert_int_equal(p->queued_tokens + p->later_tokens, 70);
+    fake.now_us += FLEET_HEARD_US;
+    publish_plain(&fake, p, 2050, 900); /* it found less than was thought */
+    assert_int_equal(p->queued_tokens + p->later_tokens, 2050);
+    publish_plain(&fake, p, 2050, 1500); /* but no more than all of it */
+    assert_int_equal(p->queued_tokens + p->later_tokens, 1550);
+    fleet_uncount(p, &b);
+    assert_int_equal(p->queued_tokens + p->later_tokens, 550);
+    publish_plain(&fake, p, 10, 20); /* nonsense */
+    assert_int_equal(p->queued_tokens + p->later_tokens, 0);
     fleet_destroy(&fake.fleet);
 }
 
@@ -499,7 +538,7 @@ static void test_the_unmeasured_are_like_the_others(void **state)
             fleet_learn_prefill(p[i % 2], n, n, 300 + 20 * n);
     p[2] = fake_worker(&fake, "p2", "prefill", "m"); /* new */
     for (int i = 0; i < 3; i++)
-        publish_plain(&fake, p[i], 0);
+        publish_plain(&fake, p[i], 0, 0);
     (void)first_helper(&fake);
     for (uint32_t i = 0; i < 3; i++)
         assert_true(rates_of(&fake, i)->prefill_token > 19.0f && rates_of(&fake, i)->prefill_token < 21.0f);
@@ -525,11 +564,11 @@ static void test_wait_is_learned_without_a_queue(void **state)
     fleet_learn_queue(p, 0, 300);
     for (int i = 0; i < 20; i++)
         fleet_learn_queue(p, 5000, 5000);
-    publish_plain(&fake, p, 0);
+    publish_plain(&fake, p, 0, 0);
     (void)first_helper(&fake);
     assert_true(rates_of(&fake, 0)->queue == 300.0f);
     fleet_learn_queue(p, 300, 600);
-    publish_plain(&fake, p, 0);
+    publish_plain(&fake, p, 0, 0);
     (void)first_helper(&fake);
     assert_true(rates_of(&fake, 0)->queue > 300.0f && rates_of(&fake, 0)->queue < 600.0f);
     fleet_destroy(&fake.fleet);
@@ -549,13 +588,13 @@ static void test_a_slow_measure_is_forgotten(void **state)
         for (uint32_t n = 16; n <= 4096; n *= 4)
             fleet_learn_prefill(p[0], n, n, 20 * n);
     fleet_learn_prefill(p[1], 16, 16, 100 * 20 * 16);
-    publish_plain(&fake, p[0], 0);
-    publish_plain(&fake, p[1], 0);
+    publish_plain(&fake, p[0], 0, 0);
+    publish_plain(&fake, p[1], 0, 0);
     for (int i = 0; i < 5; i++)
         assert_ptr_equal(first_helper(&fake), p[0]);
     fake.now_us += 61000000;
-    publish_plain(&fake, p[0], 0);
-    publish_plain(&fake, p[1], 0);
+    publish_plain(&fake, p[0], 0, 0);
+    publish_plain(&fake, p[1], 0, 0);
     struct fleet_dispatch one;
     fleet_count(p[0], &one, fleet_next_number(fake.fleet), 10);
     assert_ptr_equal(first_helper(&fake), p[1]);
@@ -694,6 +733,7 @@ int main(void)
         cmocka_unit_test(test_a_class_is_kept),
         cmocka_unit_test(test_prefill_workers_are_counted_at_once),
         cmocka_unit_test(test_what_is_over_does_not_wait),
+        cmocka_unit_test(test_figures_of_a_short_prompt),
         cmocka_unit_test(test_counts_end_with_the_worker),
         cmocka_unit_test(test_remote_tokens),
         cmocka_unit_test(test_the_unmeasured_are_like_the_others),

@@ -118,7 +118,18 @@ static void acknowledge(struct world *w, uint32_t n)
     say(w, &w->router, FRAME_TOKENS_ACK, 0, &ack);
 }
 
-/* Asked for while the Grant is on its way; what comes is not computed, and told by where it lay. */
+/* Of the one router. */
+static void expect_queued(struct world *w, uint32_t tokens)
+{
+    Baton__Load load;
+    worker_load(w->worker, &load);
+    assert_int_equal(load.queued_tokens, tokens);
+    assert_int_equal(load.n_marks, 1);
+    assert_int_equal(load.marks[0]->queued_tokens, tokens);
+}
+
+/* Asked for while the Grant is on its way; what comes is not computed, and told by where it lay. Nor does it wait: only
+ * what is computed does. */
 static void test_prefill_fetches(void **state)
 {
     (void)state;
@@ -127,11 +138,14 @@ static void test_prefill_fetches(void **state)
     say_prefill(&w, 15); /* with its Grant */
     assert_int_equal(w.sent[FRAME_FIND], 1);
     assert_int_equal(sent.find_blocks, 3);
-    assert_null(w.step); /* it waits for the answer */
+    assert_null(w.step);  /* it waits for the answer */
+    expect_queued(&w, 3); /* all that was asked for may come */
     say_found(&w, 2, BLOCKS);
     assert_int_equal(w.n_takes, 1);
     assert_null(w.step);
+    expect_queued(&w, 7);
     end_take(&w);
+    expect_queued(&w, 7);
     assert_int_equal(sent.pulled_blocks, 2);
     assert_int_equal(w.step->seqs[0].first_pos, 8);
     assert_int_equal(w.step->seqs[0].n_rows, 7);

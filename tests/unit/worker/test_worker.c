@@ -103,12 +103,14 @@ static void test_load_holds_what_was_seen(void **state)
     assert_int_equal(load.marks[0]->dispatch, 1);
     assert_int_equal(load.queued_requests, 1);
     assert_int_equal(load.queued_tokens, 8);
+    assert_int_equal(load.marks[0]->queued_tokens, 8);
     say(&w, &w.router, FRAME_CANCEL, 0, &cancel);
     say_generate(&w, BLOCKS * BLOCK_TOKENS, BATON__ROUTE__ROUTE_LOCAL, 1); /* refused, and seen */
     worker_load(w.worker, &load);
     assert_int_equal(load.marks[0]->dispatch, 2);
     assert_int_equal(load.queued_requests, 0);
     assert_int_equal(load.queued_tokens, 0);
+    assert_int_equal(load.marks[0]->queued_tokens, 0);
     stop(&w);
 }
 
