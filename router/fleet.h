@@ -180,6 +180,8 @@ void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_
 void fleet_learn_queue(struct fleet_worker *worker, uint64_t predicted_us, uint64_t us);
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us);
 void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us);
+/* It computes what it should fetch, which costs so much: fetching is not predicted again until it is seen to happen. */
+void fleet_learn_missed(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us);
 /* What so many tokens of KV are. */
 uint64_t fleet_kv_bytes(const struct fleet_worker *worker, uint32_t n_tokens);
 /* NULL: there is none. */

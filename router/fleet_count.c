@@ -2,6 +2,9 @@
 
 #include "router/fleet_internal.h"
 
+/* Beyond so many medians something else was waited for; up to there the median itself may have been another. */
+#define NO_QUEUE 1.5
+
 uint64_t fleet_now(const struct fleet *fleet)
 {
     return fleet->options.now(fleet->options.now_ctx);
@@ -178,7 +181,8 @@ void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_
 void fleet_learn_queue(struct fleet_worker *worker, uint64_t predicted_us, uint64_t us)
 {
     struct fleet_rates *rates = learning(worker);
-    if ((double)predicted_us <= rates->queue_us + 1)
+    float median = rates->queue.median;
+    if ((double)predicted_us <= NO_QUEUE * (double)median + 1)
         fleet_rates_queue(rates, us);
 }
 
@@ -192,4 +196,10 @@ void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t b
 {
     fleet_rates_pull(&worker->rates, tier, bytes, us);
     fleet_rates_pull(learning(worker), tier, bytes, us);
+}
+
+void fleet_learn_missed(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us)
+{
+    fleet_rates_missed(&worker->rates, tier, bytes, us);
+    fleet_rates_missed(learning(worker), tier, bytes, us);
 }

@@ -1,11 +1,9 @@
 #include "router/fleet_rates.h"
 
-#include <math.h>
 #include <stddef.h>
 
 #define KIB            1024u
 #define CLASSES_TO_FIT 3u /* of sizes that were seen: with fewer a line through them says nothing of other sizes */
-#define QUEUE_STEP     1.06
 #define MOST_KIB       (1u << 30)
 
 static uint64_t at_least_one(uint64_t us)
@@ -33,20 +31,18 @@ void fleet_rates_handoff(struct fleet_rates *rates, bool other_host, uint64_t by
 
 void fleet_rates_pull(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us)
 {
-    observe_bytes(&rates->pull[tier], bytes, us);
+    recent_times_add(&rates->pull[tier], bytes, us);
 }
 
-/* A step towards the sample, however far above it is: what was waited for although nobody told of it counts no more.
- * Nothing is quicker than it can be: one of less than half makes it half. */
+void fleet_rates_missed(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us)
+{
+    rates->pull[tier] = (struct recent_times){ 0 };
+    recent_times_add(&rates->pull[tier], bytes, us);
+}
+
 void fleet_rates_queue(struct fleet_rates *rates, uint64_t us)
 {
-    double sample = (double)at_least_one(us), at = rates->queue_us;
-    if (at <= 0.0)
-        rates->queue_us = sample;
-    else if (sample > at)
-        rates->queue_us = fmin(at * QUEUE_STEP, sample);
-    else
-        rates->queue_us = 2 * sample < at ? at / 2 : fmax(at / QUEUE_STEP, sample);
+    recent_waits_add(&rates->queue, us);
 }
 
 /* How many classes were seen, and the one of the largest size. */
@@ -153,16 +149,30 @@ static struct pick_line line_of(const struct step_cost *const costs[FLEET_RATE_S
     return (struct pick_line){ (float)terms.base, (float)(terms.row / KIB) };
 }
 
+/* The first line that there is, at the speed of the first that was measured at all. */
+static struct pick_line pull_of(const struct recent_times *const from[FLEET_RATE_SOURCES], struct pick_line unknown)
+{
+    int shape = 0, speed = 0;
+    double share;
+    while (shape < FLEET_RATE_SOURCES && !recent_times_line(from[shape], &unknown))
+        shape++;
+    for (; speed < shape && speed < FLEET_RATE_SOURCES; speed++)
+        if (recent_times_against(from[speed], &unknown, &share))
+            return (struct pick_line){ (float)(share * (double)unknown.base), (float)(share * (double)unknown.byte) };
+    return unknown;
+}
+
 void fleet_rates_read(const struct fleet_rates *const from[FLEET_RATE_SOURCES], struct pick_rates *out)
 {
     const struct pick_line handoff = { RATE_HANDOFF_BASE_US, RATE_HANDOFF_BYTE_US };
     const struct pick_line pull = { RATE_PULL_BASE_US, RATE_PULL_BYTE_US };
     const struct step_cost *costs[FLEET_RATE_SOURCES];
+    const struct recent_times *times[FLEET_RATE_SOURCES];
     struct terms terms = { 0, RATE_PREFILL_TOKEN_US, 0 };
     for (int k = 0; k < FLEET_RATE_SOURCES; k++)
         costs[k] = &from[k]->prefill;
     (void)terms_of(costs, true, &terms);
-    out->queue = (float)from[FLEET_RATES_TYPICAL]->queue_us;
+    out->queue = from[FLEET_RATES_TYPICAL]->queue.median;
     out->prefill_base = (float)terms.base;
     out->prefill_token = (float)terms.row;
     out->prefill_pair = (float)terms.position;
@@ -173,7 +183,7 @@ void fleet_rates_read(const struct fleet_rates *const from[FLEET_RATE_SOURCES], 
     }
     for (int i = 0; i < KV_TIER_COUNT; i++) {
         for (int k = 0; k < FLEET_RATE_SOURCES; k++)
-            costs[k] = &from[k]->pull[i];
-        out->pull[i] = line_of(costs, pull);
+            times[k] = &from[k]->pull[i];
+        out->pull[i] = pull_of(times, pull);
     }
 }

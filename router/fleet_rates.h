@@ -4,6 +4,7 @@
 
 #include "engine/step_cost.h"
 #include "router/pick.h"
+#include "router/recent_times.h"
 
 /* What is taken for a worker until it, or another of its model and role, was measured. */
 #define RATE_PREFILL_TOKEN_US 1000.0f /* 1000 tokens/s */
@@ -12,17 +13,20 @@
 #define RATE_PULL_BASE_US     2000.0f
 #define RATE_PULL_BYTE_US     0.002f /* 500 MB/s */
 
-struct fleet_rates {                      /* zeroed: nothing is known */
-    struct step_cost prefill;             /* rows: tokens computed */
-    struct step_cost handoff[2];          /* rows: KiB moved; [1]: from another host */
-    struct step_cost pull[KV_TIER_COUNT]; /* rows: KiB fetched */
-    double queue_us;                      /* median of how long a prompt waits where none is before it */
+struct fleet_rates {                         /* zeroed: nothing is known */
+    struct step_cost prefill;                /* rows: tokens computed */
+    struct step_cost handoff[2];             /* rows: KiB moved; [1]: from another host */
+    struct recent_times pull[KV_TIER_COUNT]; /* a fetch takes milliseconds, of which a processor that is busy elsewhere
+                                                may double some */
+    struct recent_waits queue;               /* of prompts that none was before */
 };
 
 /* A prompt of n_tokens was computed but for its beginning. */
 void fleet_rates_prefill(struct fleet_rates *rates, uint32_t n_tokens, uint32_t computed, uint64_t us);
 void fleet_rates_handoff(struct fleet_rates *rates, bool other_host, uint64_t bytes, uint64_t us);
 void fleet_rates_pull(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us);
+/* What should have been fetched was not, which cost so much: the times before are none of now. */
+void fleet_rates_missed(struct fleet_rates *rates, enum kv_tier tier, uint64_t bytes, uint64_t us);
 /* A prompt before which nothing waited. */
 void fleet_rates_queue(struct fleet_rates *rates, uint64_t us);
 /* Its own, those of its model and role, those of its model in the other role. Zeroed ones know nothing. */

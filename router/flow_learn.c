@@ -115,7 +115,7 @@ static void learn_pull(struct flow *flow, struct fleet_worker *at, const struct 
 {
     uint64_t bytes = fleet_kv_bytes(at, fared->fetched);
     if (fared->was_missed && keeps_missing(at, flows_now(flow->flows)))
-        fleet_learn_pull(at, fared->source, bytes, MISSED_COUNTS * us);
+        fleet_learn_missed(at, fared->source, bytes, MISSED_COUNTS * us);
     if (fared->was_missed)
         return;
     at->missed_us = 0;

@@ -103,6 +103,30 @@ static void test_lines(void **state)
     assert_true(r.pull[KV_TIER_HOST].base == RATE_PULL_BASE_US);
 }
 
+/* One that was fetched at one size only says how quick it is; what other sizes take is as others', or as nobody's. */
+static void test_own_speed_of_fetching(void **state)
+{
+    (void)state;
+    struct fleet_rates own = { 0 }, typical = { 0 };
+    struct pick_rates r;
+    fleet_rates_pull(&own, KV_TIER_HOST, 1000000, 2000);
+    read_rates(&own, &typical, &r); /* half of the 2 + 2 ms that are taken for a million bytes */
+    assert_true(is_near((double)r.pull[KV_TIER_HOST].base, 1000) &&
+                is_near(1e6 * (double)r.pull[KV_TIER_HOST].byte, 1000));
+    assert_true(r.pull[KV_TIER_DISK].base == RATE_PULL_BASE_US);
+    for (uint64_t bytes = 1000000; bytes <= 64000000; bytes *= 2)
+        fleet_rates_pull(&typical, KV_TIER_HOST, bytes, 500 + bytes / 1000);
+    read_rates(&own, &typical, &r); /* 2 ms for what takes others 1.5 */
+    assert_true(is_near((double)r.pull[KV_TIER_HOST].base, 667) &&
+                is_near(1e6 * (double)r.pull[KV_TIER_HOST].byte, 1333));
+    const struct fleet_rates none = { 0 };
+    read_rates(&none, &typical, &r);
+    assert_true(is_near((double)r.pull[KV_TIER_HOST].base, 500));
+    fleet_rates_missed(&typical, KV_TIER_HOST, 1000000, 400000); /* from now on it is another */
+    read_rates(&none, &typical, &r);
+    assert_true(is_near((double)r.pull[KV_TIER_HOST].base + 1e6 * (double)r.pull[KV_TIER_HOST].byte, 400000));
+}
+
 /* Its own figures count before those of its like. */
 static void test_own_before_typical(void **state)
 {
@@ -136,13 +160,14 @@ static void test_own_speed_in_the_shape_of_others(void **state)
     assert_true(is_near((double)r.handoff[0].base, 400));
 }
 
-/* The median, in small steps: what was long because of others that nobody knew of does not count for more. */
+/* The median: what was long because of others that nobody knew of does not count for more. */
 static void test_the_wait_of_an_empty_queue(void **state)
 {
     (void)state;
     struct fleet_rates typical = { 0 };
-    const struct fleet_rates own = { .queue_us = 5 };
+    struct fleet_rates own = { 0 };
     struct pick_rates r;
+    fleet_rates_queue(&own, 5); /* that of its like is taken */
     read_rates(&own, &typical, &r);
     assert_true(r.queue == 0);
     for (int i = 0; i < 100; i++)
@@ -151,7 +176,8 @@ static void test_the_wait_of_an_empty_queue(void **state)
     assert_true(is_near((double)r.queue, 290));
     for (int i = 0; i < 100; i++)
         fleet_rates_queue(&typical, 0);
-    assert_true(typical.queue_us <= 1);
+    read_rates(&own, &typical, &r);
+    assert_true(r.queue <= 1);
 }
 
 static void test_nonsense_teaches_nothing(void **state)
@@ -178,6 +204,7 @@ int main(void)
         cmocka_unit_test(test_two_sizes),
         cmocka_unit_test(test_the_square_is_learned),
         cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_own_speed_of_fetching),
         cmocka_unit_test(test_own_before_typical),
         cmocka_unit_test(test_own_speed_in_the_shape_of_others),
         cmocka_unit_test(test_the_wait_of_an_empty_queue),
