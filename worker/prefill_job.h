@@ -38,6 +38,7 @@ struct outgoing_chunk {
     uint64_t *sums;                 /* [n_layers][n_blocks] */
     uint32_t layers_asked, layers_summed, sums_out;
     bool computed; /* all layers, and sampled where it is the last */
+    bool is_known; /* its checksums were: sums[i] is that of block i */
     bool last, sent, failed;
 };
 TAILQ_HEAD(outgoing_list, outgoing_chunk);

@@ -138,27 +138,35 @@ static void count_cached(const struct prefill_job *job, uint32_t out[KV_TIER_COU
         out[job->tiers[pos / bt]] += (pos / bt + 1) * bt - pos;
 }
 
-static void send_done(struct outgoing_chunk *chunk)
+/* The layers' checksums to those of the blocks, in their place. */
+static void combine_layers(struct outgoing_chunk *chunk)
 {
-    struct prefill_job *job = chunk->job;
-    struct worker *worker = job->worker;
-    uint32_t layers = worker->options.layout.n_layers, top_ids[SAMPLING_MAX_TOP_LOGPROBS];
-    float top_logprobs[SAMPLING_MAX_TOP_LOGPROBS];
-    uint8_t hash[16];
-    uint32_t cached[KV_TIER_COUNT];
-    uint64_t column[MODEL_MAX_LAYERS], *sums = chunk->sums;
+    uint32_t layers = chunk->job->worker->options.layout.n_layers;
+    uint64_t column[MODEL_MAX_LAYERS];
     for (uint32_t i = 0; i < chunk->n_blocks; i++) {
         for (uint32_t l = 0; l < layers; l++)
             column[l] = chunk->sums[(size_t)l * chunk->n_blocks + i];
         /* The column starts at i in the first row, which is not read again. */
-        sums[i] = transfer_block_checksum(column, layers);
+        chunk->sums[i] = transfer_block_checksum(column, layers);
     }
+}
+
+static void send_done(struct outgoing_chunk *chunk)
+{
+    struct prefill_job *job = chunk->job;
+    struct worker *worker = job->worker;
+    uint32_t top_ids[SAMPLING_MAX_TOP_LOGPROBS];
+    float top_logprobs[SAMPLING_MAX_TOP_LOGPROBS];
+    uint8_t hash[16];
+    uint32_t cached[KV_TIER_COUNT];
+    if (!chunk->is_known)
+        combine_layers(chunk);
     Baton__Chunk where;
     Baton__Token token;
     Baton__ChunkDone body = BATON__CHUNK_DONE__INIT;
     describe(chunk, &where);
     body.chunk = &where;
-    body.checksums = sums;
+    body.checksums = chunk->sums;
     body.n_checksums = chunk->n_blocks;
     body.last = chunk->last;
     if (chunk->last) {
@@ -184,7 +192,8 @@ static void send_done(struct outgoing_chunk *chunk)
 
 static void send_when_ready(struct outgoing_chunk *chunk)
 {
-    bool summed = chunk->n_blocks == 0 || chunk->layers_summed == chunk->job->worker->options.layout.n_layers;
+    bool summed =
+        chunk->n_blocks == 0 || chunk->is_known || chunk->layers_summed == chunk->job->worker->options.layout.n_layers;
     if (chunk->computed && summed && !chunk->sent)
         send_done(chunk);
 }
@@ -275,6 +284,20 @@ bool outgoing_has_room(const struct prefill_job *job, uint32_t upto)
     return job->not_taken + (n + size - 1) / size <= job->worker->options.chunks_in_flight;
 }
 
+/* What came with a checksum, or has had one made, is not read once more: that would hold up what is still fetched. */
+static bool find_checksums(struct outgoing_chunk *chunk)
+{
+    const struct worker *worker = chunk->job->worker;
+    for (uint32_t i = 0; i < chunk->n_blocks; i++) {
+        bool is_whole = chunk->spans[i].n == worker->options.layout.block_tokens;
+        if (!worker->sharing || !is_whole ||
+            !sharing_knows_checksum(worker->sharing, chunk->blocks[i], &chunk->sums[i]))
+            return false;
+    }
+    chunk->is_known = true;
+    return true;
+}
+
 void outgoing_found(struct prefill_job *job)
 {
     const struct worker_options *o = &job->worker->options;
@@ -287,7 +310,9 @@ void outgoing_found(struct prefill_job *job)
         job->next_found = end;
         chunk->computed = true;
         announce(chunk, o->layout.n_layers);
-        if (!sum_layers(chunk, o->layout.n_layers))
+        if (find_checksums(chunk))
+            send_done(chunk);
+        else if (!sum_layers(chunk, o->layout.n_layers))
             return;
     }
     pause_or_go(job);

@@ -193,6 +193,11 @@ void sharing_know_checksum(struct sharing *sharing, block_id block, uint64_t che
     whole_checksums_set(sharing->checksums, block, checksum);
 }
 
+bool sharing_knows_checksum(const struct sharing *sharing, block_id block, uint64_t *out)
+{
+    return whole_checksums_get(sharing->checksums, block, out);
+}
+
 /* What has gone since, or came with its checksum, needs none made. */
 static void make_checksums(struct sharing *sharing)
 {

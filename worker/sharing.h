@@ -52,6 +52,8 @@ bool sharing_is_idle(const struct sharing *sharing);
 
 /* A checksum that came with a COMPLETE block, and was verified. */
 void sharing_know_checksum(struct sharing *sharing, block_id block, uint64_t checksum);
+/* False: not known, or of an earlier life of the block. */
+bool sharing_knows_checksum(const struct sharing *sharing, block_id block, uint64_t *out);
 
 struct borrower *sharing_borrower(struct sharing *sharing);
 struct pull_costs *sharing_costs(struct sharing *sharing);
