@@ -184,6 +184,7 @@ void fleet_learn_queue(struct fleet_worker *worker, uint64_t predicted_us, uint6
     float median = rates->queue.median;
     if ((double)predicted_us <= NO_QUEUE * (double)median + 1)
         fleet_rates_queue(rates, us);
+    fleet_refresh_wait(worker, rates->queue.median);
 }
 
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us)
@@ -196,10 +197,12 @@ void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t b
 {
     fleet_rates_pull(&worker->rates, tier, bytes, us);
     fleet_rates_pull(learning(worker), tier, bytes, us);
+    fleet_refresh_learned(worker);
 }
 
 void fleet_learn_missed(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us)
 {
     fleet_rates_missed(&worker->rates, tier, bytes, us);
     fleet_rates_missed(learning(worker), tier, bytes, us);
+    fleet_refresh_learned(worker);
 }

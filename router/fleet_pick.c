@@ -81,6 +81,16 @@ void fleet_refresh_rates(struct fleet_worker *worker, double step_us)
     c->rates.step = (float)step_us;
 }
 
+void fleet_refresh_learned(struct fleet_worker *worker)
+{
+    fleet_refresh_rates(worker, (double)candidate_of(worker)->rates.step);
+}
+
+void fleet_refresh_wait(struct fleet_worker *worker, float us)
+{
+    candidate_of(worker)->rates.queue = us;
+}
+
 static struct fleet_host *host_of(struct fleet *fleet, uint64_t host)
 {
     return &fleet->hosts[host % FLEET_HOSTS];

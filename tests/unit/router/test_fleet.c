@@ -473,6 +473,69 @@ static void test_figures_of_a_short_prompt(void **state)
     fleet_destroy(&fake.fleet);
 }
 
+static bool chance(uint32_t one_of)
+{
+    return (uint32_t)rand() % one_of == 0;
+}
+
+static uint64_t tokens_of(const struct scene *s, uint32_t router, bool of_router)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < MAX_REQUESTS; i++)
+        if (s->requests[i].used && (s->requests[i].router == router) == of_router)
+            n += s->requests[i].dispatch.n_tokens;
+    return n;
+}
+
+/* Whatever comes in which order: of its own a router counts nothing that is over, and no more than there is; and when
+ * the worker has seen all and says so, both count what waits there. */
+static void test_random_runs(void **state)
+{
+    (void)state;
+    for (unsigned seed = 1; seed <= 100; seed++) {
+        struct scene s;
+        uint64_t others[ROUTERS] = { 0 }; /* in the last figures */
+        uint32_t n = 0;
+        srand(seed);
+        scene_open(&s);
+        for (int step = 0; step < 400; step++) {
+            struct request *q = &s.requests[rand() % MAX_REQUESTS];
+            if (n < MAX_REQUESTS / 4 && chance(3)) {
+                (void)dispatch(&s, (uint32_t)rand() % ROUTERS, 1 + (uint32_t)rand() % 500);
+                n++;
+            } else if (q->used && !q->seen) {
+                for (size_t i = 0; i < MAX_REQUESTS; i++) /* they come in order */
+                    if (s.requests[i].used && s.requests[i].router == q->router)
+                        arrive(&s, &s.requests[i]);
+            } else if (q->used && chance(2)) {
+                end(&s, q);
+                n--;
+            } else if (chance(3)) {
+                publish(&s);
+                for (uint32_t r = 0; r < ROUTERS; r++) {
+                    others[r] = 0;
+                    for (size_t i = 0; i < MAX_REQUESTS; i++)
+                        if (s.requests[i].used && s.requests[i].seen && s.requests[i].router != r)
+                            others[r] += s.requests[i].dispatch.n_tokens;
+                }
+            }
+            for (uint32_t r = 0; r < ROUTERS; r++) {
+                const struct fleet_worker *w = s.worker[r];
+                assert_int_equal(w->others_tokens, others[r]);
+                assert_int_equal(w->queued_tokens + w->later_tokens, others[r] + tokens_of(&s, r, true));
+            }
+        }
+        for (size_t i = 0; i < MAX_REQUESTS; i++)
+            if (s.requests[i].used)
+                end(&s, &s.requests[i]);
+        for (uint32_t r = 0; r < ROUTERS; r++) {
+            assert_int_equal(s.worker[r]->queued_tokens, others[r]);
+            assert_int_equal(s.worker[r]->later_tokens + s.worker[r]->heard_tokens + s.worker[r]->own_tokens, 0);
+        }
+        scene_close(&s);
+    }
+}
+
 /* A worker that goes away takes its counts with it. */
 static void test_counts_end_with_the_worker(void **state)
 {
@@ -553,6 +616,24 @@ static void test_the_unmeasured_are_like_the_others(void **state)
     fleet_destroy(&fake.fleet);
 }
 
+/* Fetching is learned for the next request, not for those behind the next load. */
+static void test_fetching_is_learned_at_once(void **state)
+{
+    (void)state;
+    struct fake_fleet fake;
+    fake_fleet_open(&fake, fake_now);
+    (void)fake_worker(&fake, "d", "decode", "m");
+    struct fleet_worker *p = fake_worker(&fake, "p", "prefill", "m");
+    (void)first_helper(&fake);
+    const struct pick_line *line = &rates_of(&fake, 0)->pull[KV_TIER_HOST];
+    assert_true(line->base == RATE_PULL_BASE_US);
+    fleet_learn_pull(p, KV_TIER_HOST, 1000000, 400);
+    assert_true(line->base < RATE_PULL_BASE_US / 5);
+    fleet_learn_missed(p, KV_TIER_HOST, 1000000, 40000);
+    assert_true(line->base > 5 * RATE_PULL_BASE_US);
+    fleet_destroy(&fake.fleet);
+}
+
 /* Where a queue was predicted the wait is the queue's. */
 static void test_wait_is_learned_without_a_queue(void **state)
 {
@@ -568,8 +649,7 @@ static void test_wait_is_learned_without_a_queue(void **state)
     (void)first_helper(&fake);
     assert_true(rates_of(&fake, 0)->queue == 300.0f);
     fleet_learn_queue(p, 300, 600);
-    publish_plain(&fake, p, 0, 0);
-    (void)first_helper(&fake);
+    (void)first_helper(&fake); /* the next request knows it */
     assert_true(rates_of(&fake, 0)->queue > 300.0f && rates_of(&fake, 0)->queue < 600.0f);
     fleet_destroy(&fake.fleet);
 }
@@ -734,6 +814,8 @@ int main(void)
         cmocka_unit_test(test_prefill_workers_are_counted_at_once),
         cmocka_unit_test(test_what_is_over_does_not_wait),
         cmocka_unit_test(test_figures_of_a_short_prompt),
+        cmocka_unit_test(test_fetching_is_learned_at_once),
+        cmocka_unit_test(test_random_runs),
         cmocka_unit_test(test_counts_end_with_the_worker),
         cmocka_unit_test(test_remote_tokens),
         cmocka_unit_test(test_the_unmeasured_are_like_the_others),
