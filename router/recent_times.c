@@ -11,9 +11,10 @@
 
 /* ---- medians ---------------------------------------------------------------------------------- */
 
-/* Sorts them. */
+/* Of one at least. Sorts them. */
 static float median_of(float *values, uint32_t n)
 {
+    ASSERT(n > 0);
     for (uint32_t i = 1; i < n; i++) {
         float value = values[i];
         uint32_t at = i;

@@ -13,6 +13,8 @@ static struct {
     struct worker_peer *holder;
 } sent;
 static uint32_t tiers[KV_TIER_COUNT]; /* of the last ChunkDone */
+static uint64_t handed[BLOCKS];       /* and its checksums */
+static uint32_t n_handed;
 
 static void on_send(struct world *w, struct worker_peer *to, const struct message_head *head, const void *body)
 {
@@ -40,6 +42,8 @@ static void on_send(struct world *w, struct worker_peer *to, const struct messag
         const Baton__ChunkDone *msg = body;
         for (size_t i = 0; i < msg->n_cached_tokens; i++)
             tiers[i] = msg->cached_tokens[i];
+        n_handed = (uint32_t)msg->n_checksums;
+        memcpy(handed, msg->checksums, msg->n_checksums * sizeof handed[0]);
     }
 }
 
@@ -158,6 +162,32 @@ static void test_prefill_fetches(void **state)
     assert_int_equal(tiers[KV_TIER_HOST], 4);
     assert_int_equal(pulls(&w)->pulls[HOLDER_manager][PULL_partial], 1);
     assert_int_equal(pulls(&w)->blocks[HOLDER_manager], 2);
+    stop(&w);
+}
+
+/* What came with checksums is handed over with them at once: the transfer thread does not read it again. What was
+ * computed has none yet. */
+static void test_checksums_go_on(void **state)
+{
+    (void)state;
+    struct world w;
+    const uint64_t zeros[LAYERS] = { 0 };
+    start_sharing(&w, true);
+    say_prefill(&w, 15);
+    say_found(&w, 2, BLOCKS);
+    assert_int_equal(w.n_takes, 1);
+    n_handed = 0;
+    end_take(&w);
+    assert_int_equal(w.n_takes, 0);
+    assert_int_equal(w.sent[FRAME_CHUNK_DONE], 1);
+    assert_int_equal(n_handed, 2);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(handed[i], transfer_block_checksum(zeros, LAYERS));
+    end_step(&w);
+    assert_true(w.n_takes > 0);
+    while (w.n_takes)
+        end_take(&w);
+    assert_int_equal(w.sent[FRAME_CHUNK_DONE], 2);
     stop(&w);
 }
 
@@ -710,6 +740,7 @@ int main(void)
     log_init("test", LOG_OFF);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefill_fetches),
+        cmocka_unit_test(test_checksums_go_on),
         cmocka_unit_test(test_what_decode_has_is_not_told),
         cmocka_unit_test(test_decode_fetches),
         cmocka_unit_test(test_who_is_named_is_asked),
