@@ -157,6 +157,24 @@ bool cluster_setting_is_for(const struct cluster_setting *setting, enum role rol
     return !strcmp(setting->role, role_name(role));
 }
 
+static bool is_same_key(const char *a, const char *b)
+{
+    while (*a && (*a == '-' ? '_' : *a) == (*b == '-' ? '_' : *b)) {
+        a++;
+        b++;
+    }
+    return !*a && !*b;
+}
+
+const char *cluster_options_value(const struct cluster_options *o, enum role role, const char *key)
+{
+    const char *value = NULL;
+    for (uint32_t i = 0; i < o->n_settings; i++)
+        if (cluster_setting_is_for(&o->settings[i], role) && is_same_key(o->settings[i].key, key))
+            value = o->settings[i].value; /* the last one wins, as in the daemon */
+    return value;
+}
+
 void cluster_options_write(const struct cluster_options *o, struct json_writer *w)
 {
     json_write_object(w);

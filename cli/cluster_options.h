@@ -63,6 +63,8 @@ MUST_CHECK status cluster_options_add_setting(struct cluster_options *o, const c
 MUST_CHECK status cluster_options_set_disk(struct cluster_options *o, const char *path, struct error *err);
 /* The setting concerns this role. */
 bool cluster_setting_is_for(const struct cluster_setting *setting, enum role role);
+/* What the settings give the role for this option, '-' and '_' being the same; NULL: nothing. */
+const char *cluster_options_value(const struct cluster_options *o, enum role role, const char *key);
 
 void cluster_options_write(const struct cluster_options *o, struct json_writer *w);
 /* written is what cluster_options_write wrote, read back. */

@@ -57,7 +57,7 @@ static int run_status(const struct command *self, int argc, char **argv)
                                        { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 } };
     if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
-    if (kv_targets_find(&place, false, &targets, &err) != ST_OK)
+    if (kv_targets_find(&place, KV_MANAGERS, &targets, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     json_t *answers = json_array();
     code = EXIT_DONE;
@@ -134,8 +134,10 @@ static int run_wipe(const struct command *self, int argc, char **argv)
         return code;
     if (!salt == !node)
         return command_misuse(self, "it takes --salt or --node, one of the two");
-    if (kv_targets_find(&place, true, &targets, &err) != ST_OK)
+    if (kv_targets_find(&place, KV_WORKERS | KV_MANAGERS | (salt ? KV_ROUTERS : 0), &targets, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
+    if (salt && kv_targets_agree(&targets, &err) != ST_OK)
+        return command_failed(self, "nothing is wiped: %s", err.text);
     json_t *body = salt ? json_pack("{s:s}", "salt", salt) : json_pack("{s:b}", "all", true);
     char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
     code = text ? wipe(self, &targets, text, as_json) : command_misuse(self, "--salt is no UTF-8 text");

@@ -181,7 +181,8 @@ static int run(const struct command *self, const struct chain_command *how, int 
         return code;
     if (arguments.n != 1)
         return command_misuse(self, "it takes one PREFIX: a text in quotes, or token ids with --tokens");
-    if (kv_targets_find(&o.place, false, &targets, &err) != ST_OK)
+    if (kv_targets_find(&o.place, KV_MANAGERS | (o.salt ? KV_ROUTERS : 0), &targets, &err) != ST_OK ||
+        (o.salt && kv_targets_agree(&targets, &err) != ST_OK))
         return command_failed(self, "%s", err.text);
     json_t *tokens = tokens_of(&o, &targets, arguments.items[0], &err);
     char *body = tokens ? request_of(&o, tokens) : NULL;

@@ -1,4 +1,5 @@
-/* kv_targets.h - the processes that hold KV blocks, and one question to all of them over their admin ports. */
+/* kv_targets.h - the processes that hold KV blocks, or name them, and one question to all of them over their admin
+ * ports. */
 #ifndef BATON_CLI_KV_TARGETS_H
 #define BATON_CLI_KV_TARGETS_H
 
@@ -31,10 +32,17 @@ struct kv_place {
     { "admin", 0, OPTION_LIST, &(kv)->admin, "URL", "Ask this admin port (http://HOST:PORT) instead of a local cluster's; may be repeated", 0, 0 }
 /* clang-format on */
 
-/* What --admin names; else the KV block managers of the local cluster, and with_workers its workers before them.
- * ST_NOT_FOUND when there is none. */
-MUST_CHECK status kv_targets_find(const struct kv_place *place, bool with_workers, struct kv_targets *out,
+enum kv_who { KV_WORKERS = 1, KV_MANAGERS = 2, KV_ROUTERS = 4 };
+
+/* What --admin names; else these of the local cluster, in this order. ST_NOT_FOUND when it has no manager. */
+MUST_CHECK status kv_targets_find(const struct kv_place *place, unsigned who, struct kv_targets *out,
                                   struct error *err);
+
+/* For a command that names a cache_salt: whether it means the same blocks to all targets. Routers, by whose key salts
+ * are made, are dropped from the targets then, as they hold no blocks; without any a line on stderr says so. ST_INVALID
+ * when two have not the same salt key, with who has which; ST_NOT_FOUND when all are routers; otherwise as
+ * kv_target_ask. */
+MUST_CHECK status kv_targets_agree(struct kv_targets *targets, struct error *err);
 
 /* GET (body NULL) or POST of JSON. ST_OK: answered with code 200 and a JSON object, the caller's to json_decref.
  * Otherwise err says what its "error" or the connection says. */

@@ -78,6 +78,13 @@ static void kvbm_arguments(const struct launch_plan *plan, struct launch *l)
         add_option(l, "disk", plan->options->kv_disk);
 }
 
+/* Salts are made by routers, so whoever else is told one must have their key. */
+static const char *salt_key_of(const struct launch_plan *plan)
+{
+    const char *given = cluster_options_value(plan->options, ROLE_ROUTER, "salt_key_file");
+    return given ? given : plan->salt_key;
+}
+
 status launch_arguments(const struct launch_plan *plan, const struct member *m, struct launch *out)
 {
     const struct cluster_options *o = plan->options;
@@ -90,6 +97,7 @@ status launch_arguments(const struct launch_plan *plan, const struct member *m, 
         add_option(out, "id", m->id);
         add_option(out, "etcd", plan->etcd_url);
         add_option(out, "cluster-key-file", plan->cluster_key);
+        add_option(out, "salt-key-file", salt_key_of(plan));
         if (m->role == ROLE_ROUTER)
             router_arguments(plan, m, out);
         else if (m->role == ROLE_KVBM)

@@ -16,6 +16,7 @@ struct launch_plan {
     uint16_t etcd_client_port, etcd_peer_port;
     const char *weights_socket; /* of the holder of packed weights; borrowed */
     const char *cluster_key;    /* file; borrowed */
+    const char *salt_key;       /* file, for whom no other is given; borrowed */
 };
 
 struct launch {

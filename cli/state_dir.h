@@ -3,6 +3,8 @@
  *   control.sock   where the supervisor listens
  *   weights.sock   where it gives packed weights to workers
  *   cluster.key    the secret by which its processes know each other, drawn at each start
+ *   salt.key       the key under which a request's cache_salt becomes the salt of its KV, drawn once: what is on disk
+ *                  is found under it after a restart
  *   state.json     pids, ports and options, replaced as a whole
  *   logs/ID.log    what each process says, and ID.log.1 before that
  *   etcd/          etcd's data */

@@ -24,6 +24,7 @@
 #define FAILURE_LINES    12
 #define SUPERVISOR_LOG   "supervisor"
 #define CLUSTER_KEY      "cluster.key"
+#define SALT_KEY         "salt.key"
 #define ENDED_TIMEOUT_US 2000000u /* for a killed process to be reaped */
 #define KILL_ROUNDS      5
 
@@ -344,13 +345,20 @@ static const char *name_user(void *ctx, pid_t pid)
     return m ? m->id : NULL;
 }
 
-/* A new one each time: nobody who runs has the old one, and what reads it reads it at its own start. */
-static status draw_cluster_key(struct supervisor *s, struct error *err)
+static status draw_key(struct supervisor *s, const char *file, struct error *err)
 {
     uint8_t key[32];
     if (getrandom(key, sizeof key, 0) != sizeof key)
         return error_set(err, ST_IO, "the kernel gives no random numbers");
-    return state_dir_write(s->options.dir, CLUSTER_KEY, key, sizeof key, err);
+    return state_dir_write(s->options.dir, file, key, sizeof key, err);
+}
+
+/* The cluster's is a new one each time: nobody who runs has the old one, and what reads it reads it at its own start.
+ * Under the salts' key there may be blocks on disk. */
+static status draw_keys(struct supervisor *s, struct error *err)
+{
+    status st = draw_key(s, CLUSTER_KEY, err);
+    return st == ST_OK && access(s->salt_key, F_OK) != 0 ? draw_key(s, SALT_KEY, err) : st;
 }
 
 static status start(struct supervisor *s, struct error *err)
@@ -360,7 +368,7 @@ static status start(struct supervisor *s, struct error *err)
     if (loop_create(&s->loop) != ST_OK)
         return error_set(err, ST_NO_MEMORY, "cannot make the event loop");
     if ((st = start_signals(s, err)) != ST_OK || (st = add_members(s, err)) != ST_OK ||
-        (st = draw_cluster_key(s, err)) != ST_OK ||
+        (st = draw_keys(s, err)) != ST_OK ||
         (st = weights_holder_create(s->loop, s->options.dir, name_user, s, &s->weights, err)) != ST_OK ||
         (st = control_server_create(s->loop, s->options.dir, supervisor_answer, s, &s->control, err)) != ST_OK)
         return st;
@@ -408,13 +416,15 @@ int supervisor_run(const struct supervisor_options *options)
     state_dir_path(options->dir, "etcd", s->etcd_data);
     state_dir_path(options->dir, WEIGHTS_SOCKET, s->weights_socket);
     state_dir_path(options->dir, CLUSTER_KEY, s->cluster_key);
+    state_dir_path(options->dir, SALT_KEY, s->salt_key);
     s->plan = (struct launch_plan){ .options = &s->cluster,
                                     .bin_dir = options->bin_dir,
                                     .cluster = options->dir->cluster,
                                     .etcd_url = s->etcd_url,
                                     .etcd_data = s->etcd_data,
                                     .weights_socket = s->weights_socket,
-                                    .cluster_key = s->cluster_key };
+                                    .cluster_key = s->cluster_key,
+                                    .salt_key = s->salt_key };
     status st = start(s, &err);
     if (st != ST_OK && s->loop)
         supervisor_fail(s, NULL, "%s", err.text);

@@ -29,7 +29,7 @@ struct supervisor {
     struct loop *loop;
     struct control_server *control;
     struct weights_holder *weights;
-    char weights_socket[STATE_PATH_MAX_BYTES], cluster_key[STATE_PATH_MAX_BYTES];
+    char weights_socket[STATE_PATH_MAX_BYTES], cluster_key[STATE_PATH_MAX_BYTES], salt_key[STATE_PATH_MAX_BYTES];
     struct roster roster;
     struct launch_plan plan;
     enum phase phase;

@@ -153,7 +153,8 @@ static int check_role(struct up *up, enum role role)
                                 .etcd_url = "http://127.0.0.1:1",
                                 .etcd_data = "",
                                 .weights_socket = "",
-                                .cluster_key = "" };
+                                .cluster_key = "",
+                                .salt_key = "" };
     struct member m = { .role = role };
     char output[PREFLIGHT_MAX_BYTES];
     struct error err;

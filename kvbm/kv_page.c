@@ -29,6 +29,19 @@ void kv_page_refuse(struct http_exchange *x, int code, const char *why)
     kv_page_answer(x, code, &body);
 }
 
+void kv_page_answer_salt_key(struct http_exchange *x, const char *id, const char *role, const struct salt_key *key)
+{
+    char fingerprint[SALT_KEY_FINGERPRINT_BYTES];
+    struct text_buffer body;
+    struct json_writer w;
+    kv_page_begin(&body, &w);
+    json_field_string(&w, "id", id);
+    json_field_string(&w, "role", role);
+    json_field_string(&w, "salt_key", salt_key_fingerprint(key, fingerprint));
+    json_write_end(&w);
+    kv_page_answer(x, 200, &body);
+}
+
 /* A page in a browser can send text or a form to this port without asking, but not JSON. */
 static bool says_json(const struct http_exchange *x)
 {

@@ -13,6 +13,9 @@ void kv_page_answer(struct http_exchange *x, int code, struct text_buffer *body)
 /* {"error": why} */
 void kv_page_refuse(struct http_exchange *x, int code, const char *why);
 
+/* {"id": ..., "role": ..., "salt_key": fingerprint}: GET /kv/salt-key, of routers, too. */
+void kv_page_answer_salt_key(struct http_exchange *x, const char *id, const char *role, const struct salt_key *key);
+
 /* Reads the exchange's body as kv_request_read does. False: it has been answered. */
 bool kv_page_read(struct http_exchange *x, unsigned allowed, unsigned needed, const struct salt_key *key,
                   struct kv_request *out);

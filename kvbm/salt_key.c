@@ -1,6 +1,8 @@
 #include "kvbm/salt_key.h"
 
 #include <errno.h>
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -32,4 +34,20 @@ status salt_key_read(const char *path, struct salt_key *out, struct error *err)
     if (st == ST_OK)
         *out = key;
     return st;
+}
+
+const char *salt_key_fingerprint(const struct salt_key *key, char buf[SALT_KEY_FINGERPRINT_BYTES])
+{
+    static const char purpose[] = "baton salt key fingerprint 1";
+    uint8_t input[sizeof purpose + SALT_KEY_MAX_BYTES], digest[SHA256_DIGEST_LENGTH];
+    snprintf(buf, SALT_KEY_FINGERPRINT_BYTES, "none");
+    if (!key->len)
+        return buf;
+    memcpy(input, purpose, sizeof purpose);
+    memcpy(input + sizeof purpose, key->bytes, key->len);
+    (void)SHA256(input, sizeof purpose + key->len, digest);
+    OPENSSL_cleanse(input, sizeof input);
+    for (unsigned i = 0; i < (SALT_KEY_FINGERPRINT_BYTES - 1) / 2; i++)
+        snprintf(buf + (size_t)2 * i, 3, "%02x", digest[i]);
+    return buf;
 }

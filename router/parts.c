@@ -4,6 +4,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "kvbm/kv_page.h"
 #include "router/api.h"
 #include "router/message_memory.h"
 #include "router/process.h"
@@ -197,6 +198,13 @@ static bool answer_health(void *ctx, struct http_exchange *x)
     return daemon_answer_health(ctx, x);
 }
 
+/* Workers and managers are compared with it before a salt is wiped. */
+static void page_salt_key(void *arg, struct http_exchange *x)
+{
+    const struct router_process *p = arg;
+    kv_page_answer_salt_key(x, daemon_id(p->daemon), daemon_role(p->daemon), &p->salt_key);
+}
+
 static status http_start(struct daemon *d, struct error *err)
 {
     struct router_process *p = router_process_of(d);
@@ -218,6 +226,7 @@ static status http_start(struct daemon *d, struct error *err)
         st = api_create(&options, &p->api, err);
     if (st != ST_OK)
         return st;
+    daemon_add_page(d, "GET", "/kv/salt-key", page_salt_key, p);
     daemon_report_port(d, "http", api_port(p->api));
     log_info("api listens", "address=%s port=%u models=%zu", p->config->http_listen, api_port(p->api),
              models_count(p->models));

@@ -1,4 +1,5 @@
-/* POST /kv/wipe on the admin port, as the KV block manager has it: baton kv wipe reaches the workers' pools, too. */
+/* POST /kv/wipe and GET /kv/salt-key on the admin port, as the KV block manager has them: baton kv wipe reaches the
+ * workers' pools, too. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,6 +84,13 @@ static void page_wipe(void *arg, struct http_exchange *x)
     kv_request_free(&r);
 }
 
+static void page_salt_key(void *arg, struct http_exchange *x)
+{
+    const struct kv_wipe *k = arg;
+    const struct daemon *d = k->process->daemon;
+    kv_page_answer_salt_key(x, daemon_id(d), daemon_role(d), &k->key);
+}
+
 static status kv_wipe_start(struct daemon *d, struct error *err)
 {
     struct kv_wipe *k = calloc(1, sizeof *k);
@@ -96,6 +104,7 @@ static status kv_wipe_start(struct daemon *d, struct error *err)
     }
     daemon_set_state(d, &part_kv_wipe, k);
     daemon_add_page(d, "POST", "/kv/wipe", page_wipe, k);
+    daemon_add_page(d, "GET", "/kv/salt-key", page_salt_key, k);
     return ST_OK;
 }
 

@@ -1,4 +1,4 @@
-/* What `baton kv` asks for, on the admin port: /kv/status, /kv/find, /kv/pin, /kv/unpin, /kv/wipe. */
+/* What `baton kv` asks for, on the admin port: /kv/status, /kv/salt-key, /kv/find, /kv/pin, /kv/unpin, /kv/wipe. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -212,6 +212,13 @@ static void page_unpin(void *arg, struct http_exchange *x)
     on_chain(arg, x, CHAIN_BITS, BIT(TOKENS), unpin);
 }
 
+static void page_salt_key(void *arg, struct http_exchange *x)
+{
+    const struct admin *a = arg;
+    const struct daemon *d = a->process->daemon;
+    kv_page_answer_salt_key(x, daemon_id(d), daemon_role(d), &a->key);
+}
+
 /* ---- wiping --------------------------------------------------------------------------- */
 
 static void on_gone(void *arg)
@@ -292,6 +299,7 @@ static status admin_start(struct daemon *d, struct error *err)
     }
     daemon_set_state(d, &part_admin, a);
     daemon_add_page(d, "GET", "/kv/status", page_status, a);
+    daemon_add_page(d, "GET", "/kv/salt-key", page_salt_key, a);
     daemon_add_page(d, "POST", "/kv/find", page_find, a);
     daemon_add_page(d, "POST", "/kv/pin", page_pin, a);
     daemon_add_page(d, "POST", "/kv/unpin", page_unpin, a);

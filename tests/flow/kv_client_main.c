@@ -3,7 +3,7 @@
  * The blocks of a sequence, a number, are always the same bytes. SALT is a salt's secret, or "". TOKENS_PER_S is how
  * fast it says that it computes prompts. Prints one line of JSON: put says what became of the offered blocks, get how
  * many came, from which tier, and how many of them are wrong. BATON_TEST_CLUSTER_KEY names the file with the cluster's
- * key.
+ * key, BATON_TEST_SALT_KEY the one with its salts' key.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +16,7 @@
 #include "kvbm/borrower.h"
 #include "kvbm/kv_format.h"
 #include "kvbm/offers.h"
+#include "kvbm/salt_key.h"
 #include "proto/link.h"
 #include "transfer/way.h"
 
@@ -296,6 +297,15 @@ static void connect_to(struct program *g, const char *endpoint, const char *clus
         give_up("no links");
 }
 
+static bool make_salt(struct program *g, const char *secret)
+{
+    static struct salt_key key; /* large */
+    const char *path = getenv("BATON_TEST_SALT_KEY");
+    struct error err;
+    return salt_key_read(path ? path : "", &key, &err) == ST_OK &&
+           block_salt(key.bytes, key.len, secret, strlen(secret), &g->parts.salt) == ST_OK;
+}
+
 /* ---- life ----------------------------------------------------------------------------------- */
 
 static void make_memory(struct program *g)
@@ -391,14 +401,13 @@ int main(int argc, char **argv)
     g.sequence = strtoull(argv[9], NULL, 10);
     g.n = (uint32_t)strtoul(argv[10], NULL, 10);
     g.tokens_per_s = argc == 12 ? strtod(argv[11], NULL) : 0;
-    if (g.n == 0 || g.n > MAX_BLOCKS || block_salt("", 0, argv[7], strlen(argv[7]), &g.parts.salt) != ST_OK)
+    if (g.n == 0 || g.n > MAX_BLOCKS || !make_salt(&g, argv[7]))
         give_up("wrong number of blocks, or salt");
     make_memory(&g);
     make_cores(&g);
     connect_to(&g, argv[1], argv[3]);
     timer_set(loop_timers(g.loop), &timeout, clock_now_us() + TIMEOUT_US, on_timeout, &g);
     loop_run(g.loop);
-    timer_cancel(loop_timers(g.loop), &timeout);
     end(&g);
     return g.code;
 }

@@ -2,6 +2,7 @@
 answered is answered to the end."""
 import http.client
 import json
+import tempfile
 import threading
 
 from cluster import TINY, Cluster, Suite, admin_port, wait_for
@@ -10,8 +11,12 @@ BLOCK, PROMPT = 16, 160
 SETS = ["kvbm.admission=all", "worker.fetch=always"]
 
 
+def ids(first):
+    return [(first + i * 7) % 1000 for i in range(PROMPT)]
+
+
 def ask(c, salt, route, first=0, **fields):
-    answer = c.ask("", prompt=[(first + i * 7) % 1000 for i in range(PROMPT)], route=route, ignore_eos=True,
+    answer = c.ask("", prompt=ids(first), route=route, ignore_eos=True,
                    cache_salt=salt, **{"max_tokens": 3, **fields})
     assert not answer.error, answer.error
     assert answer.extra["route"] == route, answer.extra
@@ -20,6 +25,13 @@ def ask(c, salt, route, first=0, **fields):
 
 def cached(answer):
     return sum(answer.extra["timing"]["cached_tokens"].values())
+
+
+def found(c, salt, first):
+    """Blocks of the prompt's beginning that the manager has."""
+    done = c.baton("kv", "find", "--json", "--salt", salt, "--tokens", ",".join(map(str, ids(first)[:(PROMPT - 1) // BLOCK * BLOCK])))
+    assert done.returncode == 0, done
+    return sum(answer["host"] for answer in json.loads(done.stdout)["answers"])
 
 
 def wipe(c, *args):
@@ -49,11 +61,13 @@ def a_salt_is_wiped_another_stays(c):
             wants[salt, route] = ask(c, salt, route, first)
             assert cached(wants[salt, route]) == 0
             assert cached(ask(c, salt, route, first)) == full
+    for first in (0, 1):
+        wait_for("the manager to have it", lambda first=first: found(c, "red", first) == full // BLOCK, 20)
     answers = wipe(c, "--salt", "red")
     for worker in c.engines():
         assert answers[worker["id"]]["blocks"] >= full // BLOCK, answers
         assert answers[worker["id"]]["host_bytes"] > 0, answers
-    assert answers[c.workers("kvbm")[0]["id"]]["slots"] >= 0
+    assert answers[c.workers("kvbm")[0]["id"]]["blocks"] >= 2 * (full // BLOCK), answers
     for first, route in ((0, "local"), (1, "remote")):
         for salt, tokens in (("red", 0), ("blue", full)):
             answer = ask(c, salt, route, first)
@@ -103,6 +117,26 @@ def what_makes_no_sense_is_refused(c):
         assert status == code and why in text, (body, status, text)
 
 
+def another_key_is_told(c):
+    """The manager's; what the salt means to it nobody computes, so that it would find nothing, and be done."""
+    manager, full = c.workers("kvbm")[0], (PROMPT - 1) // BLOCK * BLOCK
+    assert cached(ask(c, "red", "local")) == 0
+    admin = [f"--admin=http://127.0.0.1:{admin_port(w)}" for w in (*c.engines(), c.workers("router")[0])]
+    for command in (["find", "1,2,3", "--tokens"], ["pin", "1,2,3", "--tokens"], ["wipe"],
+                    ["wipe", f"--admin=http://127.0.0.1:{admin_port(manager)}", admin[0]]):
+        done = c.baton("kv", command[0], "--salt", "red", *command[1:])
+        assert done.returncode == 1 and "--salt-key-file" in done.stderr and not done.stdout, done
+    assert cached(ask(c, "red", "local")) == full, "it was wiped"
+    done = c.baton("kv", "wipe", "--salt", "red", *admin)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(c.engines()) and not done.stderr, done
+    assert not ask(c, "red", "local").extra["timing"]["cached_tokens"].get("device"), "workers have it"
+    done = c.baton("kv", "wipe", "--salt", "red", *admin[:-1])
+    assert done.returncode == 0 and "no router" in done.stderr, done
+    done = c.baton("kv", "wipe", "--salt", "red", admin[-1])
+    assert done.returncode == 1 and "routers only" in done.stderr, done
+    wipe(c, "--node")
+
+
 def guesses_are_erased_too(c):
     """Of a draft model, beside steps that follow one another."""
     decode = c.workers("decode")[0]
@@ -120,6 +154,11 @@ def main():
         suite.test("what makes no sense is refused", what_makes_no_sense_is_refused, c)
     with Cluster(sets=[*SETS, "decode.speculation=model", f"decode.draft_model={TINY}"]) as c:
         suite.test("guesses are erased, too", guesses_are_erased_too, c)
+    with tempfile.NamedTemporaryFile() as key:
+        key.write(b"another")
+        key.flush()
+        with Cluster(sets=[*SETS, f"kvbm.salt_key_file={key.name}"]) as c:
+            suite.test("another key is told", another_key_is_told, c)
     suite.finish()
 
 

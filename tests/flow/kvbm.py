@@ -50,7 +50,8 @@ class Manager:
         done = subprocess.run([CLIENT, record["control"], record["id"], self.name, record["kv_format"], worker["weights"],
                                worker["tokenizer"], salt, operation, str(sequence), str(blocks)], capture_output=True,
                               text=True, timeout=60 * SLOW,
-                              env={**os.environ, "BATON_TEST_CLUSTER_KEY": os.path.join(self.c.dir, "cluster.key")})
+                              env={**os.environ, "BATON_TEST_CLUSTER_KEY": os.path.join(self.c.dir, "cluster.key"),
+                                   "BATON_TEST_SALT_KEY": os.path.join(self.c.dir, "salt.key")})
         assert done.returncode == 0, done
         return json.loads(done.stdout)
 

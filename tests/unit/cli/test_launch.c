@@ -27,8 +27,8 @@ static struct cluster_options two_models(void)
 
 static struct launch_plan plan_of(const struct cluster_options *o)
 {
-    return (
-        struct launch_plan){ o, "/bin/dir", "c", "http://127.0.0.1:5", "/s/etcd", 5, 6, "/s/weights.sock", "/s/key" };
+    return (struct launch_plan){ o,        "/bin/dir", "c", "http://127.0.0.1:5", "/s/etcd", 5, 6, "/s/weights.sock",
+                                 "/s/key", "/s/salt" };
 }
 
 static bool has(const char *argument)
@@ -110,6 +110,31 @@ static void settings_come_last(void **state)
     assert_false(has("--max_seqs=4"));
 }
 
+static void all_have_the_salt_key_of_routers(void **state)
+{
+    (void)state;
+    static const struct member members[] = { { .id = "router-0", .role = ROLE_ROUTER },
+                                             { .id = "prefill-0", .role = ROLE_PREFILL },
+                                             { .id = "decode-0", .role = ROLE_DECODE },
+                                             { .id = "kvbm-0", .role = ROLE_KVBM } };
+    struct cluster_options o = two_models();
+    struct launch_plan plan = plan_of(&o);
+    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+        o.n_settings = 0;
+        assert_int_equal(launch_arguments(&plan, &members[i], &launch), ST_OK);
+        assert_true(has("--salt-key-file=/s/salt"));
+        o.settings[o.n_settings++] = (struct cluster_setting){ "router", "salt_key_file", "/k/1" };
+        o.settings[o.n_settings++] = (struct cluster_setting){ "router", "salt-key-file", "/k/2" };
+        o.settings[o.n_settings++] = (struct cluster_setting){ "router", "salt_key_file_2", "/k/3" };
+        assert_int_equal(launch_arguments(&plan, &members[i], &launch), ST_OK);
+        assert_true(has("--salt-key-file=/k/2"));
+        assert_false(has("--salt-key-file=/s/salt"));
+    }
+    o.settings[0].value[0] = o.settings[1].value[0] = '\0'; /* none is a choice, too */
+    assert_int_equal(launch_arguments(&plan, &members[3], &launch), ST_OK);
+    assert_true(has("--salt-key-file="));
+}
+
 static void etcd_listens_on_loopback(void **state)
 {
     (void)state;
@@ -140,9 +165,10 @@ static void what_does_not_fit_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(workers_serve_one_model),         cmocka_unit_test(routers_serve_all_and_keep_their_port),
-        cmocka_unit_test(the_block_manager_gets_its_disk), cmocka_unit_test(settings_come_last),
-        cmocka_unit_test(etcd_listens_on_loopback),        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(workers_serve_one_model),          cmocka_unit_test(routers_serve_all_and_keep_their_port),
+        cmocka_unit_test(the_block_manager_gets_its_disk),  cmocka_unit_test(settings_come_last),
+        cmocka_unit_test(all_have_the_salt_key_of_routers), cmocka_unit_test(etcd_listens_on_loopback),
+        cmocka_unit_test(what_does_not_fit_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,12 +65,27 @@ static void test_no_good_file(void **state)
     assert_int_equal(key.len, 5); /* outputs are written on success only */
 }
 
+static void test_fingerprints(void **state)
+{
+    (void)state;
+    static const struct salt_key none = { .len = 0 }, a = { 3, "abc" }, same = { 3, "abcd" }, longer = { 4, "abc" },
+                                 other = { 3, "abd" };
+    char x[SALT_KEY_FINGERPRINT_BYTES], y[SALT_KEY_FINGERPRINT_BYTES];
+    assert_string_equal(salt_key_fingerprint(&none, x), "none");
+    assert_int_equal(strspn(salt_key_fingerprint(&a, x), "0123456789abcdef"), 16);
+    assert_int_equal(strlen(x), 16);
+    assert_string_equal(x, salt_key_fingerprint(&same, y)); /* of what counts only */
+    assert_string_not_equal(x, salt_key_fingerprint(&longer, y));
+    assert_string_not_equal(x, salt_key_fingerprint(&other, y));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_as_they_are),
         cmocka_unit_test(test_no_key),
         cmocka_unit_test(test_no_good_file),
+        cmocka_unit_test(test_fingerprints),
     };
     int fd = mkstemp(path);
     if (fd < 0)
