@@ -196,6 +196,7 @@ void store_run(struct store *store)
         disk_tier_run(store->options.disk);
     store_pins_run(store);
     store_tickets_run(store);
+    store_suspects_run(store);
     if (store->options.disk)
         store_disk_run(store);
     store_wipe_run(store);
@@ -207,7 +208,7 @@ uint64_t store_next_us(const struct store *store)
     if (store->work_left)
         return 0;
     uint64_t next = store_disk_next(store);
-    const uint64_t others[] = { store_tickets_next(store), store_pins_next(store),
+    const uint64_t others[] = { store_tickets_next(store), store_pins_next(store), store_suspects_next(store),
                                 store->wipe.active ? store->wipe.call.deadline_us : UINT64_MAX };
     for (unsigned i = 0; i < sizeof others / sizeof *others; i++)
         next = others[i] < next ? others[i] : next;

@@ -31,6 +31,8 @@
 
 #define STORE_MAX_BLOCK_TOKENS 508u        /* four words behind them on disk stand for all tokens before them */
 #define STORE_WORK_BYTES       (16u << 20) /* zeroed, read back and verified in one run at most */
+#define STORE_MAX_SUSPECTS     64u         /* that wait for their turn to be looked at */
+#define STORE_SUSPECT_PAUSE_US 10000u      /* from one look to the next */
 
 enum store_tier { STORE_HOST, STORE_DISK, STORE_TIER_COUNT };
 
@@ -240,8 +242,10 @@ void store_abort(struct store *store, struct store_slot slot, bool damaged);
 /* A ticket waits for it (store_request.await_coming). */
 bool store_is_awaited(const struct store *store, struct store_slot slot);
 
-/* Somebody got other bytes from this slot than its checksum says: it is looked at, and dropped with all behind it where
- * it is damaged here, which is counted. Stale ones are ignored. */
+/* Somebody got other bytes from this slot than its checksum says: it is looked at before it is lent again, or by
+ * store_run in its turn (what is beyond STORE_MAX_SUSPECTS only then), and dropped with all behind it where it is
+ * damaged here, which is counted. So whoever blames what is good costs no more than the loans that he asks for. Stale
+ * ones are ignored. */
 void store_suspect(struct store *store, struct store_slot slot);
 
 /* ---- getting ----------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
  *   store_disk.c     reads and writes of the disk tier
  *   store_tickets.c  getting: what a ticket holds
  *   store_ready.c    and how its blocks become ready
+ *   store_suspects.c what borrowers say came damaged
  *   store_pins.c, store_wipe.c, store_dump.c
  * A slot's state is block_pool's. RESERVED ones have one owner, whoever fills them; children that are not
  * registered yet own their parent; tickets own (as transfers) what they hold; a pin owns the end of its chain. */
@@ -59,6 +60,7 @@ struct store_slot_record {
     bool is_pinned : 1;
     bool is_unwanted : 1; /* RESERVED: not to be kept once it is filled */
     bool is_fetched : 1;  /* RESERVED: tickets may wait for it */
+    bool is_suspect : 1;  /* filled: is to be looked at before it is lent */
 };
 
 struct salt_account {
@@ -154,6 +156,9 @@ struct store {
     uint64_t disk_away_until; /* it did not answer: not asked before */
     struct pin *pins;
     uint32_t n_pins, n_pinned;
+    struct store_slot suspects[STORE_MAX_SUSPECTS]; /* a ring */
+    uint32_t suspect_head, n_suspects;
+    uint64_t suspect_us; /* when the next one may be looked at */
     struct wipe_state wipe;
     bool work_left; /* run again at once */
     bool is_running;
@@ -244,6 +249,12 @@ void store_tickets_wiped(struct store *store);
 /* store_ready.c */
 void store_tickets_run(struct store *store);
 uint64_t store_tickets_next(const struct store *store);
+
+/* store_suspects.c */
+/* False: it is not what its checksum says; counted, and not found any more. */
+bool store_look_at(struct store *store, uint32_t slot);
+void store_suspects_run(struct store *store);
+uint64_t store_suspects_next(const struct store *store);
 
 /* store_pins.c */
 void store_pins_run(struct store *store);

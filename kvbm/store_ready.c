@@ -3,7 +3,6 @@
 #include <stdlib.h>
 
 #include "common/failpoint.h"
-#include "common/log.h"
 #include "kvbm/store_internal.h"
 
 #define MOST_AHEAD  8u  /* blocks of one ticket that are read ahead of what is ready */
@@ -115,32 +114,14 @@ static void issue_some(struct store *store, struct ticket *t)
 
 /* ---- ready ------------------------------------------------------------------------------------------------------ */
 
-/* False: it is not what its checksum says. */
-static bool look_at(struct store *store, uint32_t slot)
-{
-    if (store_slot_intact(store, slot))
-        return true;
-    store->count.damaged_host++;
-    log_error("a block in memory is damaged", "slot=%u", slot);
-    if (store->slots[slot].indexed)
-        store_slots_drop(store, slot, STORE_REMOVED_DAMAGED, STORE_REMOVED_BEHIND);
-    return false;
-}
-
-void store_suspect(struct store *store, struct store_slot slot)
-{
-    if (slot.slot < store->options.n_slots && block_pool_generation(store->pool, slot.slot) == slot.generation &&
-        store_slot_has_data(store, slot.slot))
-        (void)look_at(store, slot.slot);
-}
-
 /* Of a block in memory that is about to be lent. */
 static bool verify(struct store *store, const struct ticket_block *block, uint64_t *budget)
 {
-    if (!store->options.verify_host || block->from != STORE_HOST)
+    const bool always = store->options.verify_host && block->from == STORE_HOST;
+    if (!always && !store->slots[block->slot].is_suspect)
         return true;
     *budget -= *budget < store->options.slot_bytes ? *budget : store->options.slot_bytes;
-    return look_at(store, block->slot);
+    return store_look_at(store, block->slot);
 }
 
 static void count_hits(struct store *store, const struct store_lent *lent, uint32_t n)

@@ -414,6 +414,83 @@ static void a_damaged_block_is_not_lent(void **state)
     store_rig_free(&rig);
 }
 
+static uint32_t n_looks;
+
+static uint64_t count_looks(void *ctx, uint64_t format, const void *payload)
+{
+    (void)ctx;
+    (void)format;
+    n_looks++;
+    return XXH3_64bits(payload, STORE_BYTES);
+}
+
+static void begin_with_suspects(struct store_rig *rig, uint32_t n_slots)
+{
+    store_rig_init(rig, n_slots, 0);
+    rig->options.verify_host = false;
+    rig->options.checksum = count_looks;
+    rig->options.ticket_us = UINT64_C(1000000);
+    store_rig_open(rig, false);
+}
+
+/* Somebody blames what is good, again and again: time passes, work does not. */
+static void suspects_are_looked_at_one_by_one(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct rig_chain c;
+    struct rig_reader r;
+    begin_with_suspects(&rig, 8);
+    chain_run(&c, 5, 100, 4);
+    assert_int_equal(store_rig_put(&rig, &c), 4);
+    assert_int_equal(store_rig_get(&rig, &c, 0, &r), 4);
+    n_looks = 0;
+    for (uint32_t turn = 1; turn <= 4; turn++) {
+        for (uint32_t i = turn - 1; i < 4; i++)
+            store_suspect(rig.store, r.lent[i].slot);
+        store_rig_settle(&rig);
+        assert_int_equal(n_looks, turn);
+        assert_true(store_next_us(rig.store) == (turn < 4 ? rig.disk.now_us + STORE_SUSPECT_PAUSE_US : UINT64_MAX));
+        rig.disk.now_us += STORE_SUSPECT_PAUSE_US;
+    }
+    assert_int_equal(store_rig_get(&rig, &c, 0, &r), 4);
+    assert_int_equal(n_looks, 4); /* nobody is suspected any more */
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
+static void a_suspect_is_looked_at_before_it_is_lent(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    static struct rig_chain chains[STORE_MAX_SUSPECTS / 4 + 2];
+    struct rig_reader r, last;
+    const uint32_t n = STORE_MAX_SUSPECTS / 4 + 2;
+    begin_with_suspects(&rig, 4 * n);
+    for (uint32_t i = 0; i < n; i++) {
+        chain_run(&chains[i], 5, 100 * (i + 1), 4);
+        assert_int_equal(store_rig_put(&rig, &chains[i]), 4);
+        assert_int_equal(store_rig_get(&rig, &chains[i], 0, &last), 4);
+        for (uint32_t k = 0; k < 4; k++)
+            store_suspect(rig.store, last.lent[k].slot); /* more than wait for their turn */
+    }
+    store_memory(rig.store, last.lent[2].slot.slot)[77] ^= 4;
+    n_looks = 0;
+    assert_int_equal(store_rig_get(&rig, &chains[n - 1], 0, &r), 2);
+    assert_int_equal(r.st, ST_CORRUPT);
+    assert_int_equal(n_looks, 3); /* the fourth has gone with the third */
+    assert_int_equal(store_rig_stats(&rig).damaged_host, 1);
+    assert_int_equal(find(&rig, &chains[n - 1]).host, 2);
+    for (uint32_t i = 0; i < STORE_MAX_SUSPECTS; i++) { /* the chain's end came too late to be waited for */
+        rig.disk.now_us += STORE_SUSPECT_PAUSE_US;
+        store_run(rig.store);
+    }
+    assert_int_equal(n_looks, 3 + STORE_MAX_SUSPECTS);
+    assert_true(store_next_us(rig.store) == UINT64_MAX);
+    store_rig_check_quiet(&rig);
+    store_rig_free(&rig);
+}
+
 static void a_salt_has_a_quota(void **state)
 {
     (void)state;
@@ -525,6 +602,8 @@ int main(void)
         cmocka_unit_test(callbacks_may_call_back),
         cmocka_unit_test(tickets_are_bounded),
         cmocka_unit_test(a_damaged_block_is_not_lent),
+        cmocka_unit_test(suspects_are_looked_at_one_by_one),
+        cmocka_unit_test(a_suspect_is_looked_at_before_it_is_lent),
         cmocka_unit_test(a_salt_has_a_quota),
         cmocka_unit_test(pins_keep_a_chain),
         cmocka_unit_test(wrong_options_are_named),

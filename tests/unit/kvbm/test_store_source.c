@@ -239,12 +239,15 @@ static void test_a_suspected_block_is_looked_at(void **state)
     assert_int_equal(store_rig_put(&w.rig, &w.chain), N);
     say_find(&w, 1, 0, 500);
     say_damaged(&w, 1, 2);
+    store_run(w.rig.store);
     assert_int_equal(store_find(w.rig.store, &w.chain.chain).host, N);
     assert_int_equal(store_rig_stats(&w.rig).damaged_host, 0);
     say_find(&w, 2, 0, 500);
     assert_int_equal(store_rig_get(&w.rig, &w.chain, 2, &r), N - 2);
     store_memory(w.rig.store, r.lent[0].slot.slot)[9] ^= 16;
+    w.rig.disk.now_us += STORE_SUSPECT_PAUSE_US;
     say_damaged(&w, 2, 2);
+    store_run(w.rig.store);
     const struct store_stats stats = store_rig_stats(&w.rig);
     assert_int_equal(stats.damaged_host, 1);
     assert_int_equal(stats.removed[STORE_REMOVED_DAMAGED], 1);
