@@ -358,7 +358,7 @@ struct store_stats {
     struct store_tier_stats {
         uint64_t blocks, bytes, capacity_bytes;
         uint64_t hit_blocks, hit_tokens; /* made ready for tickets */
-        uint64_t oldest_s;               /* age of the oldest block; 0: none */
+        uint64_t oldest_s;               /* age of the oldest block (on disk: of its segment); 0: none */
     } tiers[STORE_TIER_COUNT];
     /* Now. */
     uint32_t slots_free, slots_reserved, slots_held, slots_pinned; /* held: by tickets */
