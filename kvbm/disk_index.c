@@ -84,6 +84,11 @@ struct disk_record *disk_index_at(struct disk_index *index, disk_record_id id)
     return &index->records[id];
 }
 
+uint32_t disk_index_places(const struct disk_index *index)
+{
+    return index->used;
+}
+
 static uint32_t bucket_of(const struct disk_index *index, struct block_hash hash, uint64_t format)
 {
     const uint64_t key[3] = { hash.low, hash.high, format };

@@ -42,6 +42,8 @@ void disk_index_destroy(struct disk_index **index);
 void disk_record_list_init(struct disk_record_list *list);
 
 struct disk_record *disk_index_at(struct disk_index *index, disk_record_id id);
+/* Ids ever given, of which forgotten ones are neither PENDING nor LIVE: all are below it. */
+uint32_t disk_index_places(const struct disk_index *index);
 /* A PENDING or LIVE one, or DISK_NO_RECORD. */
 disk_record_id disk_index_find(const struct disk_index *index, struct block_hash hash, uint64_t format);
 /* Copies *record to the end of the list; its key must be new when it is PENDING or LIVE.

@@ -378,18 +378,27 @@ void disk_tier_watch(struct disk_tier *tier, void (*changed)(void *ctx, const st
     disk_index_watch(tier->index, changed ? on_changed : NULL, tier);
 }
 
-void disk_tier_list(struct disk_tier *tier, void (*each)(void *ctx, const struct disk_block *block), void *ctx)
+uint32_t disk_tier_places(const struct disk_tier *tier)
 {
-    struct disk_block block;
-    for (uint32_t i = 0; i < tier->n_segments && tier->health != DISK_IS_LOST; i++)
-        for (disk_record_id id = tier->segments[i].records.first, next; id != DISK_NO_RECORD; id = next) {
-            const struct disk_record *r = disk_index_at(tier->index, id);
-            next = r->next;
-            if (r->state != DISK_RECORD_LIVE)
-                continue;
-            disk_block_of(r, &block);
-            each(ctx, &block);
-        }
+    return tier->health == DISK_IS_LOST ? 0 : disk_index_places(tier->index);
+}
+
+bool disk_tier_at(struct disk_tier *tier, uint32_t place, struct disk_block *out)
+{
+    if (place >= disk_tier_places(tier))
+        return false;
+    const struct disk_record *r = disk_index_at(tier->index, place);
+    if (r->state != DISK_RECORD_LIVE)
+        return false;
+    disk_block_of(r, out);
+    return true;
+}
+
+uint32_t disk_tier_place(const struct disk_tier *tier, struct block_hash hash, uint64_t format)
+{
+    const disk_record_id id =
+        tier->health == DISK_IS_LOST ? DISK_NO_RECORD : disk_index_find(tier->index, hash, format);
+    return id != DISK_NO_RECORD && disk_index_at(tier->index, id)->state == DISK_RECORD_LIVE ? id : DISK_NO_PLACE;
 }
 
 static void end_late(struct disk_tier *tier)

@@ -87,7 +87,7 @@ struct disk_block {
     uint64_t salt;   /* id of the salt; the hash covers the salt itself */
     uint64_t checksum;
     uint32_t payload_bytes, n_tokens;
-    const uint32_t *tokens; /* borrowed; NULL in disk_tier_list */
+    const uint32_t *tokens; /* borrowed; NULL in disk_tier_at */
     bool is_first;          /* of its chain: parent is the seed; for those who are told of it, not compared */
     uint64_t stored_s;      /* wall clock, when it was written; not read by put */
 };
@@ -157,8 +157,13 @@ void disk_tier_drop(struct disk_tier *tier, struct block_hash hash, uint64_t for
  * nobody told. NULL: nobody. */
 void disk_tier_watch(struct disk_tier *tier, void (*changed)(void *ctx, const struct disk_block *block, bool found),
                      void *ctx);
-/* Each block that a get would find. */
-void disk_tier_list(struct disk_tier *tier, void (*each)(void *ctx, const struct disk_block *block), void *ctx);
+/* Blocks that a get would find have places, by which all can be looked at: below disk_tier_places. */
+uint32_t disk_tier_places(const struct disk_tier *tier);
+/* False: no block has this place. */
+bool disk_tier_at(struct disk_tier *tier, uint32_t place, struct disk_block *out);
+#define DISK_NO_PLACE UINT32_MAX
+/* DISK_NO_PLACE: a get would not find it. */
+uint32_t disk_tier_place(const struct disk_tier *tier, struct block_hash hash, uint64_t format);
 
 struct disk_wipe_call {
     const uint64_t *salt; /* read before the call returns; NULL: everything */

@@ -323,9 +323,15 @@ MUST_CHECK status store_wipe(struct store *store, const struct store_wipe_call *
 
 /* ---- what there is -------------------------------------------------------------------------------------------- */
 
-/* Every block that is found in the tier, parents before their children. ST_NO_MEMORY: nothing was told. */
-MUST_CHECK status store_dump(struct store *store, enum store_tier tier,
-                             void (*each)(void *ctx, const struct store_block *block), void *ctx);
+/* Tells of every block that is found in the tier, parents before their children, in pieces between which the store may
+ * change: whoever applies its events from the beginning on behind all pieces knows what there is. */
+struct store_dump;
+MUST_CHECK status store_dump_begin(struct store *store, enum store_tier tier, struct store_dump **out);
+/* About n places more, and the rest of the chain at hand. False: that was all. */
+bool store_dump_some(struct store_dump *dump, uint32_t n, void (*each)(void *ctx, const struct store_block *block),
+                     void *ctx);
+/* At any time, also when the store is gone. */
+void store_dump_end(struct store_dump **dump);
 
 #define STORE_COUNTERS(X)                                                                                              \
     X(offers, "blocks offered")                                                                                        \

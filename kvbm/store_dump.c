@@ -1,142 +1,105 @@
-/* All blocks of a tier, parents before their children. */
+/* All blocks of a tier, parents before their children, a piece at a time. What changes between two pieces is told of as
+ * it changes, and comes behind the dump: a place that is used anew meanwhile may be passed over or told of once more.
+ */
 #include <stdlib.h>
 
 #include "kvbm/store_internal.h"
 
-/* ---- memory ---------------------------------------------------------------------------------------------- */
-
-struct climb {
-    bool *told;      /* [n] */
-    uint32_t *stack; /* [n] */
+struct store_dump {
+    struct store *store; /* borrowed */
+    enum store_tier tier;
+    uint32_t n, cursor; /* places there were when it began; the next one */
+    bool *told;         /* [n] */
+    uint32_t *stack;    /* [n] */
 };
 
-static status climb_create(struct climb *climb, uint32_t n)
+static uint32_t count_places(const struct store *store, enum store_tier tier)
 {
-    climb->told = calloc(n ? n : 1, sizeof *climb->told);
-    climb->stack = malloc((n ? n : 1) * sizeof *climb->stack);
-    return climb->told && climb->stack ? ST_OK : ST_NO_MEMORY;
+    if (tier == STORE_HOST)
+        return store->options.n_slots;
+    return store->options.disk ? disk_tier_places(store->options.disk) : 0;
 }
 
-static void climb_free(struct climb *climb)
+status store_dump_begin(struct store *store, enum store_tier tier, struct store_dump **out)
 {
-    free(climb->told);
-    free(climb->stack);
-}
-
-static void tell_host(const struct store *store, struct climb *climb, uint32_t slot,
-                      void (*each)(void *ctx, const struct store_block *block), void *ctx)
-{
-    uint32_t n = 0;
-    for (; slot != NO_SLOT && !climb->told[slot]; slot = store->slots[slot].parent) {
-        climb->told[slot] = true;
-        climb->stack[n++] = slot;
-    }
-    while (n) {
-        struct store_block block;
-        store_block_of(store, climb->stack[--n], &block);
-        each(ctx, &block);
-    }
-}
-
-static status dump_host(const struct store *store, void (*each)(void *ctx, const struct store_block *block), void *ctx)
-{
-    struct climb climb;
-    status st = climb_create(&climb, store->options.n_slots);
-    for (uint32_t slot = 0; st == ST_OK && slot < store->options.n_slots; slot++)
-        if (block_pool_state(store->pool, slot) == BLOCK_REGISTERED)
-            tell_host(store, &climb, slot, each, ctx);
-    climb_free(&climb);
-    return st;
-}
-
-/* ---- disk -------------------------------------------------------------------------------------------------- */
-
-#define NO_ENTRY UINT32_MAX
-
-struct disk_list {
-    struct store_block *blocks; /* [n] */
-    uint32_t *cells;            /* [n_cells], hashed */
-    uint32_t n, room, n_cells;
-    uint32_t n_tokens;
-};
-
-static uint32_t *cell_of(const struct disk_list *list, struct block_hash hash, uint64_t format)
-{
-    const uint64_t mixed = hash.low ^ format * UINT64_C(0x9e3779b97f4a7c15);
-    uint32_t at = (uint32_t)((mixed >> 32) * list->n_cells >> 32);
-    for (; list->cells[at] != NO_ENTRY; at = at + 1 == list->n_cells ? 0 : at + 1) {
-        const struct store_block *block = &list->blocks[list->cells[at]];
-        if (block_hash_equal(block->hash, hash) && block->format == format)
-            break;
-    }
-    return &list->cells[at];
-}
-
-static void collect(void *ctx, const struct disk_block *block)
-{
-    struct disk_list *list = ctx;
-    if (list->n == list->room)
-        return;
-    list->blocks[list->n] = (struct store_block){ .hash = block->hash,
-                                                  .parent = block->parent,
-                                                  .is_first = block->is_first,
-                                                  .format = block->format,
-                                                  .salt = block->salt,
-                                                  .checksum = block->checksum,
-                                                  .n_tokens = list->n_tokens,
-                                                  .stored_s = block->stored_s };
-    *cell_of(list, block->hash, block->format) = list->n;
-    list->n++;
-}
-
-static status list_disk(const struct store *store, struct disk_list *list)
-{
-    struct disk_metrics metrics;
-    disk_tier_metrics(store->options.disk, &metrics);
-    *list = (struct disk_list){ .room = (uint32_t)metrics.blocks, .n_tokens = store->options.block_tokens };
-    list->n_cells = 2 * list->room + 1;
-    list->blocks = calloc(list->room + 1u, sizeof *list->blocks);
-    list->cells = malloc(list->n_cells * sizeof *list->cells);
-    if (!list->blocks || !list->cells)
+    const uint32_t n = count_places(store, tier);
+    struct store_dump *dump = calloc(1, sizeof *dump);
+    if (!dump)
         return ST_NO_MEMORY;
-    for (uint32_t i = 0; i < list->n_cells; i++)
-        list->cells[i] = NO_ENTRY;
-    disk_tier_list(store->options.disk, collect, list);
+    *dump = (struct store_dump){ .store = store, .tier = tier, .n = n };
+    dump->told = calloc(n + 1u, sizeof *dump->told);
+    dump->stack = malloc((n + 1u) * sizeof *dump->stack);
+    if (!dump->told || !dump->stack) {
+        store_dump_end(&dump);
+        return ST_NO_MEMORY;
+    }
+    *out = dump;
     return ST_OK;
 }
 
-static void tell_disk(const struct disk_list *list, struct climb *climb, uint32_t at,
-                      void (*each)(void *ctx, const struct store_block *block), void *ctx)
+void store_dump_end(struct store_dump **dump)
 {
-    uint32_t n = 0;
-    while (at != NO_ENTRY && !climb->told[at]) {
-        climb->told[at] = true;
-        climb->stack[n++] = at;
-        at = *cell_of(list, list->blocks[at].parent, list->blocks[at].format);
+    if (!*dump)
+        return;
+    free((*dump)->told);
+    free((*dump)->stack);
+    free(*dump);
+    *dump = NULL;
+}
+
+/* False: no block is found at this place. */
+static bool block_at(const struct store_dump *dump, uint32_t at, struct store_block *out)
+{
+    const struct store *store = dump->store;
+    struct disk_block block;
+    if (dump->tier == STORE_HOST) {
+        const bool found = block_pool_state(store->pool, at) == BLOCK_REGISTERED;
+        if (found)
+            store_block_of(store, at, out);
+        return found;
     }
-    while (n)
-        each(ctx, &list->blocks[climb->stack[--n]]);
+    if (!disk_tier_at(store->options.disk, at, &block))
+        return false;
+    *out = (struct store_block){ .hash = block.hash,
+                                 .parent = block.parent,
+                                 .is_first = block.is_first,
+                                 .format = block.format,
+                                 .salt = block.salt,
+                                 .checksum = block.checksum,
+                                 .n_tokens = store->options.block_tokens,
+                                 .stored_s = block.stored_s };
+    return true;
 }
 
-static status dump_disk(const struct store *store, void (*each)(void *ctx, const struct store_block *block), void *ctx)
+/* Where the block before it lies; at least n: nowhere that is still to be told. */
+static uint32_t place_before(const struct store_dump *dump, uint32_t at, const struct store_block *block)
 {
-    struct disk_list list = { 0 };
-    struct climb climb = { NULL, NULL };
-    status st = list_disk(store, &list);
-    if (st == ST_OK)
-        st = climb_create(&climb, list.n);
-    for (uint32_t i = 0; st == ST_OK && i < list.n; i++)
-        tell_disk(&list, &climb, i, each, ctx);
-    climb_free(&climb);
-    free(list.blocks);
-    free(list.cells);
-    return st;
+    if (dump->tier == STORE_HOST)
+        return dump->store->slots[at].parent;
+    return disk_tier_place(dump->store->options.disk, block->parent, block->format);
 }
 
-status store_dump(struct store *store, enum store_tier tier, void (*each)(void *ctx, const struct store_block *block),
-                  void *ctx)
+/* A block and those before it that have not been told of; how many. */
+static uint32_t tell_chain(struct store_dump *dump, uint32_t at,
+                           void (*each)(void *ctx, const struct store_block *block), void *ctx)
 {
-    if (tier == STORE_HOST)
-        return dump_host(store, each, ctx);
-    return store->options.disk ? dump_disk(store, each, ctx) : ST_OK;
+    uint32_t depth = 0;
+    struct store_block block;
+    while (at < dump->n && !dump->told[at] && block_at(dump, at, &block)) {
+        dump->told[at] = true;
+        dump->stack[depth++] = at;
+        at = place_before(dump, at, &block);
+    }
+    for (uint32_t i = depth; i; i--)
+        if (block_at(dump, dump->stack[i - 1], &block))
+            each(ctx, &block);
+    return depth;
+}
+
+bool store_dump_some(struct store_dump *dump, uint32_t n, void (*each)(void *ctx, const struct store_block *block),
+                     void *ctx)
+{
+    for (uint32_t work = 0; work < n && dump->cursor < dump->n; dump->cursor++)
+        work += 1 + tell_chain(dump, dump->cursor, each, ctx);
+    return dump->cursor < dump->n;
 }

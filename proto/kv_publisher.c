@@ -26,6 +26,12 @@ struct kv_dump {
     bool full;
     uint64_t as_of; /* the number of the last batch that it includes */
     uint64_t made_us;
+    struct timer timer; /* set: its next piece is to be made */
+};
+
+struct asker {
+    uint8_t id[255]; /* as ZeroMQ bounds it */
+    uint8_t len;
 };
 
 struct kv_publisher {
@@ -35,6 +41,8 @@ struct kv_publisher {
     struct kv_batch_writer writer;
     struct kv_ring ring;
     struct kv_dump dump;
+    struct asker waiting[KV_PUBLISHER_MAX_WAITING]; /* for the dump that is being made */
+    uint32_t n_waiting;
     double last_ts;
     struct kv_publisher_stats stats;
 };
@@ -185,36 +193,21 @@ void kv_dump_add(struct kv_dump *d, const struct kv_event *event)
         d->publisher->stats.dump_events_left_out++;
 }
 
-static void dump_make(struct kv_publisher *p)
+/* The ring has what came after it. */
+static bool dump_is_joined(const struct kv_publisher *p)
 {
-    struct kv_dump *d = &p->dump;
-    dump_drop(d);
-    kv_publisher_flush(p);
-    p->stats.dumps++;
-    d->as_of = p->ring.next - 1;
-    d->made_us = clock_now_us();
-    now_s(p);
-    kv_dump_add(d, &(struct kv_event){ .kind = KV_ALL_CLEARED });
-    p->options.dump(p->options.ctx, d);
-    dump_flush(d);
-    if (d->full)
-        log_warn("KV dump cut short", "bytes=%zu left_out=%llu", d->bytes,
-                 (unsigned long long)p->stats.dump_events_left_out);
+    return p->dump.as_of + 1 >= p->ring.first;
 }
 
-/* One that was just made will do, when the ring has what came after it. */
+/* One that was just made will do. */
 static bool dump_is_fresh(const struct kv_publisher *p)
 {
     const struct kv_dump *d = &p->dump;
-    return d->n_batches && clock_now_us() - d->made_us < p->options.dump_fresh_us && d->as_of + 1 >= p->ring.first;
+    return d->n_batches && !timer_is_set(&d->timer) && clock_now_us() - d->made_us < p->options.dump_fresh_us &&
+           dump_is_joined(p);
 }
 
 /* --- answers --- */
-
-struct asker {
-    const void *id;
-    size_t len;
-};
 
 static bool answer(struct kv_publisher *p, const struct asker *to, uint64_t sequence, struct kv_batch *batch)
 {
@@ -231,33 +224,94 @@ static bool answer(struct kv_publisher *p, const struct asker *to, uint64_t sequ
            zmq_send(s->zmq, "", 0, ZMQ_DONTWAIT) >= 0;
 }
 
-static bool answer_dump(struct kv_publisher *p, const struct asker *to, uint64_t *next)
-{
-    if (!dump_is_fresh(p))
-        dump_make(p);
-    const struct kv_dump *d = &p->dump;
-    for (uint32_t i = 0; i < d->n_batches; i++)
-        if (!answer(p, to, d->as_of + 1 - d->n_batches + i, d->batches[i]))
-            return false;
-    *next = d->as_of + 1;
-    return true;
-}
-
 /* An answer that is cut short has no end, and the follower asks again. */
-static void answer_request(struct kv_publisher *p, const struct asker *to, uint64_t from)
+static void answer_from(struct kv_publisher *p, const struct asker *to, uint64_t next)
 {
-    uint64_t next = from;
     bool sent = true;
-    if (kv_ring_answer(&p->ring, from) == KV_ANSWER_DUMP) {
-        next = p->ring.first;
-        sent = !p->options.dump || answer_dump(p, to, &next);
-    }
     for (; sent && next < p->ring.next; next++) {
         sent = answer(p, to, next, kv_ring_get(&p->ring, next));
         p->stats.replayed += sent;
     }
     if (!sent || !answer(p, to, KV_SEQUENCE_END, NULL))
         p->stats.unsent++;
+}
+
+static void answer_dump(struct kv_publisher *p, const struct asker *to)
+{
+    const struct kv_dump *d = &p->dump;
+    bool sent = dump_is_joined(p);
+    for (uint32_t i = 0; sent && i < d->n_batches; i++)
+        sent = answer(p, to, d->as_of + 1 - d->n_batches + i, d->batches[i]);
+    if (sent)
+        answer_from(p, to, d->as_of + 1);
+    else
+        p->stats.unsent++;
+}
+
+static void dump_done(struct kv_publisher *p)
+{
+    struct kv_dump *d = &p->dump;
+    dump_flush(d);
+    d->made_us = clock_now_us();
+    if (d->full)
+        log_warn("KV dump cut short", "bytes=%zu left_out=%llu", d->bytes,
+                 (unsigned long long)p->stats.dump_events_left_out);
+    for (uint32_t i = 0; i < p->n_waiting; i++)
+        answer_dump(p, &p->waiting[i]);
+    p->n_waiting = 0;
+}
+
+static void dump_more(struct kv_publisher *p, bool is_new);
+
+static void on_dump_turn(void *arg)
+{
+    struct kv_publisher *p = arg;
+    dump_more(p, false);
+    link_socket_sent(&p->router);
+}
+
+static void dump_more(struct kv_publisher *p, bool is_new)
+{
+    struct timers *timers = loop_timers(p->options.loop);
+    if (p->options.dump(p->options.ctx, &p->dump, is_new))
+        timer_set(timers, &p->dump.timer, timers_now(timers), on_dump_turn, p);
+    else
+        dump_done(p);
+}
+
+static void dump_begin(struct kv_publisher *p)
+{
+    struct kv_dump *d = &p->dump;
+    dump_drop(d);
+    kv_publisher_flush(p);
+    p->stats.dumps++;
+    d->as_of = p->ring.next - 1;
+    now_s(p);
+    kv_dump_add(d, &(struct kv_event){ .kind = KV_ALL_CLEARED });
+    dump_more(p, true);
+}
+
+static void await_dump(struct kv_publisher *p, const struct asker *to)
+{
+    if (p->n_waiting == KV_PUBLISHER_MAX_WAITING) {
+        p->stats.unsent++;
+        return;
+    }
+    p->waiting[p->n_waiting++] = *to;
+    if (!timer_is_set(&p->dump.timer))
+        dump_begin(p);
+}
+
+static void answer_request(struct kv_publisher *p, const struct asker *to, uint64_t from)
+{
+    if (kv_ring_answer(&p->ring, from) != KV_ANSWER_DUMP)
+        answer_from(p, to, from);
+    else if (!p->options.dump)
+        answer_from(p, to, p->ring.first);
+    else if (dump_is_fresh(p))
+        answer_dump(p, to);
+    else
+        await_dump(p, to);
 }
 
 static bool receive(void *arg)
@@ -269,7 +323,8 @@ static bool receive(void *arg)
         return false;
     if (n == 3 && !zmq_msg_size(&parts[1]) && zmq_msg_size(&parts[2]) == KV_SEQUENCE_BYTES) {
         p->stats.requests++;
-        struct asker to = { zmq_msg_data(&parts[0]), zmq_msg_size(&parts[0]) };
+        struct asker to = { .len = (uint8_t)zmq_msg_size(&parts[0]) };
+        memcpy(to.id, zmq_msg_data(&parts[0]), to.len);
         answer_request(p, &to, kv_sequence_read(zmq_msg_data(&parts[2])));
         link_socket_sent(&p->router);
     } else {
@@ -342,6 +397,7 @@ void kv_publisher_destroy(struct kv_publisher **publisher)
     *publisher = NULL;
     if (!p)
         return;
+    timer_cancel(loop_timers(p->options.loop), &p->dump.timer);
     link_socket_close(&p->router);
     link_socket_close(&p->pub);
     kv_ring_free(&p->ring);

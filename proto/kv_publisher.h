@@ -18,6 +18,9 @@
 /* Of one batch of a dump, which its follower applies in one go; also of one event in it. */
 #define KV_PUBLISHER_DUMP_BATCH (128u << 10)
 
+/* Followers that may wait for one dump; who is beyond asks again. */
+#define KV_PUBLISHER_MAX_WAITING 64
+
 struct kv_publisher;
 struct kv_dump;
 
@@ -32,8 +35,10 @@ struct kv_publisher_options {
     uint32_t max_batches; /* of the ring, e.g. 10000 */
     size_t max_bytes;
     uint64_t dump_fresh_us; /* a dump serves all who ask within this time */
-    /* Tells all that exists, by kv_dump_add. NULL: a gap beyond the ring gets what the ring has. */
-    void (*dump)(void *ctx, struct kv_dump *dump);
+    /* Tells all that exists, by kv_dump_add, a bounded piece in each call: true when there is more, then it is called
+     * in the next turn of the loop. is_new: from the beginning. What changes meanwhile is published as ever, and goes
+     * to followers behind the dump. NULL: a gap beyond the ring gets what the ring has. */
+    bool (*dump)(void *ctx, struct kv_dump *dump, bool is_new);
     void *ctx;
 };
 

@@ -154,14 +154,16 @@ static void dump_block(void *ctx, const struct block_stored *what)
 }
 
 /* What waits for the end of the turn is in the dump, and comes behind it once more: a block's last event tells. */
-static void dump_all(void *ctx, struct kv_dump *dump)
+static bool dump_all(void *ctx, struct kv_dump *dump, bool is_new)
 {
+    (void)is_new;
     struct kv_publish *k = ctx;
     k->dump = dump;
     if (k->options.each(k->options.ctx, dump_block, k) != ST_OK)
         log_error("no memory to tell all KV blocks", "endpoint=%s", kv_publisher_replay_endpoint(k->publisher));
     dump_run(k);
     k->dump = NULL;
+    return false;
 }
 
 /* ---- life ----------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 #define RING_BATCHES  8192u
 #define RING_BYTES    (4u << 20)
 #define DUMP_FRESH_US 200000u /* routers that start together share one */
+#define DUMP_PLACES   4096u   /* looked at in one turn of the loop: less than a millisecond */
 
 /* Blocks that become one event: a piece of one chain, or some that are gone. */
 struct run {
@@ -25,7 +26,9 @@ struct events {
     struct kv_publisher *publisher;
     struct timer timer; /* the end of this turn */
     struct run live, dumped;
-    struct kv_dump *dump; /* the one that is being made */
+    struct kv_dump *dump;      /* the one that is being made */
+    struct store_dump *cursor; /* of its tier */
+    unsigned dumped_tier;
 };
 
 static const enum kv_tier tiers[STORE_TIER_COUNT] = { [STORE_HOST] = KV_TIER_HOST, [STORE_DISK] = KV_TIER_DISK };
@@ -138,16 +141,32 @@ static void dump_disk(void *ctx, const struct store_block *block)
     dump_block(ctx, KV_TIER_DISK, block);
 }
 
+/* False: the tier is done. */
+static bool dump_piece(struct events *e)
+{
+    if (!e->cursor && store_dump_begin(e->options.store, (enum store_tier)e->dumped_tier, &e->cursor) != ST_OK) {
+        log_error("no memory to tell all KV blocks", "endpoint=%s", kv_publisher_replay_endpoint(e->publisher));
+        return false;
+    }
+    if (store_dump_some(e->cursor, DUMP_PLACES, e->dumped_tier == STORE_HOST ? dump_host : dump_disk, e))
+        return true;
+    store_dump_end(&e->cursor);
+    return false;
+}
+
 /* What waits for the end of the turn is in the dump, and comes behind it once more: a block's last event tells. */
-static void dump_all(void *ctx, struct kv_dump *dump)
+static bool dump_some(void *ctx, struct kv_dump *dump, bool is_new)
 {
     struct events *e = ctx;
+    if (is_new)
+        e->dumped_tier = 0;
     e->dump = dump;
-    if (store_dump(e->options.store, STORE_HOST, dump_host, e) != ST_OK ||
-        store_dump(e->options.store, STORE_DISK, dump_disk, e) != ST_OK)
-        log_error("no memory to tell all KV blocks", "endpoint=%s", kv_publisher_replay_endpoint(e->publisher));
-    dump_run(e);
+    e->dumped_tier += !dump_piece(e);
+    bool more = e->dumped_tier < STORE_TIER_COUNT;
+    if (!more)
+        dump_run(e);
     e->dump = NULL;
+    return more;
 }
 
 /* ---- life ----------------------------------------------------------------------------- */
@@ -168,7 +187,7 @@ status events_create(const struct events_options *options, struct events **out, 
                                                     .max_batches = RING_BATCHES,
                                                     .max_bytes = RING_BYTES,
                                                     .dump_fresh_us = DUMP_FRESH_US,
-                                                    .dump = dump_all,
+                                                    .dump = dump_some,
                                                     .ctx = e };
     status st = e->zmq ? kv_publisher_create(&publisher, &e->publisher, err)
                        : error_set(err, ST_NO_MEMORY, "no memory for a publisher of KV events");
@@ -187,6 +206,7 @@ void events_destroy(struct events **events)
         return;
     timer_cancel(loop_timers(e->options.loop), &e->timer);
     kv_publisher_destroy(&e->publisher);
+    store_dump_end(&e->cursor);
     if (e->zmq)
         zmq_ctx_term(e->zmq);
     free(e);

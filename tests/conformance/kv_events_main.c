@@ -12,6 +12,7 @@
 #include "proto/kv_subscriber.h"
 
 #define BLOCK_TOKENS 4u
+#define DUMP_PIECE   7u /* blocks told in a turn of the loop */
 
 struct program {
     struct loop *loop;
@@ -19,7 +20,7 @@ struct program {
     struct kv_publisher *publisher;
     struct kv_subscriber *subscriber;
     struct event *input;
-    uint64_t n_published;
+    uint64_t n_published, n_dumped;
 };
 
 static const char *tier_name(enum kv_tier tier)
@@ -77,11 +78,14 @@ static void tell(struct program *p, struct kv_dump *dump, uint64_t i)
         kv_publisher_add(p->publisher, &event);
 }
 
-static void tell_all(void *ctx, struct kv_dump *dump)
+static bool tell_some(void *ctx, struct kv_dump *dump, bool is_new)
 {
     struct program *p = ctx;
-    for (uint64_t i = 0; i < p->n_published; i++)
-        tell(p, dump, i);
+    if (is_new)
+        p->n_dumped = 0;
+    for (uint64_t end = p->n_dumped + DUMP_PIECE; p->n_dumped < end && p->n_dumped < p->n_published; p->n_dumped++)
+        tell(p, dump, p->n_dumped);
+    return p->n_dumped < p->n_published;
 }
 
 static void on_line(evutil_socket_t fd, short what, void *arg)
@@ -113,7 +117,7 @@ static status open_publisher(struct program *p, char **argv, struct error *err)
                                       .max_batches = (uint32_t)strtoul(argv[2], NULL, 10),
                                       .max_bytes = 1u << 20,
                                       .dump_fresh_us = 1000,
-                                      .dump = tell_all,
+                                      .dump = tell_some,
                                       .ctx = p };
     status st = kv_publisher_create(&o, &p->publisher, err);
     if (st == ST_OK)

@@ -405,7 +405,7 @@ static void note_slot(void *ctx, const struct store_block *block)
 static void flip(struct model *m)
 {
     struct slots s = { .model = m };
-    assert_int_equal(store_dump(m->rig.store, STORE_HOST, note_slot, &s), ST_OK);
+    store_rig_dump(m->rig.store, STORE_HOST, note_slot, &s);
     if (!s.n)
         return;
     const uint32_t at = draw(m, s.n), slot = s.slots[at];
@@ -436,7 +436,7 @@ static void start(struct model *m)
     m->rig.options.disk = m->rig.disk.tier;
     if (store_create(&m->rig.options, &m->rig.store, &err) != ST_OK)
         fail_msg("%s", err.text);
-    assert_int_equal(store_dump(m->rig.store, STORE_DISK, note_on_disk, m), ST_OK);
+    store_rig_dump(m->rig.store, STORE_DISK, note_on_disk, m);
 }
 
 static void restart(struct model *m)
@@ -503,7 +503,7 @@ static void check_dumps(struct model *m)
 {
     for (int tier = 0; tier < STORE_TIER_COUNT; tier++) {
         uint32_t told = 0, known = 0;
-        assert_int_equal(store_dump(m->rig.store, (enum store_tier)tier, count_known, &told), ST_OK);
+        store_rig_dump(m->rig.store, (enum store_tier)tier, count_known, &told);
         for (uint32_t node = 0; node < NODES; node++)
             known += m->known[tier][node];
         assert_int_equal(told, known);

@@ -574,12 +574,6 @@ static void a_folder_that_goes_and_comes_is_begun_anew(void **state)
     rig_free(&rig);
 }
 
-static void count_block(void *ctx, const struct disk_block *block)
-{
-    assert_int_equal(block->payload_bytes, RIG_PAYLOAD);
-    ++*(int *)ctx;
-}
-
 static void blocks_are_listed(void **state)
 {
     (void)state;
@@ -596,8 +590,13 @@ static void blocks_are_listed(void **state)
     assert_true(found.checksum == b.block.checksum);
     assert_false(disk_tier_find(rig.tier, b.block.hash, b.block.format + 1, NULL));
     disk_tier_drop(rig.tier, b.block.hash, b.block.format);
-    disk_tier_list(rig.tier, count_block, &n);
+    for (uint32_t at = 0; at < disk_tier_places(rig.tier); at++) {
+        n += disk_tier_at(rig.tier, at, &found);
+        assert_true(!disk_tier_at(rig.tier, at, &found) || disk_tier_place(rig.tier, found.hash, found.format) == at);
+    }
     assert_int_equal(n, 8);
+    assert_false(disk_tier_at(rig.tier, disk_tier_places(rig.tier), &found));
+    assert_true(disk_tier_place(rig.tier, b.block.hash, b.block.format) == DISK_NO_PLACE);
     rig.wall_s += 60;
     assert_int_equal(rig_metrics(&rig).oldest_s, 60);
     rig_free(&rig);

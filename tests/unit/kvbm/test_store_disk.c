@@ -87,10 +87,10 @@ static void the_first_of_a_chain_is_known_as_such(void **state)
         chain_run(&c, 5, 100 * (i + 1), 3);
         assert_int_equal(store_rig_put(&rig, &c), 3);
     }
-    assert_int_equal(store_dump(rig.store, STORE_HOST, count_first, host), ST_OK);
-    assert_int_equal(store_dump(rig.store, STORE_DISK, count_first, disk), ST_OK);
+    store_rig_dump(rig.store, STORE_HOST, count_first, host);
+    store_rig_dump(rig.store, STORE_DISK, count_first, disk);
     store_rig_restart(&rig);
-    assert_int_equal(store_dump(rig.store, STORE_DISK, count_first, later), ST_OK);
+    store_rig_dump(rig.store, STORE_DISK, count_first, later);
     for (int is_first = 0; is_first < 2; is_first++) {
         assert_int_equal(host[is_first], is_first ? 10 : 20);
         assert_int_equal(disk[is_first], host[is_first]);
@@ -429,8 +429,107 @@ static void a_dump_of_memory_tells_parents_first(void **state)
     chain_run(&c, 5, 100, 2);
     assert_int_equal(store_rig_put(&rig, &c), 1);
     struct order order = { .chains = &c };
-    assert_int_equal(store_dump(rig.store, STORE_HOST, see, &order), ST_OK);
+    store_rig_dump(rig.store, STORE_HOST, see, &order);
     assert_int_equal(order.n, 2);
+    store_rig_free(&rig);
+}
+
+/* A follower of events: what it knows, and what came since the dump began, which it applies behind that. */
+struct follower {
+    struct block_hash known[64];
+    uint32_t n_known;
+    struct {
+        struct block_hash hash;
+        bool is_stored;
+    } later[4096];
+    uint32_t n_later;
+};
+
+static void knows(struct follower *f, struct block_hash hash, bool is_stored)
+{
+    uint32_t at = 0;
+    while (at < f->n_known && !block_hash_equal(f->known[at], hash))
+        at++;
+    if (is_stored && at == f->n_known)
+        f->known[f->n_known++] = hash;
+    else if (!is_stored && at < f->n_known)
+        f->known[at] = f->known[--f->n_known];
+    assert_true(f->n_known < 64);
+}
+
+static void dumped(void *ctx, const struct store_block *block)
+{
+    knows(ctx, block->hash, true);
+}
+
+static struct follower followers[STORE_TIER_COUNT];
+
+static void note_later(enum store_tier tier, const struct store_block *block, bool is_stored)
+{
+    struct follower *f = &followers[tier];
+    assert_true(f->n_later < sizeof f->later / sizeof f->later[0]);
+    f->later[f->n_later].hash = block->hash;
+    f->later[f->n_later++].is_stored = is_stored;
+}
+
+static void stored_later(void *ctx, enum store_tier tier, const struct store_block *block)
+{
+    store_rig_stored(ctx, tier, block);
+    note_later(tier, block, true);
+}
+
+static void removed_later(void *ctx, enum store_tier tier, const struct store_block *block)
+{
+    store_rig_removed(ctx, tier, block);
+    note_later(tier, block, false);
+}
+
+static void check_follower(const struct store_rig *rig, enum store_tier tier)
+{
+    struct follower *f = &followers[tier];
+    for (uint32_t i = 0; i < f->n_later; i++)
+        knows(f, f->later[i].hash, f->later[i].is_stored);
+    assert_int_equal(f->n_known, rig->n_known[tier]);
+    for (uint32_t i = 0; i < f->n_known; i++) {
+        uint32_t at = 0;
+        while (at < f->n_known && !block_hash_equal(rig->known[tier][at], f->known[i]))
+            at++;
+        assert_true(at < f->n_known);
+    }
+}
+
+/* Chains come and go between two pieces, in memory and on disk. */
+static void a_dump_in_pieces_and_events_are_the_truth(void **state)
+{
+    (void)state;
+    struct store_rig rig;
+    struct store_dump *dumps[STORE_TIER_COUNT];
+    struct rig_chain c;
+    uint32_t n_dumps = 0;
+    store_rig_init(&rig, 16, 0);
+    rig.options.stored = stored_later;
+    rig.options.removed = removed_later;
+    store_rig_open(&rig, true);
+    for (uint32_t step = 0; n_dumps < 8; step++) {
+        bool more = step % 64 != 0;
+        for (int tier = 0; tier < STORE_TIER_COUNT && more; tier++)
+            more &= store_dump_some(dumps[tier], 1, dumped, &followers[tier]) || tier == STORE_HOST;
+        for (int tier = 0; tier < STORE_TIER_COUNT && !more; tier++) {
+            if (step) {
+                while (store_dump_some(dumps[tier], 1, dumped, &followers[tier]))
+                    continue;
+                check_follower(&rig, (enum store_tier)tier);
+                store_dump_end(&dumps[tier]);
+                n_dumps++;
+            }
+            followers[tier].n_known = followers[tier].n_later = 0;
+            assert_int_equal(store_dump_begin(rig.store, (enum store_tier)tier, &dumps[tier]), ST_OK);
+        }
+        chain_run(&c, 5, step * 7 % 11 * 100, 1 + step * 5 % 7);
+        (void)store_rig_put(&rig, &c);
+    }
+    for (int tier = 0; tier < STORE_TIER_COUNT; tier++)
+        store_dump_end(&dumps[tier]);
     store_rig_free(&rig);
 }
 
@@ -449,7 +548,7 @@ static void a_dump_tells_parents_first(void **state)
     assert_int_equal(store_rig_put(&rig, &fork), 2);
     for (int tier = 0; tier < STORE_TIER_COUNT; tier++) {
         struct order order = { .chains = &c };
-        assert_int_equal(store_dump(rig.store, (enum store_tier)tier, see, &order), ST_OK);
+        store_rig_dump(rig.store, (enum store_tier)tier, see, &order);
         assert_int_equal(order.n, 6);
         disk_tier_drop(rig.disk.tier, c.hashes[0], STORE_FORMAT); /* written again it stands behind the others */
         struct rig_block first = { .block = { .hash = c.hashes[0],
@@ -486,6 +585,7 @@ int main(void)
         cmocka_unit_test(what_is_on_disk_is_worth_a_slot),
         cmocka_unit_test(a_dump_of_memory_tells_parents_first),
         cmocka_unit_test(a_dump_tells_parents_first),
+        cmocka_unit_test(a_dump_in_pieces_and_events_are_the_truth),
     };
     return cmocka_run_group_tests_name("store over disk", tests, NULL, NULL);
 }

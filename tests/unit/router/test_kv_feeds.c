@@ -20,6 +20,7 @@
 #define SILENCE_US  400000u
 #define PATIENCE_US 30000000u
 #define RING        4u /* batches: what is older comes as a dump */
+#define PIECE       5u /* blocks */
 
 static uint32_t tokens[N_BLOCKS * BLOCK];
 static struct block_hash chain[N_BLOCKS];
@@ -28,7 +29,8 @@ struct source {
     struct kv_publisher *publisher;
     struct instance record;
     char pub[128], replay[128];
-    uint32_t n_held; /* of the chain */
+    uint32_t n_held;   /* of the chain */
+    uint32_t n_dumped; /* by the dump that is being made */
 };
 
 struct world {
@@ -62,12 +64,17 @@ static struct kv_event told(enum kv_event_kind kind, uint32_t first, uint32_t n)
                               .block_size = BLOCK };
 }
 
-static void dump(void *ctx, struct kv_dump *out)
+/* A few blocks in a turn of the loop, while more are stored and removed. */
+static bool dump(void *ctx, struct kv_dump *out, bool is_new)
 {
     struct source *s = ctx;
-    struct kv_event event = told(KV_BLOCK_STORED, 0, s->n_held);
-    if (s->n_held)
+    s->n_dumped = is_new ? 0 : s->n_dumped;
+    uint32_t n = s->n_held < s->n_dumped ? 0 : s->n_held - s->n_dumped, piece = n < PIECE ? n : PIECE;
+    struct kv_event event = told(KV_BLOCK_STORED, s->n_dumped, piece);
+    if (piece)
         kv_dump_add(out, &event);
+    s->n_dumped += piece;
+    return n > piece;
 }
 
 static void start_source(struct world *w, struct source *s, bool ours)
