@@ -148,6 +148,10 @@ class Cluster:
         """The supervisor starts again what crashed, so only its log tells: no end but by SIGKILL, SIGTERM or exit 0."""
         ends = re.findall(r'msg="process ended" (id=.*)', self.log_text("supervisor"))
         crashed = [end for end in ends if not re.search(r"signal (9|15) |exited with code 0", end)]
+        for worker_id in {re.match(r"id=(\S+)", end).group(1) for end in crashed}:
+            # What a library or a sanitizer said has no time before it.
+            said = [line for line in self.log_text(worker_id).splitlines() if not re.match(r"\d{4}-", line)]
+            print(f"---- {worker_id}", *said[:100], sep="\n", file=sys.stderr)
         assert not crashed, f"crashed: {crashed}"
 
     def down(self, check=True):
