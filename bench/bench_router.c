@@ -33,7 +33,7 @@ struct settings {
 };
 
 struct figures {
-    struct traffic_result requests, streams, paced, loaded, memory;
+    struct traffic_result requests, streams, paced, paced_direct, loaded, loaded_direct, memory;
     uint64_t loaded_step_us;
     double idle_cpu_us; /* a second */
     double cpu_us_per_request, cpu_us_per_token, cpu_us_per_token_paced;
@@ -296,19 +296,35 @@ static status measure_streams(struct bench *b, struct error *err)
     return st;
 }
 
+static struct traffic_phase paced(const struct bench *b, uint64_t step_us)
+{
+    return (struct traffic_phase){ .n_connections = PACED_STREAMS,
+                                   .stream_tokens = b->settings.tokens,
+                                   .stream_every = 1,
+                                   .duration_us = duration(b),
+                                   .step_us = step_us };
+}
+
+/* The same streams without the router: what a token's way from a worker to a client on another processor costs anyway,
+ * the waking of the client and its reading among it. */
+static status measure_direct(struct bench *b, struct traffic_phase phase, struct traffic_result *out, struct error *err)
+{
+    phase.direct = true;
+    return run_phase(b, "the same without the router", &phase, out, err);
+}
+
 static status measure_latency(struct bench *b, struct error *err)
 {
-    struct traffic_phase phase = {
-        .n_connections = PACED_STREAMS,
-        .stream_tokens = b->settings.tokens,
-        .stream_every = 1,
-        .duration_us = duration(b),
-        .step_us = PACED_STEP_US,
-    };
+    struct traffic_phase phase = paced(b, PACED_STEP_US);
     status st = run_phase(b, "streams at a moderate pace", &phase, &b->figures.paced, err);
     if (st == ST_OK)
         b->figures.cpu_us_per_token_paced = cost_of_token(b, &b->figures.paced);
-    return st;
+    return st == ST_OK ? measure_direct(b, phase, &b->figures.paced_direct, err) : st;
+}
+
+static double added_p50(const struct traffic_result *routed, const struct traffic_result *direct)
+{
+    return routed->token_p50_us - direct->token_p50_us;
 }
 
 static double router_share(const struct traffic_result *r)
@@ -327,19 +343,18 @@ static status measure_loaded(struct bench *b, struct error *err)
     struct traffic_result *r = &b->figures.loaded;
     double step = PACED_STREAMS / fmax(per_second(b->figures.streams.streamed, &b->figures.streams), 1) * 1e6;
     step *= excess(&b->figures.streams);
+    struct traffic_phase phase = { 0 };
     status st = ST_OK;
     for (uint32_t round = 0; round <= LOADED_ROUNDS && st == ST_OK; round++) {
         bool last = round == LOADED_ROUNDS;
-        struct traffic_phase phase = { .n_connections = PACED_STREAMS,
-                                       .stream_tokens = b->settings.tokens,
-                                       .stream_every = 1,
-                                       .duration_us = last ? duration(b) : duration(b) / LOADED_ROUNDS,
-                                       .step_us = (uint64_t)fmax(step, FAST_STEP_US) };
-        b->figures.loaded_step_us = phase.step_us;
+        phase = paced(b, (uint64_t)fmax(step, FAST_STEP_US));
+        if (!last)
+            phase.duration_us /= LOADED_ROUNDS;
         st = run_phase(b, last ? "streams at the highest pace that is looked at" : "looking for it", &phase, r, err);
         step = (double)phase.step_us * excess(r);
     }
-    return st;
+    b->figures.loaded_step_us = phase.step_us;
+    return st == ST_OK ? measure_direct(b, phase, &b->figures.loaded_direct, err) : st;
 }
 
 static status measure_memory(struct bench *b, struct error *err)
@@ -400,10 +415,16 @@ static void print_json(const struct bench *b)
     json_field_real(&w, "cpu_us_per_request", rounded(f->cpu_us_per_request));
     json_field_real(&w, "cpu_us_per_token", rounded(f->cpu_us_per_token));
     json_field_real(&w, "cpu_us_per_token_paced", rounded(f->cpu_us_per_token_paced));
-    json_field_real(&w, "added_p50_us", f->paced.added_p50_us);
-    json_field_real(&w, "added_p99_us", f->paced.added_p99_us);
-    json_field_real(&w, "loaded_added_p50_us", f->loaded.added_p50_us);
-    json_field_real(&w, "loaded_added_p99_us", f->loaded.added_p99_us);
+    json_field_real(&w, "token_p50_us", f->paced.token_p50_us);
+    json_field_real(&w, "token_p99_us", f->paced.token_p99_us);
+    json_field_real(&w, "direct_p50_us", f->paced_direct.token_p50_us);
+    json_field_real(&w, "direct_p99_us", f->paced_direct.token_p99_us);
+    json_field_real(&w, "added_p50_us", added_p50(&f->paced, &f->paced_direct));
+    json_field_real(&w, "loaded_token_p50_us", f->loaded.token_p50_us);
+    json_field_real(&w, "loaded_token_p99_us", f->loaded.token_p99_us);
+    json_field_real(&w, "loaded_direct_p50_us", f->loaded_direct.token_p50_us);
+    json_field_real(&w, "loaded_direct_p99_us", f->loaded_direct.token_p99_us);
+    json_field_real(&w, "loaded_added_p50_us", added_p50(&f->loaded, &f->loaded_direct));
     json_field_real(&w, "loaded_tokens_per_s", rounded(per_second(f->loaded.streamed, &f->loaded)));
     json_field_real(&w, "loaded_router", rounded(router_share(&f->loaded)));
     json_field_real(&w, "loaded_client", rounded(f->loaded.load.busy));
@@ -429,6 +450,16 @@ static void print_rate(const char *what, double rate, const char *unit, const st
                  load_is_bottleneck(load) ? ": the limit is the client's, not the router's" : "");
 }
 
+static void print_latency(const char *what, const struct traffic_result *routed, const struct traffic_result *direct,
+                          uint64_t step_us)
+{
+    (void)printf("%-28s %10.0f us: %.0f us with it (p99 %.0f), %.0f without (p99 %.0f) at %.0f tokens/s (%u streams, "
+                 "%llu us a step); router busy for %.0f %%, client for %.0f\n",
+                 what, added_p50(routed, direct), routed->token_p50_us, routed->token_p99_us, direct->token_p50_us,
+                 direct->token_p99_us, per_second(routed->streamed, routed), PACED_STREAMS, (unsigned long long)step_us,
+                 100 * router_share(routed), 100 * routed->load.busy);
+}
+
 static void print_people(const struct bench *b)
 {
     const struct figures *f = &b->figures;
@@ -447,15 +478,10 @@ static void print_people(const struct bench *b)
         "    processors, within 20 %%; prompts of 50 words as here.\n\n");
     print_rate("short requests", per_second(f->requests.requests, &f->requests), "requests/s", &f->requests.load);
     print_rate("streamed tokens", per_second(f->streams.streamed, &f->streams), "events/s", &f->streams.load);
-    (void)printf("%-28s %10.0f us p50, %.0f us p99 at %.0f tokens/s (%u streams, %u ms a step); first token %.0f us\n",
-                 "latency added to a token", p->added_p50_us, p->added_p99_us, per_second(p->streamed, p),
-                 PACED_STREAMS, PACED_STEP_US / 1000, p->ttft_p50_us);
-    (void)printf("%-28s %10.0f us p50, %.0f us p99 at %.0f tokens/s (a step of %llu us: router busy for %.0f %%, "
-                 "client for %.0f)\n",
-                 "  at the highest pace (3)", f->loaded.added_p50_us, f->loaded.added_p99_us,
-                 per_second(f->loaded.streamed, &f->loaded), (unsigned long long)f->loaded_step_us,
-                 100 * router_share(&f->loaded), 100 * f->loaded.load.busy);
-    (void)printf("%-28s %10.1f us a wakeup at the router, %.1f us at the client; ", "  of that, run-queue wait",
+    print_latency("latency added to a token (3)", p, &f->paced_direct, PACED_STEP_US);
+    print_latency("  at the highest pace (4)", &f->loaded, &f->loaded_direct, f->loaded_step_us);
+    (void)printf("%-28s %10.0f us at the moderate pace\n", "first token", p->ttft_p50_us);
+    (void)printf("%-28s %10.1f us a wakeup at the router, %.1f us at the client; ", "run-queue wait there",
                  p->router_wait_us, p->client_wait_us);
     if (p->steal < 0)
         (void)printf("steal not known\n");
@@ -465,8 +491,11 @@ static void print_people(const struct bench *b)
                  f->cpu_us_per_token_paced, f->idle_cpu_us);
     (void)printf("%-28s %10.2f MiB, %.2f MiB after %llu more requests\n", "memory after warm-up", f->rss_start_mib,
                  f->rss_mib, (unsigned long long)f->memory.requests);
-    (void)printf("(3) of which the router is busy for %.0f %% or the client for %.0f %%\n", 100 * LOADED_ROUTER,
-                 100 * LOADED_CLIENT);
+    (void)printf(
+        "(3) p50 from a worker's emission to the client's receipt, less what it is without a router: from a worker on\n"
+        "    the router's processor to the same client, at the same pace. (4) of which the router is busy for %.0f %%\n"
+        "    or the client for %.0f %%\n",
+        100 * LOADED_ROUTER, 100 * LOADED_CLIENT);
 }
 
 int bench_router(int argc, char **argv)

@@ -1,9 +1,11 @@
 #include "bench/router_traffic.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/direct_worker.h"
 #include "common/clock.h"
 
 #define N_LETTERS ((uint32_t)sizeof TRAFFIC_LETTERS - 1)
@@ -14,12 +16,13 @@
 struct exchange {
     uint64_t number;
     uint32_t want, received;
-    uint64_t emitted_us[TRAFFIC_MAX_TOKENS];
+    _Atomic uint64_t emitted_us[TRAFFIC_MAX_TOKENS]; /* 0: not yet. A direct worker's thread writes them, too */
 };
 
 struct traffic {
     struct router_rig *rig;
     struct load *load;
+    struct direct_worker *direct; /* of a direct phase */
     struct traffic_phase phase;
     uint64_t next_number; /* of the next phase */
     uint64_t n_sent, n_streams;
@@ -67,6 +70,14 @@ static void on_emit(void *ctx, uint64_t seed, uint32_t index, uint64_t now_us)
         x->emitted_us[index] = now_us; /* when sent again, the first time counts */
 }
 
+/* On the direct worker's thread: it touches nothing but the time, which the client reads after the token. */
+static void on_direct_emit(void *ctx, uint64_t seed, uint32_t index, uint64_t now_us)
+{
+    struct exchange *x = exchange_of(ctx, seed);
+    if (index < TRAFFIC_MAX_TOKENS)
+        atomic_store_explicit(&x->emitted_us[index], now_us, memory_order_release);
+}
+
 static bool may_step(void *ctx)
 {
     const struct traffic *t = ctx;
@@ -94,7 +105,11 @@ static bool next_request(void *ctx, uint64_t number, const char **path, struct t
     if (t->phase.n_requests && t->n_sent >= t->phase.n_requests)
         return false;
     t->n_sent++;
-    *x = (struct exchange){ .number = number, .want = is_streamed(t, number) ? t->phase.stream_tokens : 1 };
+    x->number = number;
+    x->want = is_streamed(t, number) ? t->phase.stream_tokens : 1;
+    x->received = 0;
+    for (uint32_t i = 0; i < x->want; i++)
+        atomic_store_explicit(&x->emitted_us[i], 0, memory_order_relaxed);
     *path = "/v1/chat/completions";
     /* The seed tells worker and client which request it is; the number makes each prompt another one. */
     text_buffer_printf(body,
@@ -262,9 +277,8 @@ static void conclude(struct traffic *t, const struct reading *a, const struct re
     out->rss_bytes = b->router.rss_bytes;
     qsort(t->samples, t->n_samples, sizeof *t->samples, by_value);
     qsort(t->first, t->n_first, sizeof *t->first, by_value);
-    out->added_p50_us = quantile(t->samples, t->n_samples, 0.5);
-    out->added_p99_us = quantile(t->samples, t->n_samples, 0.99);
-    out->added_max_us = quantile(t->samples, t->n_samples, 1);
+    out->token_p50_us = quantile(t->samples, t->n_samples, 0.5);
+    out->token_p99_us = quantile(t->samples, t->n_samples, 0.99);
     out->ttft_p50_us = quantile(t->first, t->n_first, 0.5);
 }
 
@@ -307,14 +321,33 @@ static status run(struct traffic *t, struct traffic_result *out, struct error *e
     return st;
 }
 
+static status start_direct(struct traffic *t, struct error *err)
+{
+    const struct traffic_phase *phase = &t->phase;
+    uint32_t n_workers = t->rig->options.n_workers;
+    const struct direct_worker_options options = {
+        .processor = t->rig->router_processor,
+        .step_us = phase->step_us,
+        .batch = (phase->n_connections + n_workers - 1) / n_workers,
+        .letters = TRAFFIC_LETTERS,
+        .on_emit = on_direct_emit,
+        .ctx = t,
+    };
+    ASSERT(phase->stream_every == 1);
+    return direct_worker_start(&options, &t->direct, err);
+}
+
 status traffic_run(struct traffic *t, struct router_rig *rig, const struct traffic_phase *phase,
                    struct traffic_result *out, struct error *err)
 {
     begin(t, rig, phase);
+    status st = phase->direct ? start_direct(t, err) : ST_OK;
+    if (st != ST_OK)
+        return st;
     struct load_options options = {
         .loop = rig->loop,
         .host = "127.0.0.1",
-        .port = rig->port,
+        .port = t->direct ? direct_worker_port(t->direct) : rig->port,
         .n_connections = phase->n_connections,
         .first_number = t->next_number,
         .next = next_request,
@@ -323,11 +356,12 @@ status traffic_run(struct traffic *t, struct router_rig *rig, const struct traff
         .on_done = on_done,
         .ctx = t,
     };
-    status st = load_create(&options, &t->load, err);
+    st = load_create(&options, &t->load, err);
     if (st == ST_OK)
         st = run(t, out, err);
     t->next_number += t->n_sent;
     load_destroy(&t->load);
+    direct_worker_stop(&t->direct);
     return st;
 }
 

@@ -27,17 +27,18 @@ struct traffic_phase {
     uint64_t duration_us;
     uint64_t step_us; /* of the mock workers */
     uint32_t window;  /* tokens that may be under way before workers hold back; 0: any number */
+    bool direct;      /* from a worker on the router's processor straight to the client; all requests are streamed */
 };
 
 struct traffic_result {
     struct load_stats load;
     uint64_t requests, tokens; /* all tokens; of them streamed: */
     uint64_t streamed;
-    double router_cpu_us;  /* processor time of the router */
-    double router_wait_us; /* its run-queue wait, a wakeup; */
-    double client_wait_us; /* the client's */
-    double steal;          /* share of the router's processor that the hypervisor took; -1: not known */
-    double added_p50_us, added_p99_us, added_max_us; /* emission to receipt; 0 without samples */
+    double router_cpu_us;              /* processor time of the router */
+    double router_wait_us;             /* its run-queue wait, a wakeup; */
+    double client_wait_us;             /* the client's */
+    double steal;                      /* share of the router's processor that the hypervisor took; -1: not known */
+    double token_p50_us, token_p99_us; /* of streamed tokens, emission to receipt; 0 without samples */
     double ttft_p50_us;
     uint64_t rss_bytes; /* of the router, at the end */
 };
