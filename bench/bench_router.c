@@ -25,7 +25,7 @@
 #define PATH_BYTES       1024
 
 struct settings {
-    char router[PATH_BYTES], model[PATH_BYTES];
+    char router[PATH_BYTES], model[PATH_BYTES], busy_poll[32];
     uint32_t workers, connections, tokens;
     uint64_t requests; /* of the memory phase */
     double seconds;    /* of each other phase */
@@ -47,13 +47,14 @@ static void usage(FILE *to, const char *name)
 {
     (void)fprintf(to,
                   "usage: %s [--seconds S] [--requests N] [--connections N] [--workers N] [--tokens N]\n"
-                  "          [--router PROGRAM] [--model FOLDER] [--json]\n"
+                  "          [--busy-poll TIME] [--router PROGRAM] [--model FOLDER] [--json]\n"
                   "Measures baton-router alone on one processor, with mock workers and a load client on another.\n"
                   "  --seconds S      length of each timed phase (4)\n"
                   "  --requests N     requests of the memory phase (20000)\n"
                   "  --connections N  clients at one time, 1 to %u (64)\n"
                   "  --workers N      mock decode workers, 1 to %u (2)\n"
                   "  --tokens N       tokens of a streamed answer, 2 to %u (64)\n"
+                  "  --busy-poll TIME of the router, as it has its processor for itself (120us); 0: it sleeps at once\n"
                   "  --router PROGRAM baton-router; beside this program if not given\n"
                   "  --model FOLDER   tokenizer and template of the model served; the built-in model if not given\n"
                   "  --json           one object on standard output\n",
@@ -124,6 +125,8 @@ static bool read_option(struct settings *s, int option)
         good = read_count(optarg, 2, TRAFFIC_MAX_TOKENS, &n);
         s->tokens = (uint32_t)n;
         return good;
+    case 'b':
+        return snprintf(s->busy_poll, sizeof s->busy_poll, "%s", optarg) < (int)sizeof s->busy_poll;
     case 'r':
         return read_path(optarg, s->router);
     case 'm':
@@ -143,6 +146,7 @@ static int read_settings(struct settings *s, int argc, char **argv)
         { "connections", required_argument, NULL, 'c' },
         { "workers", required_argument, NULL, 'w' },
         { "tokens", required_argument, NULL, 't' },
+        { "busy-poll", required_argument, NULL, 'b' },
         { "router", required_argument, NULL, 'r' },
         { "model", required_argument, NULL, 'm' },
         { "json", no_argument, NULL, 'j' },
@@ -153,6 +157,7 @@ static int read_settings(struct settings *s, int argc, char **argv)
     static const char *const models[] = { "../../../models/baton-tiny", "./models/baton-tiny", NULL };
     int option;
     *s = (struct settings){ .workers = 2, .connections = 64, .tokens = 64, .requests = 20000, .seconds = 4 };
+    (void)snprintf(s->busy_poll, sizeof s->busy_poll, "120us");
     optind = 0; /* start anew: the command line of the caller was read before */
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (option == 'h') {
@@ -374,6 +379,7 @@ static status measure(struct bench *b, struct error *err)
     uint32_t ids[sizeof TRAFFIC_LETTERS - 1];
     struct rusage total;
     struct router_rig_options options = { .router = b->settings.router,
+                                          .busy_poll = b->settings.busy_poll,
                                           .model = b->settings.model,
                                           .n_workers = b->settings.workers };
     status st = letter_ids(b->settings.model, ids, err);
@@ -465,8 +471,8 @@ static void print_people(const struct bench *b)
     const struct figures *f = &b->figures;
     const struct traffic_result *p = &f->paced;
     double stream_us = f->cpu_us_per_request + b->settings.tokens * f->cpu_us_per_token;
-    (void)printf("baton-router on one processor; %u mock workers and %u clients on another\n\n", b->settings.workers,
-                 b->settings.connections);
+    (void)printf("baton-router --busy-poll %s on one processor; %u mock workers and %u clients on another\n\n",
+                 b->settings.busy_poll, b->settings.workers, b->settings.connections);
     (void)printf("%-28s %10s %12s %18s\n", "processor time, us", "baton", "smg 1.13 (1)", "Dynamo 1.6 (2)");
     (void)printf("%-28s %10.1f %12s %18s\n", "a short request", f->cpu_us_per_request, "310", "-");
     (void)printf("%-28s %10.2f %12s %18s\n", "a streamed token", f->cpu_us_per_token, "25", "-");

@@ -188,9 +188,10 @@ static void on_ready(evutil_socket_t fd, short what, void *arg)
 
 static status start_router(struct router_rig *rig, const char *etcd_url, struct error *err)
 {
-    char models[1100], log[300], etcd[64];
+    char models[1100], log[300], etcd[64], busy_poll[64];
     (void)snprintf(models, sizeof models, RIG_MODEL "=%.1024s", rig->options.model);
     (void)snprintf(etcd, sizeof etcd, "%s", etcd_url);
+    (void)snprintf(busy_poll, sizeof busy_poll, "%s", rig->options.busy_poll);
     (void)snprintf(log, sizeof log, "%s/router.log", rig->dir);
     char *argv[] = { (char *)rig->options.router,
                      "--cluster",
@@ -198,6 +199,8 @@ static status start_router(struct router_rig *rig, const char *etcd_url, struct 
                      "--id=router",
                      "--http-listen=127.0.0.1:0",
                      "--log-level=warn",
+                     "--busy-poll",
+                     busy_poll,
                      "--etcd",
                      etcd,
                      "--models",

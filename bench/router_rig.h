@@ -18,8 +18,9 @@
 #define RIG_MODEL       "bench"
 
 struct router_rig_options {
-    const char *router; /* the program */
-    const char *model;  /* folder whose tokenizer and template the router uses */
+    const char *router;    /* the program */
+    const char *busy_poll; /* of the router, which has its processor for itself */
+    const char *model;     /* folder whose tokenizer and template the router uses */
     uint32_t n_workers;
     struct mock_worker_options worker; /* token_ids, step and callbacks; the rest is the rig's */
 };

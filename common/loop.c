@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/loop_poll.h"
 
 struct post {
     void (*fn)(void *arg);
@@ -26,6 +28,8 @@ struct loop {
     bool deadline_changed; /* the timerfd is set once a turn, not once a change */
     uint64_t armed_us;     /* what the timerfd is set to; TIMERS_NEVER: it is not, or has fired */
     TAILQ_HEAD(, loop_task) tasks;
+    struct loop_poll poll;
+    uint64_t came_us; /* when loop_more_follows was first called in this turn; 0: not */
     int timer_fd, wake_fd;
     struct event *timer_event, *wake_event;
     atomic_bool stopping;
@@ -207,6 +211,34 @@ static void end_turn(struct loop *loop)
         set_deadline(loop);
 }
 
+void loop_set_poll(struct loop *loop, uint64_t window_us)
+{
+    loop_poll_init(&loop->poll, window_us, clock_now_us());
+}
+
+void loop_more_follows(struct loop *loop)
+{
+    if (loop->poll.window_us && !loop->came_us)
+        loop->came_us = clock_now_us();
+}
+
+uint64_t loop_polled_us(const struct loop *loop)
+{
+    return loop->poll.polled_us;
+}
+
+/* How libevent is to wait. */
+static int wait_flags(struct loop *loop)
+{
+    if (!loop->poll.window_us)
+        return EVLOOP_ONCE;
+    bool polls = loop_poll_turn(&loop->poll, loop->came_us, clock_now_us());
+    loop->came_us = 0;
+    if (polls)
+        (void)sched_yield();
+    return polls ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE;
+}
+
 /* From now on posts do not wait: the threads that post are about to be joined. */
 static void leave(struct loop *loop)
 {
@@ -224,7 +256,7 @@ void loop_run(struct loop *loop)
     pthread_mutex_unlock(&loop->lock);
     while (!atomic_load_explicit(&loop->stopping, memory_order_acquire)) {
         end_turn(loop);
-        ASSERT(event_base_loop(loop->base, EVLOOP_ONCE) == 0);
+        ASSERT(event_base_loop(loop->base, wait_flags(loop)) == 0);
         atomic_fetch_add_explicit(&loop->turns, 1, memory_order_relaxed);
     }
     leave(loop);

@@ -40,6 +40,14 @@ struct loop_task {
 void loop_at_turn_end(struct loop *loop, struct loop_task *task, void (*fn)(void *arg), void *arg);
 void loop_task_cancel(struct loop *loop, struct loop_task *task);
 
+/* For a thread with a processor of its own: after turns in which loop_more_follows was called the loop looks for
+ * events for up to window_us without sleeping, as loop_poll.h says; 0, as at first: never. While it polls it yields to
+ * every other thread of the processor. Loop thread only, or before it runs. */
+void loop_set_poll(struct loop *loop, uint64_t window_us);
+/* What this turn brings is usually followed by more, soon. Loop thread only. */
+void loop_more_follows(struct loop *loop);
+uint64_t loop_polled_us(const struct loop *loop); /* time that went into that; loop thread only */
+
 /* Raised once a turn; pings carry it. Any thread. */
 uint64_t loop_turns(const struct loop *loop);
 

@@ -35,7 +35,9 @@ struct links_options {
     uint64_t frozen_us;        /* 3 s: no answer, or a busy engine whose counter stands still */
     uint64_t closed_us;        /* 500 ms: a connection closed for so long is lost */
     uint64_t repeat_us;        /* 250 ms: acknowledged messages are repeated */
-    uint32_t max_pending;      /* unacknowledged messages of one link, 4096; what may not be refused has more room */
+    bool
+        loop_polls; /* loop_set_poll: ZeroMQ's thread waits until the loop yields or sleeps, instead of preempting it */
+    uint32_t max_pending; /* unacknowledged messages of one link, 4096; what may not be refused has more room */
     /* What this process says of its engine in pings; NULL: never busy. */
     void (*progress)(void *ctx, uint64_t *counter, bool *busy);
     /* The link is up (again). hello is the peer's; first: this incarnation was not known before.

@@ -1,3 +1,4 @@
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,6 +195,10 @@ static status open_sockets(struct links *links, struct error *err)
     links->zmq = zmq_ctx_new();
     if (!links->zmq || zmq_ctx_set(links->zmq, ZMQ_MAX_SOCKETS, LINKS_MAX_SOCKETS))
         return error_set(err, ST_NO_MEMORY, "cannot create a ZeroMQ context");
+    /* A thread that would preempt its processor's is announced to it by an interrupt, for which the sender of the
+     * message waits; one of this policy would not, and is found when the loop yields. */
+    if (links->options.loop_polls && zmq_ctx_set(links->zmq, ZMQ_THREAD_SCHED_POLICY, SCHED_BATCH))
+        return error_set(err, ST_UNSUPPORTED, "ZeroMQ takes no scheduling policy");
     status st = links->options.listen ? bind_router(links, err) : ST_OK;
     return st == ST_OK && links->options.listen_events ? links_open_publisher(links, err) : st;
 }

@@ -55,6 +55,7 @@ static void on_message(void *ctx, struct fleet_worker *worker, const struct fram
 {
     struct router_process *p = ctx;
     if (frame->type == FRAME_TOKENS) {
+        loop_more_follows(daemon_loop(p->daemon));
         ProtobufCAllocator *memory = message_memory_begin();
         Baton__Tokens *msg = baton__tokens__unpack(memory, frame->payload_len, frame->payload);
         if (!msg) {
@@ -94,6 +95,7 @@ static status open_links(struct router_process *p, struct error *err)
     struct links_options options;
     membership_link_options(p->daemon, &options);
     options.model = options.kv_format = "";
+    options.loop_polls = p->config->busy_poll > 0;
     options.on_up = fleet_on_up;
     options.on_lost = fleet_on_lost;
     options.on_message = fleet_on_message;
@@ -162,6 +164,7 @@ static status fleet_start(struct daemon *d, struct error *err)
     if (st != ST_OK)
         return error_set(err, st, "no memory");
     st = open_flows(p, err);
+    loop_set_poll(daemon_loop(d), p->config->busy_poll);
     if (st == ST_OK)
         st = open_links(p, err);
     if (st == ST_OK)

@@ -117,6 +117,7 @@ static void report(void *arg)
             flows_in_state(p->flows, (enum flow_state)state));
     set(p, ROUTER_HELD, NULL, api_held(p->api));
     set(p, ROUTER_HELD_BYTES, NULL, (double)api_held_bytes(p->api));
+    set(p, ROUTER_POLLED, NULL, (double)loop_polled_us(daemon_loop(p->daemon)) / 1e6);
     set(p, ROUTER_POOL, NULL, p->pool ? tokenize_pool_pending(p->pool) : 0);
     set(p, ROUTER_ETCD_UP, NULL, membership_etcd_up(p->membership));
     report_workers(p);

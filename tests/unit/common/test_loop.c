@@ -264,6 +264,90 @@ static void test_stop_from_another_thread_and_run_again(void **state)
     loop_destroy(&c.loop);
 }
 
+#define POLL_US  20000u
+#define N_ROUNDS 20
+
+struct polled {
+    struct loop *loop;
+    struct timer timer;
+    atomic_int asked, came;
+    uint64_t polled_us; /* in the end */
+};
+
+static void more_came(void *arg)
+{
+    struct polled *p = arg;
+    loop_more_follows(p->loop);
+    if (atomic_fetch_add(&p->came, 1) + 1 < N_ROUNDS)
+        return;
+    loop_stop(p->loop);
+}
+
+/* A post each time that the loop has taken the last. */
+static void *post_in_turn(void *arg)
+{
+    struct polled *p = arg;
+    for (int i = 0; i < N_ROUNDS; i++) {
+        while (atomic_load(&p->came) < i)
+            usleep(200);
+        usleep(1000);
+        loop_post(p->loop, more_came, p);
+    }
+    return NULL;
+}
+
+static void run_polled(struct polled *p, uint64_t window_us)
+{
+    pthread_t thread;
+    assert_int_equal(loop_create(&p->loop), ST_OK);
+    loop_set_poll(p->loop, window_us);
+    usleep(1000); /* of which a third may be polled */
+    assert_int_equal(pthread_create(&thread, NULL, post_in_turn, p), 0);
+    loop_run(p->loop);
+    pthread_join(thread, NULL);
+    assert_int_equal(p->came, N_ROUNDS);
+    p->polled_us = loop_polled_us(p->loop);
+    loop_destroy(&p->loop);
+}
+
+/* What comes from another thread is taken while the loop polls, too. */
+static void test_a_loop_that_polls(void **state)
+{
+    (void)state;
+    struct polled with = { 0 }, without = { 0 };
+    run_polled(&with, 100);
+    run_polled(&without, 0);
+    assert_true(with.polled_us > 0);
+    assert_int_equal(without.polled_us, 0);
+}
+
+static void ends_poll(void *arg)
+{
+    loop_stop(((struct polled *)arg)->loop);
+}
+
+static void begins_poll(void *arg)
+{
+    struct polled *p = arg;
+    loop_more_follows(p->loop);
+    timer_set(loop_timers(p->loop), &p->timer, clock_now_us() + 3000, ends_poll, p);
+}
+
+/* Timers fire while it polls, which shows in its many turns. */
+static void test_timers_of_a_loop_that_polls(void **state)
+{
+    (void)state;
+    struct polled p = { 0 };
+    assert_int_equal(loop_create(&p.loop), ST_OK);
+    loop_set_poll(p.loop, POLL_US);
+    usleep(4 * POLL_US); /* of which it may poll a third */
+    loop_post(p.loop, begins_poll, &p);
+    loop_run(p.loop);
+    assert_false(timer_is_set(&p.timer));
+    assert_true(loop_turns(p.loop) > 10);
+    loop_destroy(&p.loop);
+}
+
 struct flood {
     struct loop *loop;
     atomic_int posted;
@@ -316,6 +400,8 @@ int main(void)
         cmocka_unit_test(test_a_deadline_left_over_fires_in_the_next_turn),
         cmocka_unit_test(test_the_end_of_a_turn_is_told_once),
         cmocka_unit_test(test_stop_from_another_thread_and_run_again),
+        cmocka_unit_test(test_a_loop_that_polls),
+        cmocka_unit_test(test_timers_of_a_loop_that_polls),
         cmocka_unit_test(test_a_waiting_sender_is_let_go_by_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
