@@ -29,6 +29,9 @@ struct loop {
     uint64_t armed_us;     /* what the timerfd is set to; TIMERS_NEVER: it is not, or has fired */
     TAILQ_HEAD(, loop_task) tasks;
     struct loop_poll poll;
+    bool polls; /* as on_poll was told */
+    void (*on_poll)(void *arg, bool polls);
+    void *on_poll_arg;
     uint64_t came_us; /* when loop_more_follows was first called in this turn; 0: not */
     int timer_fd, wake_fd;
     struct event *timer_event, *wake_event;
@@ -227,15 +230,39 @@ uint64_t loop_polled_us(const struct loop *loop)
     return loop->poll.polled_us;
 }
 
+void loop_on_poll(struct loop *loop, void (*on_poll)(void *arg, bool polls), void *arg)
+{
+    loop->on_poll = on_poll;
+    loop->on_poll_arg = arg;
+}
+
+static void tell_poll(struct loop *loop, bool polls)
+{
+    if (polls != loop->polls && loop->on_poll)
+        loop->on_poll(loop->on_poll_arg, polls);
+    loop->polls = polls;
+}
+
+static bool yield(struct loop *loop, uint64_t now)
+{
+    (void)sched_yield();
+    uint64_t after = clock_now_us();
+    return loop_poll_yielded(&loop->poll, after - now, after);
+}
+
 /* How libevent is to wait. */
 static int wait_flags(struct loop *loop)
 {
     if (!loop->poll.window_us)
         return EVLOOP_ONCE;
-    bool polls = loop_poll_turn(&loop->poll, loop->came_us, clock_now_us());
+    uint64_t now = clock_now_us();
+    bool polls = loop_poll_turn(&loop->poll, loop->came_us, now);
     loop->came_us = 0;
-    if (polls)
-        (void)sched_yield();
+    tell_poll(loop, polls);
+    if (polls && !yield(loop, now)) {
+        polls = false;
+        tell_poll(loop, polls);
+    }
     return polls ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE;
 }
 

@@ -27,7 +27,7 @@ static void end(struct loop_poll *p, bool found, uint64_t now)
 
 static bool pays(struct loop_poll *p)
 {
-    if (p->saved_us < LOOP_POLL_SHARE * p->window_us)
+    if (p->saved_us < LOOP_POLL_SHARE * p->window_us || p->turned_us < p->rests_until_us)
         return false;
     return p->score > 0 || p->passed_over++ % LOOP_POLL_PROBED == 0;
 }
@@ -46,4 +46,14 @@ bool loop_poll_turn(struct loop_poll *p, uint64_t came_us, uint64_t now)
         p->since_us = now;
     }
     return p->polling;
+}
+
+bool loop_poll_yielded(struct loop_poll *p, uint64_t for_us, uint64_t now)
+{
+    if (for_us < p->window_us)
+        return true;
+    end(p, false, now);
+    p->score = 0;
+    p->rests_until_us = now + LOOP_POLL_REST_US;
+    return false;
 }

@@ -6,6 +6,7 @@
  *   link_hello.c     greetings, and with them up and lost
  *   link_receive.c   what to do with a frame of a known link
  *   link_send.c      frames out, acknowledged messages, pings
+ *   link_thread.c    how ZeroMQ's thread is scheduled beside a loop that polls
  *   link_timer.c     one timer a link: liveness_step, repeats, greetings
  *   link_pending.c, link_liveness.c  pure
  *   link_events.c    publishing and subscribing */
@@ -20,6 +21,7 @@
 #include "proto/link_liveness.h"
 #include "proto/link_pending.h"
 #include "proto/link_socket.h"
+#include "proto/link_thread.h"
 
 #define LINK_ID_BYTES         64 /* with the NUL; roles too */
 #define LINK_ENDPOINT_BYTES   256
@@ -85,6 +87,7 @@ struct links {
     struct link_list all, graveyard;
     TAILQ_HEAD(, link) corked; /* with something to send at the end of this turn */
     struct loop_task uncork;
+    struct link_thread thread;
     struct link_bucket incoming[LINKS_BUCKETS];
     uint32_t n_incoming;
     uint64_t known_items[LINKS_KNOWN], refused_items[LINKS_REFUSED];

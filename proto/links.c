@@ -1,4 +1,3 @@
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,10 +194,6 @@ static status open_sockets(struct links *links, struct error *err)
     links->zmq = zmq_ctx_new();
     if (!links->zmq || zmq_ctx_set(links->zmq, ZMQ_MAX_SOCKETS, LINKS_MAX_SOCKETS))
         return error_set(err, ST_NO_MEMORY, "cannot create a ZeroMQ context");
-    /* A thread that would preempt its processor's is announced to it by an interrupt, for which the sender of the
-     * message waits; one of this policy would not, and is found when the loop yields. */
-    if (links->options.loop_polls && zmq_ctx_set(links->zmq, ZMQ_THREAD_SCHED_POLICY, SCHED_BATCH))
-        return error_set(err, ST_UNSUPPORTED, "ZeroMQ takes no scheduling policy");
     status st = links->options.listen ? bind_router(links, err) : ST_OK;
     return st == ST_OK && links->options.listen_events ? links_open_publisher(links, err) : st;
 }
@@ -222,6 +217,8 @@ status links_create(const struct links_options *options, struct links **out, str
     if (st == ST_OK)
         st = open_sockets(links, err);
     if (st == ST_OK)
+        loop_on_poll(links->options.loop, link_thread_on_poll, &links->thread);
+    if (st == ST_OK)
         *out = links;
     else
         links_destroy(&links);
@@ -243,6 +240,7 @@ void links_destroy(struct links **p)
         subscription_close(&sub);
     reap(links);
     timer_cancel(loop_timers(links->options.loop), &links->doubt);
+    loop_on_poll(links->options.loop, NULL, NULL);
     loop_task_cancel(links->options.loop, &links->uncork);
     if (links->router.zmq)
         zmq_socket_monitor(links->router.zmq, NULL, 0);

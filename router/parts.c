@@ -95,7 +95,6 @@ static status open_links(struct router_process *p, struct error *err)
     struct links_options options;
     membership_link_options(p->daemon, &options);
     options.model = options.kv_format = "";
-    options.loop_polls = p->config->busy_poll > 0;
     options.on_up = fleet_on_up;
     options.on_lost = fleet_on_lost;
     options.on_message = fleet_on_message;

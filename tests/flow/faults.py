@@ -114,7 +114,9 @@ def main():
     if BIG and not SMOLLM2:
         suite.skip("faults on SmolLM2", "the model is not there")
         suite.finish()
-    with Cluster(model=SMOLLM2 if BIG else TINY, prefill=2, decode=2, sets=["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=32"]) as c:
+    # The router polls for tokens here, as one with a processor of its own may.
+    sets = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=32", "router.busy_poll=120us"]
+    with Cluster(model=SMOLLM2 if BIG else TINY, prefill=2, decode=2, sets=sets) as c:
         want = calm(c)
         in_parallel([lambda i=i: ask(c, i) for i in range(STREAMS)])  # as many descriptors as the load needs
         before = c.descriptors()

@@ -91,6 +91,24 @@ static void test_it_gives_up_where_nothing_comes_in_time(void **state)
     assert_true(r.found - found > 50);
 }
 
+/* Who else needs the processor gets it: no polls for a while, then one to see. */
+static void test_it_rests_when_others_need_the_processor(void **state)
+{
+    struct run r;
+    struct loop_poll p = poll_of(&r, WINDOW_US);
+    (void)state;
+    assert_true(loop_poll_turn(&p, r.now, r.now));
+    assert_true(loop_poll_yielded(&p, WINDOW_US - 1, r.now + WINDOW_US - 1));
+    assert_false(loop_poll_yielded(&p, WINDOW_US, r.now + WINDOW_US));
+    r.now += WINDOW_US;
+    uint64_t until = r.now + LOOP_POLL_REST_US;
+    assert_false(loop_poll_turn(&p, r.now, r.now));
+    come(&p, &r, 50, (until - r.now) / 50 - 1);
+    assert_int_equal(r.polls, 0);
+    come(&p, &r, 50, 2 * LOOP_POLL_PROBED);
+    assert_true(r.polls > 0);
+}
+
 static void test_share_of_the_time(void **state)
 {
     static const uint64_t gaps[] = { 1, 20, 60, 99, 100, 101, 150, 250, 400 };
@@ -114,6 +132,7 @@ int main(void)
         cmocka_unit_test(test_a_poll_ends_with_its_window),
         cmocka_unit_test(test_what_comes_ends_a_poll_and_begins_the_next),
         cmocka_unit_test(test_it_gives_up_where_nothing_comes_in_time),
+        cmocka_unit_test(test_it_rests_when_others_need_the_processor),
         cmocka_unit_test(test_share_of_the_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
