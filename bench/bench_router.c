@@ -54,7 +54,7 @@ static void usage(FILE *to, const char *name)
                   "  --connections N  clients at one time, 1 to %u (64)\n"
                   "  --workers N      mock decode workers, 1 to %u (2)\n"
                   "  --tokens N       tokens of a streamed answer, 2 to %u (64)\n"
-                  "  --busy-poll TIME of the router, as it has its processor for itself (120us); 0: it sleeps at once\n"
+                  "  --busy-poll TIME of the router, which has its processor for itself (0: it sleeps at once)\n"
                   "  --router PROGRAM baton-router; beside this program if not given\n"
                   "  --model FOLDER   tokenizer and template of the model served; the built-in model if not given\n"
                   "  --json           one object on standard output\n",
@@ -157,7 +157,7 @@ static int read_settings(struct settings *s, int argc, char **argv)
     static const char *const models[] = { "../../../models/baton-tiny", "./models/baton-tiny", NULL };
     int option;
     *s = (struct settings){ .workers = 2, .connections = 64, .tokens = 64, .requests = 20000, .seconds = 4 };
-    (void)snprintf(s->busy_poll, sizeof s->busy_poll, "120us");
+    (void)snprintf(s->busy_poll, sizeof s->busy_poll, "0");
     optind = 0; /* start anew: the command line of the caller was read before */
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (option == 'h') {

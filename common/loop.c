@@ -29,8 +29,8 @@ struct loop {
     uint64_t armed_us;     /* what the timerfd is set to; TIMERS_NEVER: it is not, or has fired */
     TAILQ_HEAD(, loop_task) tasks;
     struct loop_poll poll;
-    bool polls; /* as on_poll was told */
-    void (*on_poll)(void *arg, bool polls);
+    bool poll_pays; /* as on_poll was told */
+    void (*on_poll)(void *arg, bool pays);
     void *on_poll_arg;
     uint64_t came_us; /* when loop_more_follows was first called in this turn; 0: not */
     int timer_fd, wake_fd;
@@ -230,17 +230,10 @@ uint64_t loop_polled_us(const struct loop *loop)
     return loop->poll.polled_us;
 }
 
-void loop_on_poll(struct loop *loop, void (*on_poll)(void *arg, bool polls), void *arg)
+void loop_on_poll(struct loop *loop, void (*on_poll)(void *arg, bool pays), void *arg)
 {
     loop->on_poll = on_poll;
     loop->on_poll_arg = arg;
-}
-
-static void tell_poll(struct loop *loop, bool polls)
-{
-    if (polls != loop->polls && loop->on_poll)
-        loop->on_poll(loop->on_poll_arg, polls);
-    loop->polls = polls;
 }
 
 static bool yield(struct loop *loop, uint64_t now)
@@ -250,19 +243,23 @@ static bool yield(struct loop *loop, uint64_t now)
     return loop_poll_yielded(&loop->poll, after - now, after);
 }
 
+static void tell_poll(struct loop *loop)
+{
+    bool pays = loop->poll.score > 0;
+    if (pays != loop->poll_pays && loop->on_poll)
+        loop->on_poll(loop->on_poll_arg, pays);
+    loop->poll_pays = pays;
+}
+
 /* How libevent is to wait. */
 static int wait_flags(struct loop *loop)
 {
     if (!loop->poll.window_us)
         return EVLOOP_ONCE;
     uint64_t now = clock_now_us();
-    bool polls = loop_poll_turn(&loop->poll, loop->came_us, now);
+    bool polls = loop_poll_turn(&loop->poll, loop->came_us, now) && yield(loop, now);
     loop->came_us = 0;
-    tell_poll(loop, polls);
-    if (polls && !yield(loop, now)) {
-        polls = false;
-        tell_poll(loop, polls);
-    }
+    tell_poll(loop);
     return polls ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE;
 }
 

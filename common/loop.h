@@ -44,8 +44,9 @@ void loop_task_cancel(struct loop *loop, struct loop_task *task);
  * events for up to window_us without sleeping, as loop_poll.h says; 0, as at first: never. While it polls it yields to
  * every other thread of the processor. Loop thread only, or before it runs. */
 void loop_set_poll(struct loop *loop, uint64_t window_us);
-/* on_poll is told when the loop begins to poll and when it ends; NULL: nobody wants to know. */
-void loop_on_poll(struct loop *loop, void (*on_poll)(void *arg, bool polls), void *arg);
+/* on_poll is told when polling begins to pay, so that the loop polls after most turns, and when it ceases to; NULL:
+ * nobody wants to know. */
+void loop_on_poll(struct loop *loop, void (*on_poll)(void *arg, bool pays), void *arg);
 /* What this turn brings is usually followed by more, soon. Loop thread only. */
 void loop_more_follows(struct loop *loop);
 uint64_t loop_polled_us(const struct loop *loop); /* time that went into that; loop thread only */

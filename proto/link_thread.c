@@ -34,12 +34,12 @@ static pid_t find(void)
     return found;
 }
 
-void link_thread_on_poll(void *arg, bool polls)
+void link_thread_on_poll(void *arg, bool pays)
 {
     struct link_thread *thread = arg;
     if (!thread->searched)
         thread->id = find();
     thread->searched = true;
     if (thread->id)
-        (void)sched_setscheduler(thread->id, polls ? SCHED_BATCH : SCHED_OTHER, &(struct sched_param){ 0 });
+        (void)sched_setscheduler(thread->id, pays ? SCHED_BATCH : SCHED_OTHER, &(struct sched_param){ 0 });
 }
