@@ -105,8 +105,8 @@ struct step_seq {
     /* For positions before first_pos whose K and V are still on their way into the blocks. Before a layer's attention
      * the step waits until the gate is open for that layer, closed, or at its deadline, or until the sequence is
      * cancelled (looked at every ENGINE_GATE_SLICE_US; closing the gate as well ends the wait at once). All sequences
-     * of the step wait with it. Rows without logits attend to nothing in the last layer, and do not wait for it.
-     * NULL: all is in the blocks. */
+     * of the step wait with it. Rows without logits, which attend to nothing in the last layer, wait for it as well:
+     * so may be said with it that what came is right. NULL: all is in the blocks. */
     struct layer_gate *gate; /* borrowed */
     /* out: the gate was closed, or its deadline passed. No further layer is computed for this sequence, done stays
      * false, and its rows are void: K and V of some layers were written, and on_layer told of layers that were not. The

@@ -308,9 +308,9 @@ static bool run_layer(struct forward *f, uint32_t layer)
     struct row_job job = { .f = f, .layer = w, .layer_index = layer, .n_rows = f->rows.n_rows };
     run_rows(position_rows, &job);
     forward_device_announce_layer(&f->on_device, f->step, layer);
-    if (layer + 1 == c->n_layers && !drop_without_logits(f))
-        return false;
     if (f->gated && forward_gates_await(f, layer) && !drop_failed(f))
+        return false;
+    if (layer + 1 == c->n_layers && !drop_without_logits(f))
         return false;
     attend(f, layer);
     prepare(f, f->attended, f->rows.n_rows, c->n_heads * c->head_dim, NULL, w->wo.rule);

@@ -22,7 +22,9 @@ struct batch {
     TAILQ_ENTRY(batch) link;
     struct pull *pull;
     uint32_t first, n; /* counted from the pull's first block */
-    uint32_t layers;   /* of which the caller was told */
+    bool by_layer;
+    uint32_t together; /* layers of one take */
+    uint32_t asked;    /* layers that are here or on their way */
     struct transfer_span *spans;
     uint64_t *sums;            /* [n_layers][n] */
     uint32_t *damaged;         /* [n], room for */
@@ -48,10 +50,10 @@ struct pull {
     struct announced_block *announced; /* [n_blocks] */
     uint32_t n_known;                  /* leading ones that were announced */
     uint32_t n_taken;                  /* of these, those in batches, and what was before */
-    uint32_t n_batches;                /* under way */
-    struct batches batches;
+    struct batches batches;            /* not verified yet */
     uint32_t takes_out;
     uint32_t run;    /* blocks that are there or follow */
+    uint32_t layers; /* of the whole run, of which the caller was told */
     uint32_t inside; /* calls in progress: nothing is freed under them */
     bool is_answered, is_ending;
     struct timer timer;
@@ -256,8 +258,8 @@ static void verify(struct pull *pull, const struct batch *batch)
     for (uint32_t i = 0; i < good; i++)
         pull->result.by_tier[pull->announced[batch->first + i].tier]++;
     pull->result.n_blocks += good;
-    if (good && pull->options.progress)
-        pull->options.progress(pull->options.arg, batch->first, good, borrower->options.geometry.n_layers);
+    if (good && pull->options.verified)
+        pull->options.verified(pull->options.arg, batch->first, good);
     if (!wrong)
         return;
     pull->result.damaged = wrong;
@@ -268,28 +270,41 @@ static void verify(struct pull *pull, const struct batch *batch)
     begin_end(pull, ST_CORRUPT, true, batch->damaged);
 }
 
-/* Tells of layers as they come, batch by batch. */
-static void advance(struct pull *pull)
+/* Layers of a batch that are here. */
+static uint32_t layers_here(const struct batch *batch)
 {
-    uint32_t n_layers = pull->borrower->options.geometry.n_layers;
+    const struct layers_take *take = TAILQ_FIRST(&batch->takes);
+    return take ? take->take.first_layer : batch->asked;
+}
+
+static void verify_whole(struct pull *pull)
+{
     struct batch *batch;
-    while (!pull->is_ending && (batch = TAILQ_FIRST(&pull->batches)) != NULL) {
-        struct layers_take *take = TAILQ_FIRST(&batch->takes);
-        uint32_t layers = take ? take->take.first_layer : n_layers;
-        if (!take) {
-            TAILQ_REMOVE(&pull->batches, batch, link);
-            pull->n_batches--;
-            verify(pull, batch);
-            batch_free(batch);
-            continue;
-        }
-        if (layers == batch->layers)
-            return;
-        batch->layers = layers;
-        if (pull->options.progress)
-            pull->options.progress(pull->options.arg, batch->first, batch->n, layers);
-        return;
+    while (!pull->is_ending && (batch = TAILQ_FIRST(&pull->batches)) != NULL &&
+           layers_here(batch) == pull->borrower->options.geometry.n_layers) {
+        TAILQ_REMOVE(&pull->batches, batch, link);
+        verify(pull, batch);
+        batch_free(batch);
     }
+}
+
+static void tell_layers(struct pull *pull)
+{
+    const struct batch *batch;
+    const uint32_t n_layers = pull->borrower->options.geometry.n_layers;
+    uint32_t layers = n_layers;
+    uint64_t missing = 0; /* layers of single blocks */
+    if (pull->is_ending || !pull->options.layers || !pull->options.n_by_layer || pull->n_taken < pull->run)
+        return;
+    TAILQ_FOREACH(batch, &pull->batches, link)
+    {
+        layers = layers_here(batch) < layers ? layers_here(batch) : layers;
+        missing += (uint64_t)batch->n * (n_layers - layers_here(batch));
+    }
+    if (layers == n_layers || layers <= pull->layers)
+        return;
+    pull->layers = layers;
+    pull->options.layers(pull->options.arg, layers, 1 - (double)missing / ((double)pull->run * n_layers));
 }
 
 /* ---- taking ----------------------------------------------------------------------------------------------- */
@@ -318,35 +333,41 @@ static void on_take_done(struct transfer_take *done)
     if (take->take.st != ST_OK)
         take_failed(pull, take->take.st);
     free(take);
-    if (!pull->is_ending) {
-        advance(pull);
-        go_on(pull);
-    }
+    verify_whole(pull);
+    tell_layers(pull);
+    go_on(pull);
     leave(pull);
 }
 
-static bool take_layers(struct pull *pull, struct batch *batch, struct transfer_peer *way, uint32_t first, uint32_t n)
+/* The next layers of a batch. */
+static status take_layers(struct pull *pull, struct batch *batch)
 {
     const struct exchange_io *io = pull->borrower->options.io;
+    /* Without a peer a take would sum up our own blocks. */
+    struct transfer_peer *way = io->way(io->ctx, pull->options.holder);
+    if (!way)
+        return ST_CLOSED;
     struct layers_take *take = calloc(1, sizeof *take);
     if (!take)
-        return false;
+        return ST_NO_MEMORY;
+    uint32_t left = pull->borrower->options.geometry.n_layers - batch->asked;
     take->batch = batch;
     take->take.peer = way;
-    take->take.first_layer = first;
-    take->take.n_layers = n;
+    take->take.first_layer = batch->asked;
+    take->take.n_layers = left < batch->together ? left : batch->together;
     take->take.spans = batch->spans;
     take->take.n_spans = batch->n;
-    take->take.checksums = batch->sums + (size_t)first * batch->n;
+    take->take.checksums = batch->sums + (size_t)batch->asked * batch->n;
     take->take.deadline_us = pull->options.deadline_us;
     take->take.done = on_take_done;
     if (io->take(io->ctx, &take->take) != ST_OK) {
         free(take);
-        return false;
+        return ST_LIMIT;
     }
     TAILQ_INSERT_TAIL(&batch->takes, take, link);
+    batch->asked += take->take.n_layers;
     pull->takes_out++;
-    return true;
+    return ST_OK;
 }
 
 static struct batch *batch_create(struct pull *pull, uint32_t n)
@@ -376,49 +397,84 @@ static struct batch *batch_create(struct pull *pull, uint32_t n)
     return batch;
 }
 
-/* Layers of n blocks that one take moves. */
-static uint32_t layers_together(const struct borrower_options *options, uint32_t n)
+static uint32_t min_u32(uint32_t a, uint32_t b)
 {
-    uint32_t layers = 1;
-    size_t bytes = n * transfer_layer_bytes(&options->geometry);
-    while (layers < options->geometry.n_layers && (layers + 1) * bytes <= options->take_bytes)
-        layers++;
-    return layers;
+    return a < b ? a : b;
 }
 
-static status take_batch(struct pull *pull, uint32_t n)
+/* How many units of so many bytes make up a take; at least one. */
+static uint32_t fitting(size_t bytes, size_t unit)
 {
-    const struct exchange_io *io = pull->borrower->options.io;
-    const struct transfer_geometry *geometry = &pull->borrower->options.geometry;
-    /* Without a peer a take would sum up our own blocks. */
-    struct transfer_peer *way = io->way(io->ctx, pull->options.holder);
-    if (!way)
-        return ST_CLOSED;
+    return bytes > unit ? (uint32_t)(bytes / unit) : 1;
+}
+
+/* From this block on blocks come by layer. */
+static uint32_t by_layer_from(const struct pull *pull)
+{
+    return pull->run > pull->options.n_by_layer ? pull->run - pull->options.n_by_layer : 0;
+}
+
+/* Of blocks that are known of, behind those that are in batches. */
+static status open_batch(struct pull *pull)
+{
+    const struct borrower_options *options = &pull->borrower->options;
+    const size_t layer_bytes = transfer_layer_bytes(&options->geometry);
+    const bool by_layer = pull->n_taken >= by_layer_from(pull);
+    const size_t bytes = by_layer ? options->layer_take_bytes : options->take_bytes;
+    uint32_t most = options->batch_blocks;
+    if (!by_layer)
+        most = min_u32(most, by_layer_from(pull) - pull->n_taken);
+    else if (fitting(bytes, layer_bytes) > most)
+        most = fitting(bytes, layer_bytes);
+    uint32_t n = min_u32(pull->n_known - pull->n_taken, most);
     struct batch *batch = batch_create(pull, n);
     if (!batch)
         return ST_NO_MEMORY;
+    batch->by_layer = by_layer;
+    batch->together = min_u32(fitting(bytes, n * layer_bytes), options->geometry.n_layers);
     TAILQ_INSERT_TAIL(&pull->batches, batch, link);
-    pull->n_batches++;
     pull->n_taken += n;
     if (!pull->first_take_us)
         pull->first_take_us = now_of(pull->borrower);
-    uint32_t together = layers_together(&pull->borrower->options, n);
-    for (uint32_t layer = 0; layer < geometry->n_layers; layer += together) {
-        uint32_t left = geometry->n_layers - layer;
-        if (!take_layers(pull, batch, way, layer, left < together ? left : together))
-            return ST_LIMIT;
-    }
     return ST_OK;
+}
+
+/* The first of which layers are left to ask for, and by layer that of which the fewest were. NULL: all were of all. */
+static struct batch *next_batch(const struct pull *pull)
+{
+    struct batch *batch, *next = NULL;
+    TAILQ_FOREACH(batch, &pull->batches, link)
+    {
+        if (batch->asked == pull->borrower->options.geometry.n_layers)
+            continue;
+        if (!batch->by_layer)
+            return batch;
+        if (!next || batch->asked < next->asked)
+            next = batch;
+    }
+    return next;
+}
+
+/* A batch is opened when the one before it is on its way, and where blocks come by layer as soon as they are known. */
+static status open_batches(struct pull *pull)
+{
+    status st = ST_OK;
+    while (st == ST_OK && pull->n_taken < pull->n_known && (pull->n_taken >= by_layer_from(pull) || !next_batch(pull)))
+        st = open_batch(pull);
+    return st;
 }
 
 /* Takes what is announced, as far as may be at one time; ends the pull when all is here. */
 static void go_on(struct pull *pull)
 {
-    const struct borrower_options *options = &pull->borrower->options;
+    struct batch *batch = NULL;
     status st = ST_OK;
-    while (!pull->is_ending && st == ST_OK && pull->n_taken < pull->n_known && pull->n_batches < options->batches) {
-        uint32_t n = pull->n_known - pull->n_taken;
-        st = take_batch(pull, n < options->batch_blocks ? n : options->batch_blocks);
+    while (!pull->is_ending && st == ST_OK && pull->takes_out < pull->borrower->options.takes) {
+        st = open_batches(pull);
+        batch = st == ST_OK ? next_batch(pull) : NULL;
+        if (!batch)
+            break;
+        st = take_layers(pull, batch);
     }
     if (st)
         end(pull, st);

@@ -1,6 +1,8 @@
 /* borrower.h - fetches a run of KV blocks from one holder: a KV block manager of this host or another, or a worker.
- * A pull asks (Find), takes what is announced layer by layer into blocks that the caller reserved, reads generations
- * again, verifies each block's checksum, and ends the loan (Pulled). Whatever goes wrong makes the run shorter,
+ * A pull asks (Find), takes what is announced into blocks that the caller reserved, reads generations again, verifies
+ * each block's checksum, and ends the loan (Pulled). Blocks come one batch behind the other, so that what came first
+ * can be used first; the last of the run may come by layer instead, the first layer of all of them before the second
+ * of any, so that what is missing can be computed behind them meanwhile. Whatever goes wrong makes the run shorter,
  * never wrong: the blocks that were verified before it stay good. Each pull ends exactly once, by its deadline at the
  * latest (and by answer_us when the holder says nothing), plus the moment in which the transfer thread gives up its
  * takes. Loop thread only. */
@@ -20,12 +22,13 @@ struct borrower_options {
     struct timers *timers;        /* borrowed; on the same clock as io->now */
     char kv_format[128];
     struct transfer_geometry geometry;
-    uint32_t max_pulls;    /* at one time */
-    uint32_t max_blocks;   /* of one pull */
-    uint32_t batch_blocks; /* taken together: how many are lost at most when one of them was reused meanwhile */
-    uint32_t batches;      /* of one pull at one time */
-    uint64_t answer_us;    /* for the first Found to come */
-    uint32_t take_bytes;   /* layers are taken together until they are so many: 1 MiB is worth a take */
+    uint32_t max_pulls;        /* at one time */
+    uint32_t max_blocks;       /* of one pull */
+    uint32_t batch_blocks;     /* taken together: how many are lost at most when one of them was reused meanwhile */
+    uint32_t takes;            /* of one pull at one time */
+    uint64_t answer_us;        /* for the first Found to come */
+    uint32_t take_bytes;       /* layers are taken together until they are so many: 1 MiB is worth a take */
+    uint32_t layer_take_bytes; /* the same where blocks come by layer: first blocks are taken together, then layers */
 };
 
 /* How a pull went. */
@@ -56,13 +59,17 @@ struct pull_options {
     double tokens_per_s; /* how fast they would be computed, so that a manager can tell whether to ask another; 0: not
                             known */
     bool local_only;     /* only what the holder itself has */
+    uint32_t n_by_layer; /* so many blocks at the end of the run come by layer; all of them are lost where one is */
     /* The holder says how many blocks, from the first on, are there or will be: again when they become fewer.
      * May be NULL. */
     void (*announced)(void *arg, uint32_t run);
-    /* Layers [0, layers) of blocks [first, first + n) are here; first counts from the pull's first block. Called for
-     * each batch in order, with more layers each time. With all layers they have been verified. Before, they have not:
-     * what is computed from them has to be dropped when the pull ends with fewer blocks. May be NULL. */
-    void (*progress)(void *arg, uint32_t first, uint32_t n, uint32_t layers);
+    /* Layers [0, layers) of the whole run are here, more each time and never all, with `arrived` of its bytes (0 to 1).
+     * They have not been verified: what is computed from them has to be dropped when the pull ends with fewer blocks.
+     * Told where blocks come by layer. May be NULL. */
+    void (*layers)(void *arg, uint32_t layers, double arrived);
+    /* Blocks [first, first + n) are here and verified; first counts from the pull's first block. In order. May be
+     * NULL. */
+    void (*verified)(void *arg, uint32_t first, uint32_t n);
     /* Nothing writes into the blocks any more, and the pull is gone. Not called from within borrower_pull. */
     void (*ended)(void *arg, const struct pull_result *result);
     void *arg;
@@ -79,8 +86,7 @@ MUST_CHECK status borrower_pull(struct borrower *borrower, const struct pull_opt
  * verified by then counts. */
 void borrower_cancel(struct pull *pull);
 
-/* Of a block for which progress says that all layers are here; i counts from the pull's first block. For calls from
- * within progress. */
+/* Of a verified block; i counts from the pull's first block. For calls from within `verified`. */
 struct pulled_block {
     uint64_t checksum;
     enum kv_tier tier; /* where it lay at the holder */

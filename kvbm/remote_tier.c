@@ -276,14 +276,11 @@ static void count(const struct remote_fetch *fetch, const struct pull_result *re
     c->error_us += us > predicted ? us - predicted : predicted - us;
 }
 
-/* What is told of before its last layer is not verified yet. */
-static void on_progress(void *arg, uint32_t first, uint32_t n, uint32_t layers)
+static void on_verified(void *arg, uint32_t first, uint32_t n)
 {
     struct remote_fetch *fetch = arg;
     struct remote_tier *tier = fetch->tier;
     status st = ST_OK;
-    if (layers < tier->options.n_layers)
-        return;
     ASSERT(first == fetch->n_settled && first + n <= fetch->n);
     for (uint32_t i = first; i < first + n && st == ST_OK; i++) {
         st = store_commit_summed(tier->options.store, fetch->slots[i], borrower_pulled(fetch->pull, i).checksum);
@@ -376,7 +373,7 @@ static status pull(struct remote_fetch *fetch, const struct lender_find *find)
         .blocks = blocks,
         .deadline_us = due,
         .local_only = true,
-        .progress = on_progress,
+        .verified = on_verified,
         .ended = on_ended,
         .arg = fetch,
     };

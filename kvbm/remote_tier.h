@@ -22,7 +22,7 @@ struct remote_tier_options {
     struct store *store;          /* borrowed */
     struct borrower *borrower;    /* borrowed; its slots are the store's */
     uint64_t format;              /* store_format_id */
-    uint32_t block_tokens, n_layers;
+    uint32_t block_tokens;
     uint64_t block_bytes;
     uint64_t incarnation;  /* of this process: names its Finds */
     uint64_t index_blocks; /* of others that are known of */

@@ -90,8 +90,10 @@ bool copier_work(struct mover *m, struct jobs *jobs)
         bool ended = false;
         status st = work_on(m, job, MOVER_QUANTUM, &worked, &ended);
         job->busy_us += clock_now_us() - before;
-        if (st || ended)
+        if (st || ended) {
             takes_end(m, job, st);
+            handoff_wake(&m->events); /* who computes behind takes is not to wait for those that follow in this turn */
+        }
     }
     return !TAILQ_EMPTY(jobs);
 }

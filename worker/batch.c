@@ -60,7 +60,8 @@ static uint32_t gather(struct worker *worker)
     struct sequence *seq;
     TAILQ_FOREACH(seq, &worker->running, running)
     {
-        if (seq->paused || seq->computed >= seq->n_tokens || (seq->awaits && !pulling_lets_begin(seq->awaits)))
+        if (seq->paused || seq->computed >= seq->n_tokens ||
+            (seq->awaits && !pulling_lets_begin(seq->awaits, pulling_first_rows(seq->awaits))))
             continue;
         ASSERT(n < 2 * worker->options.max_requests);
         b->waiting[n] = seq;
@@ -118,7 +119,7 @@ static void fill_row(struct worker *worker, struct sequence *seq, uint32_t rows)
         .history = seq->tokens,
         .n_history = end,
         .cancelled = &seq->cancelled,
-        .gate = seq->awaits ? pulling_step_begins(seq->awaits) : NULL,
+        .gate = seq->awaits ? pulling_step_begins(seq->awaits, rows) : NULL,
     };
     if (end > seq->n_tokens && b->drafts.asks)
         drafts_ask(worker, seq, i, end - seq->n_tokens);
@@ -142,11 +143,12 @@ static struct scheduler_limits limits_now(const struct worker *worker, uint32_t 
     return limits;
 }
 
-/* The rows that there is room for. A sequence that awaits its pull gets all that it wants, or none. */
+/* The rows that there is room for. A sequence that awaits its pull gets none where so few would have to wait for it. */
 static uint32_t admit(struct worker *worker, uint32_t i)
 {
     const struct batch *b = &worker->batch;
-    if (b->rows[i] == 0 || (b->waiting[i]->awaits && b->rows[i] < b->wants[i].rows))
+    const struct pulling *awaits = b->waiting[i]->awaits;
+    if (b->rows[i] == 0 || (awaits && !pulling_lets_begin(awaits, b->rows[i])))
         return 0;
     return make_room(worker, b->waiting[i], b->rows[i]);
 }
@@ -231,6 +233,8 @@ static void finish_rows(struct worker *worker, struct sequence *seq, const struc
 {
     bool is_void = seq->awaits && !pulling_step_ended(seq->awaits, ran);
     seq->in_step = false;
+    seq->awaited_us +=
+        is_void ? worker->io->now(worker->io->ctx) - worker->step_started_us : worker->batch.step.gates_us;
     if (atomic_load(&seq->cancelled)) {
         seq->ops->on_stopped(seq);
         return;

@@ -435,6 +435,7 @@ static status protocol_start(struct daemon *d, struct error *err)
         .take_timeout_us = c->take_timeout,
         .fetch = (enum worker_fetch)c->fetch,
         .pull_timeout_us = c->pull_timeout,
+        .overlap = (enum worker_overlap)c->overlap,
         .incarnation = daemon_incarnation(d),
     };
     snprintf(options.id, sizeof options.id, "%s", daemon_id(d));

@@ -124,7 +124,7 @@ static void on_rows(struct sequence *seq, uint32_t first, uint32_t n, const stru
     if (g->state == GENERATION_COMPUTING)
         g->computed_tokens += n;
     if (n_sampled && g->state == GENERATION_COMPUTING) {
-        g->prefill_us += now_of(g) - g->prefill_started_us;
+        g->prefill_us += sequence_computing_us(seq, g->prefill_started_us, now_of(g));
         generation_enter(g, GENERATION_DECODING);
     }
     for (uint32_t i = 0; i < n_sampled && g->state == GENERATION_DECODING; i++) {

@@ -72,17 +72,26 @@ static void on_came(struct pulling *pulling, uint32_t first, uint32_t n, const e
 {
     struct generation *g = generation_that_pulls(pulling);
     uint32_t bt = g->worker->options.layout.block_tokens;
-    g->committed = g->seq.computed = first + n;
+    g->committed = first + n;
+    if (!g->seq.awaits)
+        g->seq.computed = g->committed;
     for (uint32_t i = 0; i < n / bt && g->n_preempted == 0; i++)
         g->cached[by_tier[i]] += bt;
 }
 
+static void start(struct generation *g)
+{
+    if (g->seq.is_running)
+        return;
+    g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
+    g->seq.awaited_us = 0;
+    batch_add(g->worker, &g->seq);
+}
+
 static void compute(struct generation *g)
 {
-    if (!g->seq.is_running)
-        g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
+    start(g);
     generation_enter(g, GENERATION_COMPUTING);
-    batch_add(g->worker, &g->seq);
 }
 
 static bool on_ahead(struct pulling *pulling, uint32_t upto)
@@ -91,8 +100,7 @@ static bool on_ahead(struct pulling *pulling, uint32_t upto)
     (void)upto;
     if (g->state != GENERATION_PULLING)
         return false;
-    g->prefill_started_us = g->worker->io->now(g->worker->io->ctx);
-    batch_add(g->worker, &g->seq);
+    start(g);
     return true;
 }
 

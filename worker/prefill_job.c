@@ -270,12 +270,19 @@ static struct prefill_job *current_job(struct worker *worker, const struct worke
     return job && job->decode == from && compare_leg(job, frame) == 0 ? job : NULL;
 }
 
+static void start(struct prefill_job *job)
+{
+    if (job->seq.is_running)
+        return;
+    job->started_us = now_of(job->worker);
+    job->seq.awaited_us = 0;
+    batch_add(job->worker, &job->seq);
+}
+
 static void compute(struct prefill_job *job)
 {
-    if (!job->seq.is_running)
-        job->started_us = now_of(job->worker);
+    start(job);
     prefill_enter(job, PREFILL_COMPUTING);
-    batch_add(job->worker, &job->seq);
 }
 
 void prefill_on_grant(struct worker *worker, struct worker_peer *from, const struct frame *frame, uint32_t from_token)
@@ -367,7 +374,9 @@ static void on_came(struct pulling *pulling, uint32_t first, uint32_t n, const e
     uint32_t bt = job->worker->options.layout.block_tokens;
     for (uint32_t i = 0; i < n / bt; i++)
         job->tiers[first / bt + i] = (uint8_t)by_tier[i];
-    job->found = job->seq.computed = first + n;
+    job->found = first + n;
+    if (!job->seq.awaits)
+        job->seq.computed = job->found;
     if (job->state == PREFILL_PULLING)
         outgoing_found(job);
 }
@@ -378,8 +387,7 @@ static bool on_ahead(struct pulling *pulling, uint32_t upto)
     struct prefill_job *job = job_that_pulls(pulling);
     if (job->state != PREFILL_PULLING || !outgoing_has_room(job, upto))
         return false;
-    job->started_us = now_of(job->worker);
-    batch_add(job->worker, &job->seq);
+    start(job);
     return true;
 }
 
@@ -405,6 +413,7 @@ static void pull(struct prefill_job *job)
         .attempt = job->attempt,
         .deadline_us = job->deadline_us,
         .trace = &job->trace,
+        .is_handed_over = true,
         .ops = &pulling_ops,
     };
     (void)pulling_begin(&job->pulling, &request);

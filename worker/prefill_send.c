@@ -173,10 +173,10 @@ static void send_done(struct outgoing_chunk *chunk)
         pack_token(job, &token, top_ids, top_logprobs, hash);
         body.token = &token;
         body.token_stops = job->sampled.is_stop;
-        body.prefill_us = job->done_us - job->started_us;
+        body.prefill_us = sequence_computing_us(&job->seq, job->started_us, job->done_us);
         body.queue_us = job->granted_us - job->born_us;
         body.pull_us = job->pulling.us;
-        body.pull_wait_us = job->started_us - job->granted_us;
+        body.pull_wait_us = job->done_us - job->granted_us - body.prefill_us;
         count_cached(job, cached);
         body.cached_tokens = cached;
         body.n_cached_tokens = KV_TIER_COUNT;

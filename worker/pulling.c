@@ -141,23 +141,36 @@ static enum holder_kind kind_of(const struct worker *worker, const struct worker
     return peer->same_host ? HOLDER_worker : HOLDER_remote;
 }
 
-/* What came with all its layers is kept; it is where others, too, will find it. */
-static void keep(struct pulling *p, const struct pulled_run *run)
+/* What is verified is kept where others, too, will find it. Not while a step names the sequence's blocks: they may be
+ * exchanged for those that another sequence registered. */
+static void keep(struct pulling *p)
+{
+    uint32_t bt = p->worker->options.layout.block_tokens;
+    if (p->kept == p->verified)
+        return;
+    p->seq->chain.is_from_host = p->kind != HOLDER_remote;
+    prefix_cache_filled(p->worker->cache, p->seq, (p->first + p->kept) * bt, (p->verified - p->kept) * bt);
+    p->seq->chain.is_from_host = false;
+    p->kept = p->verified;
+}
+
+/* Blocks [at, at + n) of the pull are right. */
+static void take_in(struct pulling *p, uint32_t at, uint32_t n)
 {
     struct worker *worker = p->worker;
-    uint32_t bt = worker->options.layout.block_tokens, at = p->first + run->first;
+    uint32_t bt = worker->options.layout.block_tokens;
     enum kv_tier tiers[SHARING_PULL_BATCH];
-    for (uint32_t i = 0; i < run->n; i++) {
-        sharing_know_checksum(worker->sharing, p->seq->blocks[at + i], run->blocks[i].checksum);
-        tiers[i] = p->kind == HOLDER_manager ? run->blocks[i].tier : KV_TIER_REMOTE;
+    for (uint32_t i = 0; i < n; i++) {
+        struct pulled_block block = borrower_pulled(p->pull, at + i);
+        sharing_know_checksum(worker->sharing, p->seq->blocks[p->first + at + i], block.checksum);
+        tiers[i] = p->kind == HOLDER_manager ? block.tier : KV_TIER_REMOTE;
         worker->pulls.tokens[tiers[i]] += bt;
     }
-    p->seq->chain.is_from_host = p->kind != HOLDER_remote;
-    prefix_cache_filled(worker->cache, p->seq, at * bt, run->n * bt);
-    p->seq->chain.is_from_host = false;
-    p->tokens += run->n * bt;
-    p->kept += run->n;
-    p->ops->came(p, at * bt, run->n * bt, tiers);
+    p->tokens += n * bt;
+    p->verified += n;
+    if (!p->seq->in_step)
+        keep(p);
+    p->ops->came(p, (p->first + at) * bt, n * bt, tiers);
 }
 
 static uint32_t layers_of(const struct pulling *p)
@@ -175,56 +188,36 @@ static void on_announced(void *arg, uint32_t run)
     ((struct pulling *)arg)->run = run;
 }
 
-/* The rest of the prompt is to be one step's: with its last row it waits for the last layer, that is, for the
- * checksums. */
-static bool fits_a_step(const struct pulling *p, uint32_t upto)
-{
-    const struct scheduler_limits *limits = &p->worker->options.limits;
-    uint32_t rows = p->seq->n_tokens - upto;
-    return rows <= limits->chunk_tokens && rows <= limits->budget_rows;
-}
-
 static bool go_ahead(struct pulling *p)
 {
     uint32_t upto = (p->first + p->run) * p->worker->options.layout.block_tokens;
-    if (!fits_a_step(p, upto) || !p->ops->ahead(p, upto))
+    if (!p->ops->ahead(p, upto))
         return false;
     layer_gate_init(&p->gate, p->deadline_us);
+    p->ahead_us = now_of(p->worker);
     p->seq->awaits = p;
     p->seq->computed = upto;
     return true;
 }
 
-/* Layers of the last batch, not verified yet. */
-static void on_last_layers(struct pulling *p, uint32_t first, uint32_t n, uint32_t layers)
+/* Of all that the holder has: not verified yet. */
+static void on_layers(void *arg, uint32_t layers, double arrived)
 {
-    p->arrived = (first + (double)n * layers / layers_of(p)) / p->run;
-    if (!p->seq->awaits && !go_ahead(p))
+    struct pulling *p = arg;
+    p->arrived = arrived;
+    if (atomic_load(&p->seq->cancelled) || (!p->seq->awaits && !go_ahead(p)))
         return;
     layer_gate_open(&p->gate, layers);
     worker_pump(p->worker);
 }
 
-static void on_progress(void *arg, uint32_t first, uint32_t n, uint32_t layers)
+static void on_verified(void *arg, uint32_t first, uint32_t n)
 {
     struct pulling *p = arg;
-    struct pulled_run run = { .first = first, .n = n };
-    ASSERT(n <= SHARING_PULL_BATCH);
-    if (atomic_load(&p->seq->cancelled))
-        return;
-    if (layers < layers_of(p)) {
-        if (first + n == p->run)
-            on_last_layers(p, first, n, layers);
-        return;
-    }
-    for (uint32_t i = 0; i < n; i++)
-        run.blocks[i] = borrower_pulled(p->pull, first + i);
     if (p->seq->awaits && first + n == p->run)
-        layer_gate_open(&p->gate, layers);
-    if (p->seq->in_step)
-        p->held = run;
-    else
-        keep(p, &run);
+        layer_gate_open(&p->gate, layers_of(p));
+    for (uint32_t i = 0; i < n && !atomic_load(&p->seq->cancelled); i += SHARING_PULL_BATCH)
+        take_in(p, first + i, n - i < SHARING_PULL_BATCH ? n - i : SHARING_PULL_BATCH);
 }
 
 static enum pull_outcome outcome_of(const struct pull_result *result, uint32_t wanted)
@@ -292,9 +285,17 @@ static void count(const struct pulling *p, const struct pull_result *result, uin
     c->error_us += us > p->predicted_us ? us - p->predicted_us : p->predicted_us - us;
 }
 
+/* From when it was in the batch until it got a step, or its KV was here. */
+static void count_awaited(struct pulling *p)
+{
+    p->seq->awaited_us += p->ahead_us ? now_of(p->worker) - p->ahead_us : 0;
+    p->ahead_us = 0;
+}
+
 /* The pull is over, and no step computes behind it: what came is here. */
 static void conclude(struct pulling *p)
 {
+    count_awaited(p);
     if (p->seq->awaits)
         p->seq->computed = (p->first + p->kept) * p->worker->options.layout.block_tokens;
     p->seq->awaits = NULL;
@@ -335,6 +336,30 @@ static double rate_of(const struct worker *worker, const struct choice *choice)
     return matters ? tokens * 1e6 / choice->saved_us : 0;
 }
 
+/* Rows of a step with only this sequence in it, of which so many tokens have their KV. */
+static uint32_t step_rows(const struct pulling *p, uint32_t computed)
+{
+    const struct scheduler_limits *limits = &p->worker->options.limits;
+    uint32_t rows = p->seq->n_tokens - computed;
+    rows = rows < limits->chunk_tokens ? rows : limits->chunk_tokens;
+    return rows < limits->budget_rows ? rows : limits->budget_rows;
+}
+
+static double step_us(const struct pulling *p, uint32_t computed, uint32_t rows)
+{
+    return step_cost_predict(&p->worker->cost, rows, step_attended(computed, rows));
+}
+
+static uint32_t by_layer(const struct pulling *p, const struct choice *choice)
+{
+    uint32_t upto = (p->first + choice->n) * p->worker->options.layout.block_tokens;
+    if (p->worker->options.overlap == OVERLAP_ALWAYS)
+        return choice->n;
+    if (p->worker->options.overlap == OVERLAP_OFF)
+        return 0;
+    return overlap_blocks(choice->n, choice->predicted_us, step_us(p, upto, step_rows(p, upto)), p->is_handed_over);
+}
+
 static bool begin(struct pulling *pulling, const struct pulling_request *request, const struct choice *choice)
 {
     struct worker *worker = request->worker;
@@ -350,8 +375,10 @@ static bool begin(struct pulling *pulling, const struct pulling_request *request
         .blocks = request->seq->blocks + pulling->first,
         .deadline_us = pulling->deadline_us,
         .tokens_per_s = rate_of(worker, choice),
+        .n_by_layer = by_layer(pulling, choice),
         .announced = on_announced,
-        .progress = on_progress,
+        .layers = on_layers,
+        .verified = on_verified,
         .ended = on_ended,
         .arg = pulling,
     };
@@ -378,7 +405,9 @@ bool pulling_begin(struct pulling *pulling, const struct pulling_request *reques
     pulling->tier = choice.tier;
     pulling->first = first;
     pulling->n = pulling->run = choice.n;
-    pulling->kept = pulling->held.n = 0;
+    pulling->verified = pulling->kept = 0;
+    pulling->is_handed_over = request->is_handed_over;
+    pulling->ahead_us = 0;
     pulling->begun_us = now_of(worker);
     pulling->predicted_us = (uint64_t)choice.predicted_us;
     pulling->deadline_us = deadline_of(request, choice.predicted_us);
@@ -397,23 +426,26 @@ uint32_t pulling_upto(const struct pulling *pulling)
 
 /* ---- a step behind it -------------------------------------------------------------------------------------------- */
 
-static double step_us_of(const struct pulling *p)
+uint32_t pulling_first_rows(const struct pulling *p)
 {
-    uint32_t rows = p->seq->n_tokens - p->seq->computed;
-    return step_cost_predict(&p->worker->cost, rows, step_attended(p->seq->computed, rows));
+    return step_rows(p, p->seq->computed);
 }
 
-bool pulling_lets_begin(const struct pulling *p)
+bool pulling_lets_begin(const struct pulling *p, uint32_t rows)
 {
-    return !layer_gate_is_closed(&p->gate) &&
-           overlap_begins(now_of(p->worker) - p->begun_us, p->arrived, step_us_of(p));
+    if (layer_gate_is_closed(&p->gate))
+        return false;
+    return p->worker->options.overlap == OVERLAP_ALWAYS ||
+           overlap_begins(now_of(p->worker) - p->begun_us, p->arrived, step_us(p, p->seq->computed, rows));
 }
 
-struct layer_gate *pulling_step_begins(struct pulling *p)
+struct layer_gate *pulling_step_begins(struct pulling *p, uint32_t rows)
 {
-    uint64_t due = now_of(p->worker) + overlap_patience_us(step_us_of(p));
-    p->gate.deadline_us = due < p->deadline_us ? due : p->deadline_us;
+    uint64_t due = now_of(p->worker) + overlap_patience_us(step_us(p, p->seq->computed, rows));
+    bool is_patient = p->worker->options.overlap == OVERLAP_ALWAYS || due > p->deadline_us;
+    p->gate.deadline_us = is_patient ? p->deadline_us : due;
     p->worker->counters.overlapped++;
+    count_awaited(p);
     return &p->gate;
 }
 
@@ -423,10 +455,11 @@ bool pulling_step_ended(struct pulling *p, const struct step_seq *ran)
     p->worker->counters.overlaps_void += !is_good;
     if (!is_good)
         layer_gate_close(&p->gate);
-    if (p->held.n && !atomic_load(&p->seq->cancelled))
-        keep(p, &p->held);
-    p->held.n = 0;
+    if (!atomic_load(&p->seq->cancelled))
+        keep(p);
     if (!p->pull)
         conclude(p);
+    else
+        p->ahead_us = now_of(p->worker);
     return is_good;
 }

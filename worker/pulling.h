@@ -4,9 +4,10 @@
  * pull_cost.h's to say, from what pulls and steps took of late. What comes is verified, registered like what is
  * computed here, and counts from the first block on; the rest is computed. A pull ends by its predicted time and
  * pull_timeout_us, whatever its holder does.
- * While the layers of its last batch come, the sequence may be in a step already (overlap.h says when), behind a gate
- * that opens with them. The last layer opens when all blocks are verified: no sooner has the step a result, and none
- * that counts where the pull ends short. Until the step is over no block of the sequence is registered.
+ * Its last blocks come by layer (overlap.h says how many), and the sequence may be in a step already while they do
+ * (overlap.h says when), behind a gate that opens with them. The last layer opens when all blocks are verified: no
+ * sooner has the step a result, and none that counts where the pull ends short. Until the step is over no block of the
+ * sequence is registered; what is verified is handed over all the same.
  * Loop thread only. */
 #ifndef BATON_WORKER_PULLING_H
 #define BATON_WORKER_PULLING_H
@@ -72,12 +73,6 @@ struct pull_counters {
     uint64_t damaged;                                             /* blocks that arrived damaged */
 };
 
-/* Blocks of a batch that are verified; first counts from the pull's first one. */
-struct pulled_run {
-    uint32_t first, n;
-    struct pulled_block blocks[SHARING_PULL_BATCH];
-};
-
 /* Of a sequence's owner: zeroed, then filled in by pulling_hold and pulling_begin. */
 struct pulling {
     struct holding holdings[MAX_HOLDINGS];
@@ -92,17 +87,19 @@ struct pulling {
     uint64_t holder, begun_us, predicted_us;
     enum holder_kind kind;
     enum kv_tier tier;
-    uint32_t first, n;  /* blocks asked for */
-    uint32_t run, kept; /* of these: what the holder has, what is registered */
+    uint32_t first, n;            /* blocks asked for */
+    uint32_t run, verified, kept; /* of these: what the holder has, what is right, what is registered */
     uint64_t deadline_us;
+    bool is_handed_over;
     struct layer_gate gate; /* while seq->awaits is this */
     double arrived;         /* part of the pull */
-    struct pulled_run held; /* verified while a step computes behind it */
+    uint64_t ahead_us;      /* since when the sequence is in the batch without a step; 0: it has one, or is not */
 };
 
 /* How the owner hears of it. */
 struct pulling_ops {
-    /* The KV of tokens [first, first + n) is here and can be found; by_tier[i]: where block i of them lay. */
+    /* The KV of tokens [first, first + n) is here and verified; by_tier[i]: where block i of them lay. Where the
+     * sequence awaits the pull it stands behind them already: `computed` is not the owner's then. */
     void (*came)(struct pulling *pulling, uint32_t first, uint32_t n, const enum kv_tier by_tier[]);
     /* All that is missing of [0, upto) is on its way. True: the sequence is in the batch now. */
     bool (*ahead)(struct pulling *pulling, uint32_t upto);
@@ -123,6 +120,7 @@ struct pulling_request {
     uint32_t attempt;
     uint64_t deadline_us;
     const struct trace_context *trace;
+    bool is_handed_over; /* what comes goes on to another worker next */
     const struct pulling_ops *ops;
 };
 
@@ -133,10 +131,12 @@ void pulling_cancel(struct pulling *pulling);
 /* While a pull is under way: what is before this token is fetched, as far as the holder has said. 0: none is. */
 uint32_t pulling_upto(const struct pulling *pulling);
 
-/* Of a sequence that awaits it. Whether a step may begin now: */
-bool pulling_lets_begin(const struct pulling *pulling);
+/* Of a sequence that awaits it. Rows that its first step has at most, alone: */
+uint32_t pulling_first_rows(const struct pulling *pulling);
+/* Whether a step with so many of them may begin now: */
+bool pulling_lets_begin(const struct pulling *pulling, uint32_t rows);
 /* One begins: with this gate. */
-struct layer_gate *pulling_step_begins(struct pulling *pulling);
+struct layer_gate *pulling_step_begins(struct pulling *pulling, uint32_t rows);
 /* It is over. False: its rows are void. ops->ended may have been called. */
 MUST_CHECK bool pulling_step_ended(struct pulling *pulling, const struct step_seq *ran);
 

@@ -72,7 +72,9 @@ struct sequence {
 
     bool in_step;
     uint32_t step_rows;
-    bool paused; /* wants no rows for now */
+    uint64_t
+        awaited_us; /* of its time in the batch: waited for KV on its way, its own or that of who shared its steps */
+    bool paused;    /* wants no rows for now */
     /* Its rows from `computed` on may be computed while the end of what is before them still comes (pulling.h). NULL:
      * all is here. */
     struct pulling *awaits;
@@ -90,6 +92,12 @@ void sequence_append(struct sequence *seq, uint32_t token);
 static inline uint32_t sequence_generated(const struct sequence *seq)
 {
     return seq->n_tokens - seq->sampling.prompt_len;
+}
+
+/* Of the time from when it joined the batch until now, what it did not wait for KV. */
+static inline uint64_t sequence_computing_us(const struct sequence *seq, uint64_t joined_us, uint64_t now_us)
+{
+    return now_us - joined_us > seq->awaited_us ? now_us - joined_us - seq->awaited_us : 0;
 }
 
 /* Blocks that n tokens need. */

@@ -14,8 +14,9 @@
 #define LOAN_BLOCKS      4096u
 #define LOAN_LIFETIME_US 10000000u
 #define MAX_PULLS        32u
-#define PULL_BATCHES     2u /* of one pull at one time */
+#define PULL_TAKES       32u /* of one pull at one time */
 #define TAKE_BYTES       (1u << 20)
+#define LAYER_TAKE_BYTES (256u << 10) /* behind which computing begins */
 #define OFFER_QUEUE      4096u
 #define OFFER_BATCH      64u
 #define OFFERS           4u
@@ -443,6 +444,7 @@ static status create_lender(struct sharing *sharing)
 
 static status create_borrower(struct sharing *sharing)
 {
+    const uint32_t bytes = sharing->options.pull_take_bytes;
     struct borrower_options options = {
         .io = &sharing->io,
         .timers = sharing->options.timers,
@@ -450,9 +452,10 @@ static status create_borrower(struct sharing *sharing)
         .max_pulls = MAX_PULLS,
         .max_blocks = longest_chain(sharing),
         .batch_blocks = SHARING_PULL_BATCH,
-        .batches = PULL_BATCHES,
+        .takes = PULL_TAKES,
         .answer_us = sharing->options.pull_timeout_us,
-        .take_bytes = sharing->options.pull_take_bytes ? sharing->options.pull_take_bytes : TAKE_BYTES,
+        .take_bytes = bytes ? bytes : TAKE_BYTES,
+        .layer_take_bytes = bytes ? bytes : LAYER_TAKE_BYTES,
     };
     name_format(sharing, options.kv_format, sizeof options.kv_format);
     return borrower_create(&options, &sharing->borrower);

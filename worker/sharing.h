@@ -13,7 +13,7 @@
 
 struct sharing;
 
-#define SHARING_PULL_BATCH 16u /* blocks that a pull takes together */
+#define SHARING_PULL_BATCH 16u /* blocks that a pull takes together, where they do not come by layer */
 
 struct sharing_options {
     const struct worker_io *io; /* borrowed */
@@ -26,7 +26,7 @@ struct sharing_options {
     uint32_t max_tokens;      /* of a sequence */
     uint64_t pull_timeout_us; /* for a holder's first answer */
     uint64_t take_timeout_us; /* for checksums */
-    uint32_t pull_take_bytes; /* of a pull's layers that are taken together; 0: 1 MiB */
+    uint32_t pull_take_bytes; /* that a pull takes together; 0: as many as are worth it */
     /* Blocks that were held are free: whoever waits for blocks may go on. From a timer. */
     void (*released)(void *ctx);
     void *ctx;

@@ -23,6 +23,9 @@ enum worker_role { WORKER_PREFILL, WORKER_DECODE };
 enum worker_speculation { SPECULATION_OFF, SPECULATION_LOOKUP, SPECULATION_MODEL };
 /* Fetch KV from others: where it is predicted to be faster than computing, wherever somebody has it, not at all. */
 enum worker_fetch { FETCH_AUTO, FETCH_ALWAYS, FETCH_NEVER };
+/* Compute behind what is fetched: where that is predicted to be faster, as soon as the first layer is here, not at all.
+ */
+enum worker_overlap { OVERLAP_AUTO, OVERLAP_ALWAYS, OVERLAP_OFF };
 const char *worker_role_name(enum worker_role role);
 
 struct worker_options {
@@ -57,7 +60,8 @@ struct worker_options {
     uint64_t take_timeout_us;  /* 3 s */
     enum worker_fetch fetch;
     uint64_t pull_timeout_us; /* 500 ms: what a pull may take beyond its prediction, and its holder to answer */
-    uint32_t pull_take_bytes; /* of layers that are fetched together; 0: 1 MiB */
+    uint32_t pull_take_bytes; /* that are fetched together; 0: as many as are worth it */
+    enum worker_overlap overlap;
     uint64_t incarnation;
 };
 

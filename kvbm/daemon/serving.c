@@ -10,7 +10,7 @@
 #define MAX_LOAN_BLOCKS  4096u /* of one Find */
 #define MAX_OFFER_BLOCKS 256u  /* of one Offer */
 #define FETCH_TOGETHER   32u   /* blocks of a fetch that are taken, verified and lent on together */
-#define FETCH_BATCHES    4u    /* of these on their way */
+#define FETCH_TAKES      32u   /* of a fetch on their way */
 #define FETCH_BYTES      (1u << 20)
 
 static uint64_t io_now(void *ctx)
@@ -101,7 +101,7 @@ static status open_borrower(struct kvbm_process *p)
         .max_pulls = (uint32_t)p->config->remote_fetches,
         .max_blocks = MAX_LOAN_BLOCKS,
         .batch_blocks = FETCH_TOGETHER,
-        .batches = FETCH_BATCHES,
+        .takes = FETCH_TAKES,
         .answer_us = p->config->remote_timeout / 2,
         .take_bytes = FETCH_BYTES,
     };
@@ -122,7 +122,6 @@ static status open_remote(struct kvbm_process *p)
         .borrower = p->borrower,
         .format = p->source.format,
         .block_tokens = p->layout.block_tokens,
-        .n_layers = p->geometry.n_layers,
         .block_bytes = transfer_block_bytes(&p->geometry),
         .incarnation = daemon_incarnation(p->daemon),
         .index_blocks = (uint64_t)p->config->remote_index,

@@ -353,7 +353,7 @@ static void make_cores(struct program *g)
                                          .max_pulls = 4,
                                          .max_blocks = MAX_BLOCKS,
                                          .batch_blocks = 16,
-                                         .batches = 4,
+                                         .takes = 64,
                                          .answer_us = TIMEOUT_US / 4 };
     snprintf(offers.kv_format, sizeof offers.kv_format, "%s", g->kv_format);
     snprintf(borrower.kv_format, sizeof borrower.kv_format, "%s", g->kv_format);

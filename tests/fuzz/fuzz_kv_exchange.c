@@ -462,9 +462,10 @@ static void create_cores(struct world *w)
                                                .max_pulls = 2,
                                                .max_blocks = CHAIN,
                                                .batch_blocks = 2,
-                                               .batches = 2,
+                                               .takes = 3,
                                                .answer_us = 3000,
-                                               .take_bytes = 1 };
+                                               .take_bytes = 1,
+                                               .layer_take_bytes = 1 };
     const struct offers_options offers = { .io = &w->io,
                                            .timers = &w->timers,
                                            .pool = w->pool,

@@ -63,6 +63,7 @@ static void pull(struct vx *vx, struct vx_node *node)
     if (holder == node || first == VX_CHAIN)
         return;
     uint32_t n = 1 + vx_draw(vx, VX_CHAIN - first);
+    vx->n_by_layer = vx->next_key % 2 ? (uint32_t)(vx->next_key * 7 % (n + 1)) : 0;
     struct vx_pull *p =
         vx_pull(node, holder, &parts, tokens, first, n, 100 + vx_draw(vx, vx_draw(vx, 2) ? 5000 : 9000000));
     if (p && vx_draw(vx, 5) == 0)

@@ -94,15 +94,13 @@ static bool is_shut(const struct node *n, struct step_seq *seq, uint32_t layer)
     return !seq->gate_failed;
 }
 
-/* Rows without logits do not attend in the last layer. */
 static bool waits(struct node *n, uint32_t layer)
 {
     bool waits = false;
     for (uint32_t i = 0; i < n->step->n_seqs; i++) {
         struct step_seq *seq = &n->step->seqs[i];
-        bool attends = layer + 1 < LAYERS || seq->logits != STEP_NO_LOGITS;
         seq->done = (seq->done || layer == 0) && !atomic_load(seq->cancelled);
-        waits |= attends && is_shut(n, seq, layer);
+        waits |= is_shut(n, seq, layer);
         seq->done = seq->done && !seq->gate_failed;
     }
     return waits;

@@ -231,11 +231,14 @@ static status io_take(void *ctx, struct transfer_take *take)
 {
     struct vx_node *node = ctx;
     struct vx *vx = node->vx;
-    uint32_t i = 0;
+    uint32_t i = 0, n = take->peer ? 1 : 0;
     while (i < VX_MAX_TAKES && vx->jobs[i].take)
         i++;
     if (i == VX_MAX_TAKES || chance(vx, vx->options.refuse))
         return ST_LIMIT;
+    for (uint32_t k = 0; k < VX_MAX_TAKES; k++)
+        n += vx->jobs[k].take && vx->jobs[k].take->peer;
+    vx->most_takes = n > vx->most_takes ? n : vx->most_takes;
     struct vx_peer *peer = (struct vx_peer *)(void *)take->peer;
     struct vx_node *holder = peer ? peer->other : node;
     uint64_t *busy = peer ? &peer->busy_until : &node->peers[node->index].busy_until;
@@ -548,7 +551,7 @@ static void create_cores(struct vx_node *node)
                                            .timers = &node->timers,
                                            .kv_format = FORMAT,
                                            .block_tokens = VX_BLOCK_TOKENS,
-                                           .max_loans = 4,
+                                           .max_loans = 3,
                                            .max_blocks = VX_CHAIN - 2,
                                            .max_chain = VX_CHAIN,
                                            .lifetime_us = VX_LIFETIME_US };
@@ -559,8 +562,9 @@ static void create_cores(struct vx_node *node)
                                                .max_pulls = 4,
                                                .max_blocks = VX_CHAIN,
                                                .batch_blocks = 4,
-                                               .batches = 2,
+                                               .takes = 4,
                                                .take_bytes = 600, /* one layer of four blocks, all of one */
+                                               .layer_take_bytes = 600,
                                                .answer_us = 1000000 };
     const struct offers_options offers = { .io = &node->io,
                                            .timers = &node->timers,
@@ -822,20 +826,32 @@ static void on_announced(void *arg, uint32_t run)
     p->tells++;
 }
 
-static void on_progress(void *arg, uint32_t first, uint32_t n, uint32_t layers)
+/* Whole layers are here; what is wrong with them nobody knows yet. */
+static void on_layers(void *arg, uint32_t layers, double arrived)
+{
+    struct vx_pull *p = arg;
+    assert_true(vx_is_up(p->node) && p->tells > 0 && p->n_by_layer > 0);
+    assert_true(layers > p->told_layers && layers < VX_LAYERS && p->told_blocks < p->told_run);
+    assert_true(arrived >= p->told_arrived && arrived * VX_LAYERS > layers - 1e-9 && arrived < 1);
+    if (!p->told_layers)
+        p->blocks_before_layers = p->told_blocks;
+    p->told_layers = layers;
+    p->told_arrived = arrived;
+    if (p->cancel_at && layers >= p->cancel_at)
+        borrower_cancel(p->pull);
+}
+
+static void on_verified(void *arg, uint32_t first, uint32_t n)
 {
     struct vx_pull *p = arg;
     struct vx_node *node = p->node;
     struct block_hash hashes[VX_CHAIN];
-    assert_true(vx_is_up(node) && n > 0 && first + n <= p->n_blocks && layers <= VX_LAYERS);
+    assert_true(vx_is_up(node) && n > 0 && first == p->told_blocks && first + n <= p->n_blocks);
     hash_chain(&p->parts, p->tokens, p->first + p->n_blocks, hashes);
-    for (uint32_t i = first; i < first + n; i++) {
-        assert_true(layers > p->told_layers[i]);
-        p->told_layers[i] = layers;
-        if (layers == VX_LAYERS)
-            assert_true(is_kv_of(node, p->blocks[i], hashes[p->first + i])); /* verified */
-    }
-    if (p->cancel_at && p->told_layers[0] >= p->cancel_at)
+    for (uint32_t i = first; i < first + n; i++)
+        assert_true(is_kv_of(node, p->blocks[i], hashes[p->first + i]));
+    p->told_blocks = first + n;
+    if (p->cancel_at)
         borrower_cancel(p->pull);
 }
 
@@ -846,10 +862,10 @@ static void keep_pulled(struct vx_pull *p, uint32_t n)
     block_id blocks[2 * VX_CHAIN];
     hash_chain(&p->parts, p->tokens, p->first + p->n_blocks, hashes);
     for (uint32_t i = 0; i < n; i++) {
-        assert_int_equal(p->told_layers[i], VX_LAYERS);
         assert_true(is_kv_of(node, p->blocks[i], hashes[p->first + i])); /* never a wrong block */
         block_pool_filled(node->pool, p->blocks[i], VX_BLOCK_TOKENS);
     }
+    assert_int_equal(p->told_blocks, n);
     uint32_t before = match(node, block_seed(&p->parts), hashes, p->tokens, p->first, blocks);
     memcpy(blocks + before, p->blocks, p->n_blocks * sizeof *blocks);
     if (before == p->first)
@@ -891,6 +907,7 @@ struct vx_pull *vx_pull(struct vx_node *node, struct vx_node *holder, const stru
                            .parts = *parts,
                            .first = first,
                            .n_blocks = n_blocks,
+                           .n_by_layer = vx->n_by_layer,
                            .began_us = vx->now,
                            .deadline_us = vx->now + deadline_us };
     if (block_pool_take(node->pool, n_blocks, BLOCK_RESERVED, p->blocks) != ST_OK)
@@ -907,8 +924,10 @@ struct vx_pull *vx_pull(struct vx_node *node, struct vx_node *holder, const stru
                                           .deadline_us = p->deadline_us,
                                           .tokens_per_s = vx->tokens_per_s,
                                           .local_only = vx->local_only,
+                                          .n_by_layer = vx->n_by_layer,
                                           .announced = on_announced,
-                                          .progress = on_progress,
+                                          .layers = on_layers,
+                                          .verified = on_verified,
                                           .ended = on_ended,
                                           .arg = p };
     refusal = borrower_pull(node->borrower, &options, &p->pull);

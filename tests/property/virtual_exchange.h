@@ -87,12 +87,14 @@ struct vx_pull {
     struct pull *pull;
     struct block_seed_parts parts;
     uint32_t tokens[VX_CHAIN * VX_BLOCK_TOKENS];
-    uint32_t first, n_blocks;
+    uint32_t first, n_blocks, n_by_layer;
     block_id blocks[VX_CHAIN];
     uint64_t began_us, deadline_us;
-    uint32_t told_layers[VX_CHAIN]; /* by progress */
+    uint32_t told_layers, told_blocks; /* layers of the whole run; verified blocks */
+    uint32_t blocks_before_layers;     /* verified when the first layers were told of */
+    double told_arrived;
     uint32_t told_run, tells;
-    uint32_t cancel_at; /* layers of the first block at which the caller changes his mind; 0: never */
+    uint32_t cancel_at; /* layers at which the caller changes his mind, or when a block is verified; 0: never */
 };
 
 /* What became of the last pull that ended. */
@@ -118,6 +120,8 @@ struct vx {
     uint64_t next_key;
     double tokens_per_s; /* how fast nodes compute, as pulls say; 0: they do not */
     bool local_only;     /* pulls are as those of managers */
+    uint32_t n_by_layer; /* blocks that come by layer, of pulls from now on */
+    uint32_t most_takes; /* of others' blocks at one time, of all nodes together, so far */
     uint32_t flips_left; /* further ones that are certain, for tests that count */
     uint32_t flipped;    /* blocks in which a bit was flipped, once per take */
     uint32_t sent[256];  /* messages by type */

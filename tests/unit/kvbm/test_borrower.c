@@ -167,13 +167,98 @@ static void test_a_bit_flipped_on_the_way(void **state)
     finish(vx);
 }
 
+/* ---- by layer -------------------------------------------------------------------------------------------------- */
+
+/* Blocks come in batches of four, and takes of one layer of four blocks. Of the last n_by_layer of the run no block is
+ * whole before the first layer of all is here, and those before them are verified by then. */
+static void test_layers_come_before_blocks(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t wanted, n_by_layer, before;
+    } cases[] = { { N, N, 0 }, { N, VX_CHAIN, 0 }, { N, 2, 6 }, { N, 3, 5 }, { N, 5, 3 }, { VX_CHAIN, 4, 4 } };
+    for (int slow = 0; slow < 2; slow++)
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+            struct vx *vx = begin((struct vx_options){ .slow = slow });
+            vx->n_by_layer = cases[i].n_by_layer;
+            struct vx_pull *p = pull(vx, 0, cases[i].wanted);
+            vx_run(vx, 1999000);
+            assert_ended(vx, ST_OK, N);
+            assert_int_equal(vx->ended.result.bytes, N * VX_LAYERS * 2 * VX_BLOCK_TOKENS * 16);
+            if (!slow) { /* all are known of at once */
+                assert_int_equal(p->blocks_before_layers, cases[i].before);
+                assert_int_equal(p->told_layers, VX_LAYERS - 1);
+            }
+            finish(vx);
+        }
+}
+
+static void test_nothing_is_told_of_layers_unless_asked(void **state)
+{
+    (void)state;
+    struct vx *vx = begin((struct vx_options){ 0 });
+    struct vx_pull *p = pull(vx, 0, N);
+    vx_run(vx, 10000);
+    assert_ended(vx, ST_OK, N);
+    assert_int_equal(p->told_layers, 0);
+    finish(vx);
+}
+
+/* A block that is reused meanwhile costs those that come by layer, all of them. */
+static void test_what_comes_by_layer_is_lost_together(void **state)
+{
+    (void)state;
+    struct vx *vx = begin((struct vx_options){ 0 });
+    vx->n_by_layer = 6;
+    struct vx_pull *p = pull(vx, 0, N);
+    while (p->told_layers == 0)
+        vx_run(vx, 10);
+    assert_int_equal(vx->ended.times, 0);
+    vx->nodes[1].frozen_until = vx->now + 1000000;
+    lender_on_peer_lost(vx->nodes[0].lender, &vx->nodes[0].peers[1]);
+    vx_crowd_out(&vx->nodes[0]);
+    vx_run(vx, 1900000);
+    assert_ended(vx, ST_STALE, 2);
+    finish(vx);
+}
+
+static void test_flipped_bits_by_layer(void **state)
+{
+    (void)state;
+    struct vx *vx = begin((struct vx_options){ 0 });
+    vx->n_by_layer = N;
+    vx_damage(&vx->nodes[0], &parts, tokens, 5);
+    struct vx_pull *p = pull(vx, 0, N);
+    vx_run(vx, 10000);
+    assert_ended(vx, ST_CORRUPT, 5);
+    assert_int_equal(p->told_layers, VX_LAYERS - 1);
+    assert_int_equal(vx->nodes[0].suspects, 1);
+    vx_damage(&vx->nodes[0], &parts, tokens, 5); /* the same bit again */
+    finish(vx);
+}
+
+/* Of six takes, as many are under way at one time as may be. */
+static void test_takes_are_bounded(void **state)
+{
+    (void)state;
+    for (uint32_t by_layer = 0; by_layer <= N; by_layer += N) {
+        struct vx *vx = begin((struct vx_options){ 0 });
+        vx->n_by_layer = by_layer;
+        (void)pull(vx, 0, N);
+        vx_run(vx, 10000);
+        assert_ended(vx, ST_OK, N);
+        assert_int_equal(vx->most_takes, 4);
+        finish(vx);
+    }
+}
+
 /* The loan is gone before the copy is over: the borrower was frozen for longer than its lifetime. */
 static void test_a_block_reused_meanwhile(void **state)
 {
     (void)state;
     struct vx *vx = begin((struct vx_options){ 0 });
     struct vx_pull *p = pull(vx, 0, N);
-    while (p->told_layers[0] < VX_LAYERS)
+    while (p->told_blocks == 0)
         vx_run(vx, 10);
     assert_int_equal(vx->ended.times, 0);
     vx->nodes[1].frozen_until = vx->now + 1000000;
@@ -247,6 +332,7 @@ static void test_cancelled_in_the_middle_of_a_batch(void **state)
 {
     (void)state;
     struct vx *vx = begin((struct vx_options){ 0 });
+    vx->n_by_layer = N;
     struct vx_pull *p = pull(vx, 0, N);
     p->cancel_at = 1;
     vx_run(vx, 10000);
@@ -462,6 +548,11 @@ int main(void)
         cmocka_unit_test(test_lost_messages_come_again),
         cmocka_unit_test(test_flipped_bits_shorten_the_run),
         cmocka_unit_test(test_a_bit_flipped_on_the_way),
+        cmocka_unit_test(test_layers_come_before_blocks),
+        cmocka_unit_test(test_nothing_is_told_of_layers_unless_asked),
+        cmocka_unit_test(test_what_comes_by_layer_is_lost_together),
+        cmocka_unit_test(test_flipped_bits_by_layer),
+        cmocka_unit_test(test_takes_are_bounded),
         cmocka_unit_test(test_a_block_reused_meanwhile),
         cmocka_unit_test(test_a_frozen_holder_costs_the_time_for_an_answer),
         cmocka_unit_test(test_a_holder_that_freezes_costs_the_deadline),

@@ -90,7 +90,6 @@ static void make_manager(uint32_t max_fetches)
                                               .borrower = w.near->borrower,
                                               .format = FORMAT_ID,
                                               .block_tokens = VX_BLOCK_TOKENS,
-                                              .n_layers = VX_LAYERS,
                                               .block_bytes = store.slot_bytes,
                                               .incarnation = w.near->life,
                                               .index_blocks = 64,

@@ -10,6 +10,7 @@
 static struct {
     struct message_head find, found, offer, pulled;
     uint32_t find_blocks, find_first, offered, offered_first, offered_shared, found_run, pulled_blocks, damaged;
+    uint64_t prefill_us, pull_wait_us, timed_prefill_us;
     struct worker_peer *holder;
 } sent;
 static uint32_t tiers[KV_TIER_COUNT]; /* of the last ChunkDone */
@@ -44,6 +45,11 @@ static void on_send(struct world *w, struct worker_peer *to, const struct messag
             tiers[i] = msg->cached_tokens[i];
         n_handed = (uint32_t)msg->n_checksums;
         memcpy(handed, msg->checksums, msg->n_checksums * sizeof handed[0]);
+        sent.prefill_us = msg->prefill_us;
+        sent.pull_wait_us = msg->pull_wait_us;
+    } else if (head->type == FRAME_TOKENS) {
+        const Baton__SequenceTokens *s = ((const Baton__Tokens *)body)->sequences[0];
+        sent.timed_prefill_us = s->timing ? s->timing->prefill_us : 0;
     }
 }
 
@@ -424,22 +430,27 @@ static void test_fetching_as_configured(void **state)
 
 /* ---- computed behind the pull ------------------------------------------------------------------------------------ */
 
-/* A prompt of 15 tokens whose first block of three is said to be on disk and whose layers come one by one: the first
- * one has come after so long. */
-static void start_overlap(struct world *w, bool is_prefill, uint32_t wrong, uint64_t us)
+/* A prompt whose beginning of three blocks somebody has, the first of them on disk. Layers come one by one: after so
+ * long so many that the step begins, or all but the last one. */
+static void start_long_overlap(struct world *w, bool is_prefill, uint32_t n_tokens, uint32_t wrong, uint64_t us)
 {
     pull_take_bytes = 1;
     start_measured(w, FETCH_AUTO);
     pull_take_bytes = 0;
     w->n_tokens = 0;
     if (is_prefill)
-        say_prefill(w, 15);
+        say_prefill(w, n_tokens);
     else
-        say_generate(w, 15, BATON__ROUTE__ROUTE_LOCAL, 1);
+        say_generate(w, n_tokens, BATON__ROUTE__ROUTE_LOCAL, 1);
     say_found(w, 3, wrong);
-    assert_int_equal(w->n_takes, LAYERS);
     w->now += us;
-    end_take(w);
+    while (!w->step && w->n_takes > 1)
+        end_take(w);
+}
+
+static void start_overlap(struct world *w, bool is_prefill, uint32_t wrong, uint64_t us)
+{
+    start_long_overlap(w, is_prefill, 15, wrong, us);
 }
 
 static void end_void_step(struct world *w)
@@ -481,20 +492,99 @@ static void test_computed_behind_the_pull(void **state)
         end_take(&w);
         assert_true(layer_gate_is_open(gate, 1));
         assert_int_equal(sent.pulled_blocks, 3);
-        assert_int_equal(w.n_done + w.n_tokens + registered(&w), 0);
+        while (w.n_takes)
+            end_take(&w);
+        if (is_prefill) /* handed over at once */
+            assert_true(w.n_done == 1 && w.done[0].n == 12);
+        assert_int_equal(w.n_tokens + registered(&w), 0);
         end_step(&w);
         assert_int_equal(registered(&w), 3);
         while (w.n_takes)
             end_take(&w);
         assert_int_equal(is_prefill ? w.computed : w.timed_computed, 3);
         if (is_prefill)
-            assert_true(w.n_done == 2 && w.done[0].n == 12 && w.done[1].first == 12 && w.done[1].n == 3);
+            assert_true(w.n_done == 2 && w.done[1].first == 12 && w.done[1].n == 3);
         else
             assert_int_equal(w.n_tokens, 1);
         assert_int_equal(pulls(&w)->tokens[KV_TIER_HOST], 8);
         assert_overlaps(&w, 1, 0);
         stop(&w);
     }
+}
+
+/* Of a rest of several steps the first is behind the gate, and comes to an end with the last layer as well. */
+static void test_several_steps_behind_the_pull(void **state)
+{
+    (void)state;
+    for (int is_prefill = 0; is_prefill < 2; is_prefill++)
+        for (int is_wrong = 0; is_wrong < 2; is_wrong++) {
+            struct world w;
+            start_long_overlap(&w, is_prefill, 33, is_wrong ? 2 : BLOCKS, 100);
+            assert_non_null(w.step->seqs[0].gate);
+            assert_int_equal(w.step->seqs[0].first_pos, 12);
+            assert_int_equal(w.step->seqs[0].n_rows, 16);
+            assert_int_equal(w.step->seqs[0].logits, STEP_NO_LOGITS);
+            end_take(&w);
+            if (is_wrong)
+                end_void_step(&w);
+            else
+                end_step(&w);
+            for (uint32_t at = is_wrong ? 8 : 28; at < 33; at += 16) {
+                assert_null(w.step->seqs[0].gate);
+                assert_int_equal(w.step->seqs[0].first_pos, at);
+                end_step(&w);
+            }
+            while (w.n_takes)
+                end_take(&w);
+            assert_int_equal(is_prefill ? w.computed : w.timed_computed, is_wrong ? 25 : 21);
+            assert_overlaps(&w, 1, is_wrong ? 1 : 0);
+            stop(&w);
+        }
+}
+
+/* As soon as the first layer is here, however slow the others are; or never. */
+static void test_overlapping_as_configured(void **state)
+{
+    (void)state;
+    for (enum worker_overlap how = OVERLAP_ALWAYS; how <= OVERLAP_OFF; how++) {
+        struct world w;
+        overlap = how;
+        start_overlap(&w, false, BLOCKS, how == OVERLAP_ALWAYS ? 900 : 1);
+        overlap = OVERLAP_AUTO;
+        assert_int_equal(w.step != NULL, how == OVERLAP_ALWAYS);
+        while (w.n_takes)
+            end_take(&w);
+        assert_int_equal(w.step->seqs[0].gate != NULL, how == OVERLAP_ALWAYS);
+        end_step(&w);
+        assert_int_equal(w.n_tokens, 1);
+        assert_overlaps(&w, how == OVERLAP_ALWAYS, 0);
+        stop(&w);
+    }
+}
+
+/* Waiting at gates is none of the time that computing took, which routers learn from; nor is a step in vain. */
+static void test_waits_are_not_computing(void **state)
+{
+    (void)state;
+    for (int is_prefill = 0; is_prefill < 2; is_prefill++)
+        for (int is_void = 0; is_void < 2; is_void++) {
+            struct world w;
+            start_overlap(&w, is_prefill, is_void ? 2 : BLOCKS, 100);
+            w.now += 700;
+            w.step->gates_us = 500;
+            end_take(&w);
+            if (is_void) {
+                end_void_step(&w);
+                w.now += 300;
+            }
+            end_step(&w);
+            while (w.n_takes)
+                end_take(&w);
+            assert_int_equal(is_prefill ? sent.prefill_us : sent.timed_prefill_us, is_void ? 300 : 200);
+            if (is_prefill) /* all since the Grant */
+                assert_int_equal(sent.pull_wait_us, is_void ? 800 : 600);
+            stop(&w);
+        }
 }
 
 static void test_a_slow_pull_is_waited_for(void **state)
@@ -751,6 +841,9 @@ int main(void)
         cmocka_unit_test(test_short_beginnings_are_computed),
         cmocka_unit_test(test_fetching_as_configured),
         cmocka_unit_test(test_computed_behind_the_pull),
+        cmocka_unit_test(test_several_steps_behind_the_pull),
+        cmocka_unit_test(test_overlapping_as_configured),
+        cmocka_unit_test(test_waits_are_not_computing),
         cmocka_unit_test(test_a_slow_pull_is_waited_for),
         cmocka_unit_test(test_damaged_behind_a_step),
         cmocka_unit_test(test_a_step_ends_before_the_pull),

@@ -188,6 +188,7 @@ static const struct eviction_policy *eviction; /* of the next worker */
 static enum worker_fetch fetch;                /* likewise */
 static uint8_t *pool_memory;                   /* likewise; NULL: it has none */
 static uint32_t pull_take_bytes;               /* likewise */
+static enum worker_overlap overlap;            /* likewise */
 static uint32_t window = WINDOW;               /* chunks_in_flight of the next worker */
 
 static inline void start_guessing(struct world *w, uint32_t guesses)
@@ -225,7 +226,8 @@ static inline void start_guessing(struct world *w, uint32_t guesses)
                                 .take_timeout_us = 1000,
                                 .fetch = fetch,
                                 .pull_timeout_us = 1000,
-                                .pull_take_bytes = pull_take_bytes };
+                                .pull_take_bytes = pull_take_bytes,
+                                .overlap = overlap };
     assert_int_equal(worker_create(&o, &w->worker), ST_OK);
     w->other.transfer = (struct transfer_peer *)(void *)w; /* never followed */
     w->other.transport = "shm";
