@@ -247,6 +247,7 @@ SCRIPTS = [
     ("flow/cache", ["tests/flow/cache.py"], 120, set()),
     ("flow/kv_tiers", ["tests/flow/kv_tiers.py"], 120, set()),
     ("flow/kv_flips", ["tests/flow/kv_flips.py"], 1800, {"long"}),
+    ("flow/kv_overlap", ["tests/flow/kv_overlap.py"], 200, set()),
     ("flow/kv_exact", ["tests/flow/kv_exact.py"], 120, set()),
     ("flow/kv_exact_full", ["tests/flow/kv_exact.py", "--full"], 900, {"long"}),
     ("flow/kv_exact_smollm2", ["tests/flow/kv_exact.py", "--full", "--smollm2"], 1800, {"smollm2", "long"}),
