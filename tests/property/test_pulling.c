@@ -284,7 +284,7 @@ static void test_faults_at_each_state(void **state)
                                           "generation.PULLING", "generation.DECODING", "block.REGISTERED" };
     for (uint64_t i = 0; i < sizeof states / sizeof states[0]; i++)
         for (uint32_t what = 0; what < 8; what++)
-            strike(states[i], what % 2 ? FAULT_KILL : FAULT_FREEZE, what / 2 % 2, what / 4 ? 3 : 1, 100 * i + what);
+            strike(states[i], what % 2 ? FAULT_KILL : FAULT_FREEZE, what / 2 % 2, what / 4 ? 2 : 1, 100 * i + what);
 }
 
 static void test_random_faults(void **state)
