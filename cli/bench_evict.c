@@ -104,7 +104,7 @@ static int measure_all(const struct command *self, const char *path, const struc
 {
     struct trace trace;
     struct error err;
-    status st = trace_load(path, &trace, &err);
+    status st = trace_load(path, TRACE_NEEDS_BLOCKS, &trace, &err);
     if (st != ST_OK)
         return command_failed(self, "%s", err.text);
     for (size_t c = 0; c < form->capacities->n && st == ST_OK; c++)
