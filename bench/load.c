@@ -29,8 +29,11 @@ struct connection {
     bool is_busy;  /* a request is under way */
     bool complete; /* its answer is here */
     bool keep_alive;
-    bool in_type; /* the header being read is Content-Type */
+    bool in_type;  /* the header being read is Content-Type */
+    bool is_open;  /* bytes have gone out or come in */
+    bool is_stale; /* it may have been closed by the server while it waited: the request goes out once more */
     uint32_t failures;
+    struct timer timer; /* ends the request */
     struct load_answer answer;
 };
 
@@ -40,7 +43,8 @@ struct load {
     socklen_t address_len;
     char host[64];
     struct connection *connections; /* [n_connections] */
-    uint32_t n_busy;
+    struct connection **idle;       /* [n_connections], of which n_idle wait; used last first */
+    uint32_t n_busy, n_idle;        /* not given up or ended; of them waiting */
     uint64_t next_number;
     bool stopping;
     struct text_buffer request; /* the body that is being written */
@@ -53,6 +57,7 @@ struct load {
 };
 
 static void start_next(struct connection *c);
+static void send_request(struct connection *c);
 
 /* ---- parsing ---------------------------------------------------------------- */
 
@@ -144,6 +149,7 @@ static void hang_up(struct connection *c)
     if (c->fd >= 0)
         close(c->fd);
     c->fd = -1;
+    c->is_open = false;
 }
 
 static void on_all_done(void *arg)
@@ -163,27 +169,56 @@ static void leave(struct load *load)
     timer_set(loop_timers(load->options.loop), &load->done, load->ended_us, on_all_done, load);
 }
 
-static void end_answer(struct connection *c, const char *error)
+static void end_answer(struct connection *c, uint64_t done_us)
 {
     struct load *load = c->load;
+    timer_cancel(loop_timers(load->options.loop), &c->timer);
     c->is_busy = false;
-    c->answer.error = error;
-    c->answer.done_us = load->received_us;
+    c->answer.done_us = done_us;
     c->answer.body = text_buffer_text(&c->body);
     c->answer.len = c->body.len;
-    bool good = !error && c->answer.status == 200;
-    c->failures = error ? c->failures + 1 : 0;
+    bool good = !c->answer.error && c->answer.status == 200;
+    c->failures = c->answer.error ? c->failures + 1 : 0;
     load->stats.answers += good;
     load->stats.errors += !good;
     load->options.on_answer(load->options.ctx, &c->answer);
 }
 
-static void fail(struct connection *c, const char *error)
+static void on_failed(void *arg)
 {
-    c->load->received_us = clock_now_us();
-    hang_up(c);
-    end_answer(c, error);
+    struct connection *c = arg;
+    end_answer(c, c->answer.done_us);
     start_next(c);
+}
+
+/* From a timer: connections that fail at once do not call each other deeper and deeper. */
+static void fail(struct connection *c, enum load_failure failure, const char *error)
+{
+    hang_up(c);
+    c->answer.failure = failure;
+    c->answer.error = error;
+    c->answer.done_us = clock_now_us();
+    timer_set(loop_timers(c->load->options.loop), &c->timer, c->answer.done_us, on_failed, c);
+}
+
+static void on_timeout(void *arg)
+{
+    struct connection *c = arg;
+    fail(c, c->is_open ? LOAD_TIMED_OUT : LOAD_NOT_CONNECTED, "no end of the answer in time");
+}
+
+/* Refused, reset or closed. A server may close a connection that waits while a request goes out on it. */
+static void lose(struct connection *c, const char *error)
+{
+    bool was_open = c->is_open;
+    if (!c->is_stale) {
+        fail(c, was_open ? LOAD_CLOSED : LOAD_NOT_CONNECTED, error);
+        return;
+    }
+    hang_up(c);
+    c->is_stale = false;
+    c->out_sent = 0;
+    send_request(c);
 }
 
 static void flush(struct connection *c)
@@ -197,9 +232,10 @@ static void flush(struct connection *c)
             return;
         }
         if (n < 0) {
-            fail(c, strerror(errno));
+            lose(c, strerror(errno));
             return;
         }
+        c->is_open = true;
         c->out_sent += (size_t)n;
         c->load->stats.bytes_out += (uint64_t)n;
     }
@@ -212,7 +248,7 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     socklen_t len = sizeof error;
     (void)what;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error != 0)
-        fail(c, strerror(error));
+        lose(c, strerror(error));
     else
         flush(c);
 }
@@ -221,7 +257,7 @@ static void finish(struct connection *c, bool at_end)
 {
     if (at_end || !c->keep_alive)
         hang_up(c);
-    end_answer(c, NULL);
+    end_answer(c, c->load->received_us);
     start_next(c);
 }
 
@@ -230,9 +266,9 @@ static void parse(struct connection *c, const char *bytes, size_t len)
 {
     llhttp_errno_t error = len ? llhttp_execute(&c->parser, bytes, len) : llhttp_finish(&c->parser);
     if (len == 0 && !c->complete)
-        fail(c, "the connection was closed inside an answer");
+        lose(c, "the connection was closed inside an answer");
     else if (error != HPE_OK)
-        fail(c, llhttp_errno_name(error));
+        fail(c, LOAD_NOT_HTTP, llhttp_errno_name(error));
     else if (c->complete)
         finish(c, len == 0);
 }
@@ -246,12 +282,14 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     load->received_us = clock_now_us();
-    if (n > 0)
+    if (n > 0) {
         load->stats.bytes_in += (uint64_t)n;
+        c->is_stale = false;
+    }
     if (!c->is_busy)
         hang_up(c);
     else if (n < 0)
-        fail(c, strerror(errno));
+        lose(c, strerror(errno));
     else
         parse(c, load->bytes, (size_t)n);
 }
@@ -278,13 +316,22 @@ static bool dial(struct connection *c)
     return false;
 }
 
-static bool write_request(struct connection *c)
+static void send_request(struct connection *c)
+{
+    if (!dial(c))
+        fail(c, LOAD_NOT_CONNECTED, strerror(errno));
+    else
+        flush(c);
+}
+
+static enum load_next write_request(struct connection *c)
 {
     struct load *load = c->load;
     const char *path = "/";
     text_buffer_clear(&load->request);
-    if (!load->options.next(load->options.ctx, load->next_number, &path, &load->request))
-        return false;
+    enum load_next next = load->options.next(load->options.ctx, load->next_number, &path, &load->request);
+    if (next != LOAD_REQUEST)
+        return next;
     ASSERT(load->request.state == ST_OK);
     text_buffer_clear(&c->out);
     text_buffer_printf(&c->out, "%s %s HTTP/1.1\r\nHost: %s:%u\r\n", load->request.len ? "POST" : "GET", path,
@@ -294,16 +341,12 @@ static bool write_request(struct connection *c)
     text_buffer_add(&c->out, "\r\n");
     text_buffer_append(&c->out, load->request.data, load->request.len);
     ASSERT(c->out.state == ST_OK);
-    return true;
+    return next;
 }
 
-static void start_next(struct connection *c)
+static void begin_request(struct connection *c)
 {
     struct load *load = c->load;
-    if (load->stopping || c->failures >= LOAD_MAX_FAILURES || !write_request(c)) {
-        leave(load);
-        return;
-    }
     llhttp_init(&c->parser, HTTP_RESPONSE, &settings);
     c->parser.data = c;
     sse_parser_reset(&c->events);
@@ -312,12 +355,30 @@ static void start_next(struct connection *c)
     c->out_sent = 0;
     c->complete = c->keep_alive = c->in_type = false;
     c->is_busy = true;
+    c->is_stale = c->fd >= 0;
     c->answer = (struct load_answer){ .number = load->next_number++, .sent_us = clock_now_us() };
     load->stats.requests++;
-    if (!dial(c))
-        fail(c, strerror(errno));
+    if (load->options.timeout_us)
+        timer_set(loop_timers(load->options.loop), &c->timer, c->answer.sent_us + load->options.timeout_us, on_timeout,
+                  c);
+    send_request(c);
+}
+
+static bool is_given_up(const struct connection *c)
+{
+    return !c->load->options.keeps_trying && c->failures >= LOAD_MAX_FAILURES;
+}
+
+static void start_next(struct connection *c)
+{
+    struct load *load = c->load;
+    enum load_next next = load->stopping || is_given_up(c) ? LOAD_NO_MORE : write_request(c);
+    if (next == LOAD_REQUEST)
+        begin_request(c);
+    else if (next == LOAD_NOTHING_YET)
+        load->idle[load->n_idle++] = c;
     else
-        flush(c);
+        leave(load);
 }
 
 /* ---- all of them ------------------------------------------------------------ */
@@ -350,9 +411,11 @@ status load_create(const struct load_options *options, struct load **out, struct
     load->next_number = options->first_number;
     text_buffer_init(&load->request, LOAD_MAX_REQUEST);
     load->connections = calloc(options->n_connections, sizeof *load->connections);
+    load->idle = calloc(options->n_connections, sizeof *load->idle);
     load->bytes = malloc(READ_BYTES);
-    if (!load->connections || !load->bytes || !read_address(load)) {
-        status st = load->connections && load->bytes ? ST_INVALID : ST_NO_MEMORY;
+    bool has_memory = load->connections && load->idle && load->bytes;
+    if (!has_memory || !read_address(load)) {
+        status st = has_memory ? ST_INVALID : ST_NO_MEMORY;
         load->options.n_connections = 0;
         load_destroy(&load);
         return error_set(err, st, "no load client for %s: %s", options->host,
@@ -381,6 +444,7 @@ void load_destroy(struct load **p)
     for (uint32_t i = 0; i < load->options.n_connections; i++) {
         struct connection *c = &load->connections[i];
         hang_up(c);
+        timer_cancel(loop_timers(load->options.loop), &c->timer);
         sse_parser_free(&c->events);
         text_buffer_free(&c->out);
         text_buffer_free(&c->header);
@@ -388,6 +452,7 @@ void load_destroy(struct load **p)
     }
     text_buffer_free(&load->request);
     free(load->connections);
+    free(load->idle);
     free(load->bytes);
     free(load);
 }
@@ -402,9 +467,22 @@ void load_start(struct load *load)
         start_next(&load->connections[i]);
 }
 
+void load_wake(struct load *load)
+{
+    for (uint32_t n = load->n_idle; n > 0 && load->n_idle == n; n--)
+        start_next(load->idle[--load->n_idle]);
+}
+
+uint32_t load_idle(const struct load *load)
+{
+    return load->n_idle;
+}
+
 void load_stop(struct load *load)
 {
     load->stopping = true;
+    for (; load->n_idle > 0; load->n_idle--)
+        leave(load);
 }
 
 void load_stats(const struct load *load, struct load_stats *out)

@@ -98,12 +98,12 @@ static bool is_streamed(const struct traffic *t, uint64_t number)
     return t->phase.stream_every && number % t->phase.stream_every == 0;
 }
 
-static bool next_request(void *ctx, uint64_t number, const char **path, struct text_buffer *body)
+static enum load_next next_request(void *ctx, uint64_t number, const char **path, struct text_buffer *body)
 {
     struct traffic *t = ctx;
     struct exchange *x = exchange_of(t, number);
     if (t->phase.n_requests && t->n_sent >= t->phase.n_requests)
-        return false;
+        return LOAD_NO_MORE;
     t->n_sent++;
     x->number = number;
     x->want = is_streamed(t, number) ? t->phase.stream_tokens : 1;
@@ -117,7 +117,7 @@ static bool next_request(void *ctx, uint64_t number, const char **path, struct t
                        "\"max_tokens\":%u,\"seed\":%llu%s}",
                        (unsigned long long)number, prompt, x->want, (unsigned long long)number,
                        is_streamed(t, number) ? ",\"stream\":true" : "");
-    return true;
+    return LOAD_REQUEST;
 }
 
 static void take_sample(uint32_t *samples, size_t *n, uint64_t from_us, uint64_t to_us)
