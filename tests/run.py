@@ -284,6 +284,7 @@ SCRIPTS = [
     ("flow/weights", ["tests/flow/weights.py"], 240, set()),
     ("flow/weights_smollm2", ["tests/flow/weights.py", "--smollm2"], 400, {"smollm2", "long"}),
     ("flow/kv_benches", ["tests/flow/kv_benches.py"], 120, set()),
+    ("flow/bench_serve", ["tests/flow/bench_serve.py"], 120, set()),
     ("flow/pd_bench", ["tests/flow/pd_bench.py"], 900, {"long", "release"}),
     ("golden/architectures", ["tests/golden/architectures.py"], 120, set()),
     ("golden/architectures_gguf", ["tests/golden/architectures.py", "--gguf"], 120, {"venv"}),
