@@ -6,15 +6,15 @@
 #include "bench/draw.h"
 
 static const char *const known[] = {
-    "time",  "people", "water", "work",  "house",  "day",   "night",  "light", "hand",  "place",  "world",  "man",
-    "woman", "child",  "city",  "road",  "river",  "stone", "paper",  "book",  "word",  "letter", "name",   "number",
-    "one",   "two",    "three", "four",  "five",   "six",   "seven",  "eight", "nine",  "ten",    "red",    "green",
-    "blue",  "white",  "black", "cold",  "warm",   "old",   "new",    "long",  "short", "high",   "low",    "good",
-    "small", "great",  "first", "last",  "north",  "south", "east",   "west",  "under", "over",   "after",  "before",
+    "time",  "people", "water", "work",  "house",  "day",   "night",  "light", "hand",   "place",  "world",  "man",
+    "woman", "child",  "city",  "road",  "river",  "stone", "paper",  "book",  "word",   "letter", "name",   "number",
+    "one",   "two",    "three", "four",  "five",   "six",   "seven",  "eight", "nine",   "ten",    "red",    "green",
+    "blue",  "white",  "black", "cold",  "warm",   "old",   "new",    "long",  "short",  "high",   "low",    "good",
+    "small", "great",  "first", "last",  "north",  "south", "east",   "west",  "under",  "over",   "after",  "before",
     "with",  "from",   "into",  "about", "market", "power", "engine", "metal", "spring", "summer", "winter", "answer",
-    "the",   "and",    "that",  "for",   "was",    "are",   "not",    "you",   "all",   "can",    "a",      "b",
-    "c",     "d",      "e",     "f",     "g",      "h",     "i",      "k",     "l",     "m",      "n",      "o",
-    "p",     "r",      "s",     "t",     "u",      "v",     "w",      "x",     "y",     "z",
+    "the",   "and",    "that",  "for",   "was",    "are",   "not",    "you",   "all",    "can",    "a",      "b",
+    "c",     "d",      "e",     "f",     "g",      "h",     "i",      "k",     "l",      "m",      "n",      "o",
+    "p",     "r",      "s",     "t",     "u",      "v",     "w",      "x",     "y",      "z",
 };
 #define N_KNOWN (sizeof known / sizeof *known)
 

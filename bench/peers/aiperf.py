@@ -4,7 +4,7 @@
         [--url http://HOST:PORT --tokenizer FOLDER] [--json] [-- OPTIONS OF baton up]
 
 It installs aiperf of bench/peers/aiperf-requirements.txt in build/venv-aiperf, once, and starts a cluster of its own (`baton up`, with what
-stands behind --: `-- --engine mock` where there is one), or loads the server at --url. Both send the same rate at random, prompts and answers of the same lengths, over
+stands behind --: `-- --engine mock` where there is one), or loads the server at --url. Both send the same rate in equal steps, prompts and answers of the same lengths, over
 kept connections, and find nothing cached. Times are from when a request was sent, as aiperf has no other; its inter-token latency is our
 TPOT, its inter-chunk latency our time between tokens.
 """
@@ -87,7 +87,7 @@ class Cluster:
 
 
 def ours(o, url, seed):
-    told = json.loads(call([BATON, "bench", "serve", "--url", url, "--rate", str(o.rate), "--requests", str(o.requests), "--input", str(o.input),
+    told = json.loads(call([BATON, "bench", "serve", "--url", url, "--rate", str(o.rate), "--arrivals", "fixed", "--requests", str(o.requests), "--input", str(o.input),
                             "--output", str(o.output), "--seed", str(seed), "--json"]))
     if told["errors"]:
         sys.exit(f"requests of ours failed: {told['errors']}")
@@ -101,7 +101,7 @@ def theirs(o, url, model, seed):
     folder = tempfile.mkdtemp(prefix="baton-aiperf-run-")
     try:
         call([os.path.join(VENV, "bin/aiperf"), "profile", "--model", model, "--url", url, "--endpoint-type", "chat", "--streaming",
-              "--tokenizer", o.tokenizer, "--use-server-token-count", "--request-rate", str(o.rate), "--arrival-pattern", "poisson",
+              "--tokenizer", o.tokenizer, "--use-server-token-count", "--request-rate", str(o.rate), "--arrival-pattern", "constant",
               "--request-count", str(o.requests), "--num-dataset-entries", str(o.requests), "--isl", str(o.input), "--osl", str(o.output), "--random-seed",
               str(seed), "--extra-inputs", json.dumps({"ignore_eos": True, "temperature": 0, "cache_salt": f"aiperf-{seed}-{os.getpid()}"}),
               "--no-server-metrics", "--no-gpu-telemetry", "--ui", "none", "--output-artifact-dir", folder])
@@ -147,7 +147,7 @@ def compare(o):
 
 
 def show(result):
-    print(f"{result['rate']:g} requests/s at random, {result['requests']} of {result['input']} tokens in and {result['output']} out, medians of {result['pairs']} pairs")
+    print(f"{result['rate']:g} requests/s in equal steps, {result['requests']} of {result['input']} tokens in and {result['output']} out, medians of {result['pairs']} pairs")
     print(f"{'':16} {'':6} {'ours':>10} {'aiperf':>10} {'ratio':>7}   of single pairs")
     for r in result["rows"]:
         if r["ratio"] is None:
