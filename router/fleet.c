@@ -87,7 +87,7 @@ static const Baton__RouterMark *our_mark(const struct fleet *fleet, const Baton_
     return NULL;
 }
 
-static void on_load(struct fleet_worker *worker, const Baton__Load *load)
+void fleet_hear(struct fleet_worker *worker, const Baton__Load *load)
 {
     const struct fleet *fleet = worker->fleet;
     if (worker->instance.incarnation != load->incarnation)
@@ -106,6 +106,11 @@ static void on_load(struct fleet_worker *worker, const Baton__Load *load)
         fleet_on_prefill_load(worker);
     fleet_on_queue(worker, load->queued_tokens, ours ? ours->queued_tokens : 0);
     fleet_refresh(worker);
+}
+
+static void on_load(struct fleet_worker *worker, const Baton__Load *load)
+{
+    fleet_hear(worker, load);
     fleet_refresh_rates(worker, 1e3 * load->step_ms);
 }
 

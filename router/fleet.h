@@ -108,6 +108,9 @@ void fleet_on_lost(void *fleet, struct link *link, const char *reason);
 void fleet_on_message(void *fleet, struct link *link, const struct frame *frame, uint64_t deadline_us);
 size_t fleet_live(void *fleet, struct link *link, Baton__Live *out, size_t max);
 void fleet_on_load(struct fleet *fleet, const Baton__Load *load);
+/* Both halves of it, for who has the worker: its figures; and its rates, as they were learned by now. */
+void fleet_hear(struct fleet_worker *worker, const Baton__Load *load);
+void fleet_refresh_rates(struct fleet_worker *worker, double step_us);
 
 /* What a request asks of a decode worker. */
 struct fleet_want {
