@@ -6,7 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-FOLDERS = ("common", "proto", "engine", "transfer", "kvbm", "worker", "prefill", "decode", "router", "cli", "bench")
+FOLDERS = ("common", "proto", "engine", "transfer", "kvbm", "worker", "prefill", "decode", "router", "sim", "cli", "bench")
 
 
 def check(path):
