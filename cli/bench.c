@@ -275,17 +275,11 @@ static int run(const struct command *self, int argc, char **argv)
                                                          run_router };
     static const struct command bench_limits_command = { "bench limits", "",
                                                          "Most that this machine can compute and read", run_limits };
-    static const struct command *const commands[] = { &bench_engine_command,
-                                                      &command_bench_share,
-                                                      &command_bench_evict,
-                                                      &bench_limits_command,
-                                                      &bench_transfer_command,
-                                                      &bench_router_command,
-                                                      &command_bench_index,
-                                                      &command_bench_multiturn,
-                                                      &command_bench_disk,
-                                                      &command_bench_serve,
-                                                      NULL };
+    static const struct command *const commands[] = {
+        &bench_engine_command,   &command_bench_share,  &command_bench_evict, &bench_limits_command,
+        &bench_transfer_command, &bench_router_command, &command_bench_index, &command_bench_multiturn,
+        &command_bench_disk,     &command_bench_serve,  &command_bench_sim,   NULL
+    };
     (void)self;
     return command_dispatch("baton bench", commands, argc, argv);
 }

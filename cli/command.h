@@ -20,11 +20,12 @@ struct command {
 };
 
 extern const struct command command_up, command_down, command_status, command_logs, command_scale, command_drain,
-    command_chat, command_model, command_kv, command_bench, command_replay, command_doctor, command_version;
+    command_chat, command_model, command_kv, command_bench, command_sim, command_replay, command_doctor,
+    command_version;
 extern const struct command command_model_list, command_model_fetch, command_model_inspect, command_model_quantize,
     command_model_score, command_model_gc, command_kv_status, command_kv_find, command_kv_pin, command_kv_unpin,
     command_kv_wipe, command_bench_share, command_bench_evict, command_bench_index, command_bench_multiturn,
-    command_bench_disk, command_bench_serve;
+    command_bench_disk, command_bench_serve, command_bench_sim;
 
 /* Finds argv[1] among the commands (by the last word of their names) and runs it; prefix ("baton model") is for
  * messages. "help" lists them, "help NAME" is "NAME --help"; argv may be changed for that. */

@@ -15,6 +15,7 @@ int main(int argc, char **argv)
                                                       &command_model,  /* list, fetch, quantize, score, ...   */
                                                       &command_kv,     /* KV blocks outside the workers     */
                                                       &command_bench,  /* engine and transfer against limits */
+                                                      &command_sim,    /* a cluster in virtual time         */
                                                       &command_replay, /* a router's decisions, again      */
                                                       &command_doctor, /* is this machine fit               */
                                                       &command_version, NULL };

@@ -243,6 +243,7 @@ SCRIPTS = [
     ("flow/hostile_http", [CLUSTER, "--set", "router.request_timeout=3s", "tests/flow/hostile_http.py",
                            "--request-timeout", "3", "{host}", "{port}"], 200, {"asan"}),
     ("flow/routing", ["tests/flow/routing.py"], 180, set()),
+    ("flow/sim", ["tests/flow/sim.py"], 120, set()),
     ("flow/exact", ["tests/flow/exact.py"], 200, set()),
     ("flow/cache", ["tests/flow/cache.py"], 120, set()),
     ("flow/kv_tiers", ["tests/flow/kv_tiers.py"], 120, set()),

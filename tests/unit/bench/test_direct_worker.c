@@ -42,17 +42,17 @@ static void on_emit(void *ctx, uint64_t seed, uint32_t index, uint64_t now_us)
     t->emitted_us[seed][index] = now_us;
 }
 
-static bool next_request(void *ctx, uint64_t number, const char **path, struct text_buffer *body)
+static enum load_next next_request(void *ctx, uint64_t number, const char **path, struct text_buffer *body)
 {
     struct talk *t = ctx;
     *path = "/v1/chat/completions";
     if (number >= t->n_requests)
-        return false;
+        return LOAD_NO_MORE;
     text_buffer_printf(body, "{\"seed\":%llu", (unsigned long long)number);
     if (t->max_tokens)
         text_buffer_printf(body, ",\"max_tokens\":%u", t->max_tokens);
     text_buffer_add(body, "}");
-    return true;
+    return LOAD_REQUEST;
 }
 
 static bool on_event(void *ctx, uint64_t number, const char *data, size_t len, uint64_t received_us)
