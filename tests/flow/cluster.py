@@ -35,6 +35,10 @@ def free_port():
         return s.getsockname()[1]
 
 
+# UCX 1.13 ends a process so when the other end of a handshake is killed at that moment (docs/KV.md, "Every failure").
+UCX_REPLY_TO_THE_DEAD = r"ucp_request\.c:\d+ +Assertion .* got REP message"
+
+
 def wait_for(what, condition, seconds):
     """Waits for a condition with a deadline; returns its first true value."""
     end = time.monotonic() + seconds * SLOW
@@ -148,11 +152,14 @@ class Cluster:
         """The supervisor starts again what crashed, so only its log tells: no end but by SIGKILL, SIGTERM or exit 0."""
         ends = re.findall(r'msg="process ended" (id=.*)', self.log_text("supervisor"))
         crashed = [end for end in ends if not re.search(r"signal (9|15) |exited with code 0", end)]
+        known = 0
         for worker_id in {re.match(r"id=(\S+)", end).group(1) for end in crashed}:
+            log = self.log_text(worker_id)
+            known += len(re.findall(UCX_REPLY_TO_THE_DEAD, log))
             # What a library or a sanitizer said has no time before it.
-            said = [line for line in self.log_text(worker_id).splitlines() if not re.match(r"\d{4}-", line)]
-            print(f"---- {worker_id}", *said[:100], sep="\n", file=sys.stderr)
-        assert not crashed, f"crashed: {crashed}"
+            print(f"---- {worker_id}", *[line for line in log.splitlines() if not re.match(r"\d{4}-", line)][:100], sep="\n",
+                  file=sys.stderr)
+        assert len(crashed) <= known, f"crashed: {crashed}"
 
     def down(self, check=True):
         if check:
