@@ -2,13 +2,14 @@
 those of a prompt that was computed whole; and what was cached comes from the very tier that is meant.
 
     kv_exact.py            the built-in model, lengths at the edges of one block and one chunk
-    kv_exact.py --full     more lengths; of the built-in model more shares of them, too
+    kv_exact.py --full     more lengths, by shared memory and by TCP; of the built-in model more shares of them, too
     kv_exact.py --smollm2  on SmolLM2
 
-Tiers: the worker's own pool, memory of this host's manager (after the workers are killed), disk (after the manager is, too),
-another worker's pool (without a manager), and, on two network namespaces, which need root, another host's manager and
-another host's worker.
+Tiers: the worker's own pool, memory of this host's manager (after the workers are killed), disk (after the manager is, too, or it alone),
+another worker's pool (without a manager), and, on two network namespaces, which need root, another host's manager, its disk
+(after it is killed) and another host's worker.
 """
+import json
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 from cluster import BIN, SIGKILL, SLOW, SMOLLM2, TINY, Cluster, Suite, send_signal, wait_for
 from hosts import A, B, draw_key, run_inside
@@ -24,11 +26,13 @@ BLOCK, CHUNK, VOCABULARY, TOKENS, WAYS = 16, 32, 1000, 3, 12
 FULL = "--full" in sys.argv
 MODEL = SMOLLM2 if "--smollm2" in sys.argv else TINY
 LENGTHS = [15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97] if FULL else [15, 16, 17, 31, 32, 33, 65]
+FEW = LENGTHS if FULL else [16, 33, 65]
 ROUTES = ("local", "remote")
 COMPUTES = {"local": "decode", "remote": "prefill"}  # the worker that looks for a prompt's KV
 # Deadlines are not what is tested.
 WORKER = ["threads=1", f"chunk_tokens={CHUNK}", "fetch=always", "pull_timeout=10s"]
-MANAGER = ["admission=all", "remote_timeout=10s", "disk_timeout=10s", "disk_size=1GiB", "disk_segment=8MiB", "kv_memory=256MiB"]
+MANAGER = ["admission=all", "remote_timeout=10s", "disk_timeout=10s", "disk_size=1GiB", "disk_segment=8MiB",
+           f"kv_memory={'512MiB' if MODEL == SMOLLM2 else '256MiB'}"]
 
 
 def ids(n, seed=0):
@@ -101,9 +105,9 @@ class Matrix:
     def count(self, role, name):
         return self.counts([(role, name)])[0]
 
-    def seed(self, stage, routes=ROUTES, by=None):
+    def seed(self, stage, routes=ROUTES, by=None, lengths=LENGTHS):
         """`by`: the route that computes, where it is not the one that is asked later. Returns how many blocks that are."""
-        self.cases = cases(stage, routes)
+        self.cases = cases(stage, routes, lengths)
         self.ways = [Case(f"{stage}, way {i}", route, 33, 33) for route in routes for i in range(WAYS)]
         for case in self.cases + self.ways:
             if case.share:
@@ -171,17 +175,26 @@ def fetched(tier, holder):
     return [(None, f'worker_pulled_tokens_total{{tier="{tier}"}}', tokens), (None, f'worker_pull_blocks_total{{holder="{holder}"}}', blocks)]
 
 
+READ = [("kvbm", 'kvbm_disk_operations_total{operation="read"}', blocks)]
 DEVICE = [(None, 'worker_prefix_cache_total{event="hit"}', hits)] + [(None, f'worker_pulled_tokens_total{{tier="{tier}"}}', nothing)
                                                                    for tier in ("host", "disk", "remote")]
 HOST = fetched("host", "manager") + [("kvbm", 'kvbm_hit_tokens_total{tier="host"}', tokens)]
-DISK = fetched("disk", "manager") + [("kvbm", 'kvbm_hit_tokens_total{tier="disk"}', tokens), ("kvbm", 'kvbm_disk_operations_total{operation="read"}', blocks)]
+DISK = fetched("disk", "manager") + [("kvbm", 'kvbm_hit_tokens_total{tier="disk"}', tokens), *READ]
 WORKER_HERE = fetched("remote", "worker")
 WORKER_THERE = fetched("remote", "remote")
-MANAGER_THERE = WORKER_THERE + [("kvbm", 'kvbm_hit_tokens_total{tier="host"}', tokens), ("kvbm", "kvbm_remote_blocks_total", nothing)]
-MANAGERS = fetched("remote", "manager") + [
-    ("kvbm", 'kvbm_hit_tokens_total{tier="remote"}', tokens),  # here
-    ("kvbm", 'kvbm_hit_tokens_total{tier="host"}', tokens),    # there
-    ("kvbm", "kvbm_remote_blocks_total", blocks)]
+
+
+def manager_there(tier):
+    """Asked by the worker itself."""
+    return WORKER_THERE + [("kvbm", f'kvbm_hit_tokens_total{{tier="{tier}"}}', tokens), ("kvbm", "kvbm_remote_blocks_total", nothing)]
+
+
+def managers(tier):
+    """Asked by the worker's own manager: what that lends has come from there."""
+    return fetched("remote", "manager") + [
+        ("kvbm", 'kvbm_hit_tokens_total{tier="remote"}', tokens),
+        ("kvbm", f'kvbm_hit_tokens_total{{tier="{tier}"}}', tokens),
+        ("kvbm", "kvbm_remote_blocks_total", blocks)]
 
 
 # ---- one host -----------------------------------------------------------------------------------
@@ -196,6 +209,13 @@ def kill(c, *roles):
 
 def kept(m, tier, n):
     wait_for(f"the manager to have {n} blocks on {tier}", lambda: m.count("kvbm", f'kvbm_blocks{{tier="{tier}"}}') >= n, 60)
+
+
+def empty_workers(c):
+    """They live on, and hold nothing."""
+    ports = [part for w in c.engines() for part in ("--admin", f"http://127.0.0.1:{w['ports']['admin']}")]
+    done = c.baton("kv", "wipe", "--node", *ports)
+    assert done.returncode == 0, done
 
 
 def manager_here(m):
@@ -216,6 +236,12 @@ def manager_here(m):
     kill(m.c, "kvbm", "decode", "prefill")
     kept(m, "disk", n)
     m.check("disk", *DISK)
+    n += m.seed("manager killed, workers emptied", lengths=FEW)
+    kept(m, "disk", n)
+    empty_workers(m.c)
+    kill(m.c, "kvbm")
+    kept(m, "disk", n)
+    m.check("disk", *DISK)
 
 
 def worker_here(m):
@@ -231,6 +257,9 @@ def worker_here(m):
 # ---- two hosts ------------------------------------------------------------------------------------
 
 
+DEAF = ("--index-memory", "0")  # a router that follows no KV events
+
+
 class Hosts(Cluster):
     """Processes started by hand, each until it is stopped; this process, the router and etcd live on host a."""
 
@@ -240,7 +269,7 @@ class Hosts(Cluster):
         self.key, self.model = draw_key(os.path.join(self.dir, "key")), "m"
         self.start("etcd", "a", "etcd", "--data-dir", os.path.join(self.dir, "etcd"), "--listen-client-urls", f"http://{A}:2379",
                    "--advertise-client-urls", f"http://{A}:2379", "--listen-peer-urls", f"http://{A}:2380")
-        self.router("--index-memory", "0")
+        self.router(*DEAF)
 
     def router(self, *options):
         self.member("router", "a", 9001, "--models", f"m={MODEL}", "--http-listen", f"127.0.0.1:{self.port}", "--debug-extensions",
@@ -262,9 +291,17 @@ class Hosts(Cluster):
         self.member(role, host, 9002 if role == "decode" else 9003, "--model", MODEL, "--model-name", "m", "--cluster-key-file", self.key,
                     *rows, *options)
 
-    def manager(self, host):
+    def manager(self, host, *options):
         rows = [part for row in MANAGER for part in ("--" + row.split("=")[0].replace("_", "-"), row.split("=")[1])]
-        self.member("kvbm", host, 9004, "--cluster-key-file", self.key, *rows)
+        self.member("kvbm", host, 9004, "--cluster-key-file", self.key, *rows, *options)
+
+    def manager_b(self, *options):
+        """The one of which another manager fetches has a disk."""
+        self.manager("b", "--disk", os.path.join(self.dir, "kv"), *options)
+
+    def kv_format(self, host):
+        with urllib.request.urlopen(f"http://{self.spaces[host][0]}:9004/kv/status", timeout=10 * SLOW) as page:
+            return json.load(page)["kv_format"]
 
     def kill(self, *names):
         for name in names:
@@ -300,27 +337,58 @@ class Hosts(Cluster):
         assert not check or not any(codes.values()), codes
 
 
-def manager_there(m):
+def manager_a(m, name):
+    return m.c.metrics(m.c.members["kvbm-a"]).get("baton_kvbm_remote_" + name, 0)
+
+
+def know_another(m, n):
+    """The workers of b are gone: it is its manager that has the n blocks."""
+    wait_for("a's manager to know what b's has", lambda: manager_a(m, "known_blocks") >= n and manager_a(m, 'managers{state="up"}') == 1, 40)
+
+
+def restart_router(m, *options):
+    m.c.kill("router-a")
+    m.c.router(*options)
+    m.c.wait_serves()
+
+
+def restart_another(m, n):
+    """Then n blocks are on its disk only. Without workers it has to be told its format."""
+    kept(m, "disk", n)
+    kv_format = m.c.kv_format("b")
+    m.c.kill("kvbm-b")
+    wait_for("a's manager to know that b's is gone", lambda: not manager_a(m, "known_blocks"), 40)
+    m.c.manager_b("--kv-format", kv_format)
+    kept(m, "disk", n)
+    know_another(m, n)
+
+
+def another_manager(m):
     """The workers of b are gone, and a's manager has nothing. It fetches what its workers ask it for (tier 4): they know of nobody else,
     as the router is deaf. One that is not names b's manager to them, and they ask that."""
-    c = m.c
-    n = m.seed("another manager, named")
-    named = m.cases, m.ways
-    n += m.seed("another manager")
+    c, n, stages = m.c, 0, {}
+    for stage, lengths in (("disk, named", FEW), ("disk", FEW), ("memory, named", LENGTHS), ("memory", LENGTHS)):
+        n += m.seed(f"another manager's {stage}", lengths=lengths)
+        stages[stage] = m.cases, m.ways
     kept(m, "host", n)
+    kept(m, "disk", n)
     c.kill("decode-b", "prefill-b")
     c.manager("a")
     for role in ("decode", "prefill"):
         c.worker(role, "a")
-    wait_for("a's manager to know what b's has", lambda: m.count("kvbm", "kvbm_remote_known_blocks") >= n and
-             m.count("kvbm", 'kvbm_remote_managers{state="up"}') >= 2, 40)
+    know_another(m, n)
     c.wait_serves()
-    m.check("peer", *MANAGERS)
-    c.kill("router-a")
-    c.router()
+    m.check("peer", *managers("host"))
+    restart_router(m)
+    m.cases, m.ways = stages["memory, named"]
+    m.check("peer", *manager_there("host"))
+    restart_another(m, n)
     c.wait_serves()
-    m.cases, m.ways = named
-    m.check("peer", *MANAGER_THERE)
+    m.cases, m.ways = stages["disk, named"]
+    m.check("peer", *manager_there("disk"), *READ)
+    restart_router(m, *DEAF)
+    m.cases, m.ways = stages["disk"]
+    m.check("peer", *managers("disk"), *READ)
 
 
 def worker_there(m):
@@ -328,7 +396,7 @@ def worker_there(m):
     c = m.c
     c.kill("kvbm-a", "kvbm-b", "prefill-a")
     c.worker("prefill", "b")
-    c.wait_serves()
+    restart_router(m)
     m.seed("another worker", ["local"], by="remote")
     c.kill("decode-a")
     c.worker("decode", "a")
@@ -344,12 +412,12 @@ def worker_there(m):
 def inside(other):
     suite = Suite()
     with Hosts(other) as c:
-        c.manager("b")
+        c.manager_b()
         for role in ("decode", "prefill"):
             c.worker(role, "b")
         c.wait_serves()
         m = Matrix(c)
-        suite.test("from another host's manager", manager_there, m)
+        suite.test("from another host's manager", another_manager, m)
         suite.test("from another host's worker", worker_there, m)
         if suite.failed:
             c.print_logs()
@@ -366,7 +434,7 @@ def main():
     disk = tempfile.mkdtemp(prefix="baton-kv-")
     sets = [f"worker.{row}" for row in WORKER] + [f"kvbm.{row}" for row in MANAGER]
     try:
-        for transport in ("shm", "tcp") if FULL and MODEL == TINY else ("auto",):
+        for transport in ("shm", "tcp") if FULL else ("auto",):
             with Cluster(model=MODEL, sets=sets, transfer=transport, extra=["--kv-disk", os.path.join(disk, transport)]) as c:
                 suite.test(f"from pool, memory and disk, by {transport}", manager_here, Matrix(c))
             with Cluster(model=MODEL, sets=sets[:len(WORKER)], transfer=transport, extra=["--kvbm", "0"]) as c:
