@@ -1,18 +1,23 @@
 """A conversation of twelve turns on SmolLM2: each turn finds the longest common prefix, in full blocks, of its rendered ids and of
 all that was computed for the turn before; its logits are those of a prompt that was computed whole.
 
-    conversation.py          routes in turn, and decode alone until the last turn
+    conversation.py          routes in turn, decode alone until the last turn, and all killed, twice: it comes from disk
     conversation.py --full   one route all the time, too, prefill killed before the last turn, and nothing fetched
 """
 import http.client
 import itertools
 import json
+import os
+import shutil
 import sys
+import tempfile
 
 from cluster import SIGKILL, SLOW, SMOLLM2, Cluster, Suite, send_signal, wait_for
 
-BLOCK, TURNS, TOKENS = 16, 12, 8
+BLOCK, TURNS, TOKENS, WAYS = 16, 12, 8, 6
 SETS = ["worker.threads=1", "worker.pull_timeout=10s"]
+MANAGED = ["worker.fetch=always", "kvbm.admission=all", "kvbm.kv_memory=256MiB", "kvbm.disk_timeout=10s", "kvbm.disk_size=1GiB",
+           "kvbm.disk_segment=64MiB"]
 TOPICS = ["rivers", "seven", "paper boats", "a cold market", "letters", "old engines", "stones", "the light", "green houses", "a bridge",
           "sugar", "the north", "a window"]
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that stand for themselves in the vocabulary
@@ -60,14 +65,19 @@ def theory(turn, before):
     return same // BLOCK * BLOCK
 
 
+def blocks_of(turn):
+    """What names its full blocks: all that stands before their ends."""
+    return {b"".join(turn.known[:end]) for end in range(BLOCK, len(turn.known) + 1, BLOCK)}
+
+
 class Conversation:
     """The same questions each time, so that the answers are the same."""
     whole = {}  # by turn: computed whole
 
     def __init__(self, c, name):
-        self.c, self.name, self.messages, self.before, self.turn = c, name, [], None, 0
+        self.c, self.name, self.messages, self.before, self.turn, self.blocks = c, name, [], None, 0, set()
 
-    def ask(self, route, fetches=True):
+    def ask(self, route, fetches=True, tier="device"):
         """Prefill fetches what it lacks of what decode holds. The block that ended with the answer before may not have its checksum yet;
         then that one is computed again."""
         self.messages.append({"role": "user", "content": question(self.turn)})
@@ -76,13 +86,14 @@ class Conversation:
             self.whole[self.turn] = Turn(self.c, self.messages, "local").hashes
         what = f"{self.name}, turn {self.turn}, {route}"
         held = theory(turn, self.before) if self.before else 0
-        assert turn.cached == held == turn.timing["cached_tokens"]["device"], f"{what}: {held} tokens in theory, {turn.cached} cached"
+        told = turn.timing["cached_tokens"]
+        assert turn.cached == held == told[tier], f"{what}: {held} tokens in theory, {turn.cached} cached: {told}"
         n, computed = len(turn.ids), turn.timing["computed_tokens"]
         wants = (n - held,) if route == "local" else (n - held, n - held + BLOCK) if fetches else (n,)
         assert computed in wants, f"{what}: {n} tokens, {held} found, {computed} computed, not {wants}"
         assert turn.hashes == self.whole[self.turn], f"{what}: other logits"
         self.messages.append({"role": "assistant", "content": turn.text})
-        self.before, self.turn = turn, self.turn + 1
+        self.before, self.turn, self.blocks = turn, self.turn + 1, self.blocks | blocks_of(turn)
         return held
 
 
@@ -145,6 +156,51 @@ def nothing_fetched(c):
     c.wait_nothing_left()
 
 
+def on_disk(c, n):
+    wait_for(f"the disk to have {n} blocks", lambda: c.metrics(c.workers("kvbm")[0]).get('baton_kvbm_blocks{tier="disk"}', 0) >= n, 60)
+
+
+class Way:
+    """A prompt that is on disk, too: the first that want a way to the manager may find it closed, and are computed."""
+
+    def __init__(self, c, route):
+        self.c, self.route, self.salt, self.messages = c, route, next(ways), [{"role": "user", "content": question(0) * 3}]
+        self.blocks = len(blocks_of(self.ask()))
+
+    def ask(self):
+        return Turn(self.c, self.messages, self.route, self.salt)
+
+    def is_open(self):
+        return self.ask().timing["cached_tokens"]["disk"] > 0
+
+
+def restart_all(c, talk, others):
+    """Workers and manager are killed; `others` are blocks on disk that are none of the conversation's. Returns how many those are now."""
+    tries = [Way(c, route) for _ in range(WAYS) for route in ("local", "remote")]
+    others += sum(way.blocks for way in tries)
+    on_disk(c, len(talk.blocks) + others)
+    for role in ("kvbm", "decode", "prefill"):
+        send_signal(c.pid(role), SIGKILL)
+    c.wait_healed(1, 1)
+    wait_for("prefill to be used", lambda: c.ask("Hello!", route="remote", no_cache=True, max_tokens=1).extra["route"] == "remote", 20)
+    on_disk(c, len(talk.blocks) + others)
+    for route in ("local", "remote"):
+        assert any(way.is_open() for way in tries if way.route == route), f"{route}: nothing comes from disk"
+    return others
+
+
+def all_killed(c):
+    """Before a turn in the middle, and before the last one: what they had is on disk."""
+    talk, others = Conversation(c, "all killed"), 0
+    for turn in range(TURNS):
+        killed = turn in (TURNS // 2, TURNS - 1)
+        if killed:
+            others = restart_all(c, talk, others)
+        held = talk.ask(("local", "remote")[turn % 2], tier="disk" if killed else "device")
+    assert held > 8 * BLOCK, held
+    c.wait_nothing_left()
+
+
 def main():
     suite, full = Suite(), "--full" in sys.argv
     if not SMOLLM2:
@@ -158,6 +214,12 @@ def main():
             suite.test("all at decode", routes, c, "local", "local")
             suite.test("all at prefill", routes, c, "remote", "remote")
             suite.test("prefill killed before the last turn", prefill_killed, c)
+    disk = tempfile.mkdtemp(prefix="baton-kv-")
+    try:
+        with Cluster(model=SMOLLM2, sets=SETS + MANAGED, extra=["--kv-disk", os.path.join(disk, "kv")]) as c:
+            suite.test("all killed, twice", all_killed, c)
+    finally:
+        shutil.rmtree(disk, ignore_errors=True)
     if full:
         with Cluster(model=SMOLLM2, sets=SETS + ["worker.fetch=never"], extra=["--kvbm", "0"]) as c:
             suite.test("nothing fetched", nothing_fetched, c)

@@ -6,12 +6,16 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 
-from cluster import BIN, ROOT, SLOW, STORY, Cluster, Suite
+from cluster import BIN, ROOT, SIGKILL, SLOW, STORY, Cluster, Suite, send_signal, wait_for
 
 sys.path.insert(0, os.path.join(ROOT, "bench"))
 import kv_replay  # noqa: E402
 
+SETS = ["worker.threads=1", "worker.fetch=always", "worker.pull_timeout=10s", "kvbm.admission=all", "kvbm.disk_timeout=10s",
+        "kvbm.disk_size=256MiB", "kvbm.disk_segment=8MiB"]
 REPLAY = os.path.join(ROOT, "bench", "kv_replay.py")
 
 
@@ -33,8 +37,63 @@ def talk(c, *options, code=0):
     return json.loads(done.stdout)
 
 
+def on_disk(c):
+    """And in memory."""
+    metrics = c.metrics(c.workers("kvbm")[0])
+    return metrics.get('baton_kvbm_blocks{tier="disk"}', 0), metrics.get('baton_kvbm_blocks{tier="host"}', 0)
+
+
+class Ways:
+    """Prompts that are on disk, too: the first that want a way to the manager may find it closed, and are computed."""
+
+    def __init__(self, c):
+        self.c, self.tries = c, [(route, f"way {i}") for i in range(10) for route in ("local", "remote")]
+        for way in self.tries:
+            self.ask(*way)
+
+    def ask(self, route, salt):
+        answer = self.c.ask(STORY, route=route, cache_salt=salt, max_tokens=1)
+        assert not answer.error, answer.error
+        return answer.extra["timing"]["cached_tokens"]["disk"]
+
+    def open(self):
+        for route in ("local", "remote"):
+            assert any(self.ask(*way) for way in self.tries if way[0] == route), f"{route}: nothing comes from disk"
+
+
+def all_on_disk(c):
+    """How many blocks, once no more come."""
+    before = on_disk(c)
+    time.sleep(0.3 * SLOW)
+    return on_disk(c) == before and before[0] == before[1] and before[0]
+
+
+def kill_all(c, ways):
+    """All that the manager has is on disk, and nothing anywhere else, when they are back."""
+    c.wait_nothing_left()
+    kept = wait_for("the disk to have all of it", lambda: all_on_disk(c), 30)
+    for w in c.workers():
+        if w["role"] != "router":
+            send_signal(w["pid"], SIGKILL)
+    c.wait_healed(1, 1)
+    wait_for("prefill to be used", lambda: c.ask("Hello!", route="remote", no_cache=True, max_tokens=1).extra["route"] == "remote", 20)
+    wait_for("the disk to be read", lambda: on_disk(c)[0] >= kept, 20)
+    ways.open()
+
+
 def conversation_is_cached(c):
-    told = talk(c, "--turns", "4", "--debug-extensions", "--restart", "true")
+    """The command of --restart asks this test to kill all workers and the manager, and waits until it is done."""
+    ways = Ways(c)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as side:
+        wish = os.path.join(folder, "wish")
+        told = side.submit(talk, c, "--turns", "4", "--debug-extensions", "--restart", f"touch {wish}; while test -e {wish}; do sleep 0.05; done")
+        try:
+            wait_for("the restart, or the end", lambda: os.path.exists(wish) or told.done(), 60)
+            kill_all(c, ways)
+        finally:
+            if os.path.exists(wish):
+                os.remove(wish)
+        told = told.result()
     turns = told["turns"] + [told["restarted"]]
     assert told["wrong"] == 0 and len(turns) == 5, told
     assert turns[0]["theory"] == 0 and all(t["theory"] % 16 == 0 for t in turns), told
@@ -42,6 +101,7 @@ def conversation_is_cached(c):
     assert all(t["theory"] < t["prompt"] and t["theory"] == sum(t["tiers"].values()) for t in turns), told
     assert turns[4]["prompt"] == turns[3]["prompt"] and turns[4]["prompt"] - turns[4]["theory"] <= 16, told
     assert all(t["first_token_ms"] > 0 and t["uncached_ms"] > 0 for t in turns), told
+    assert all(t["tiers"]["device"] == t["theory"] for t in turns[:4]) and turns[4]["tiers"]["disk"] == turns[4]["theory"], told
 
 
 def other_theory_is_told(c):
@@ -160,7 +220,7 @@ def main():
         write_trace(f)
         for test in (hits_by_request_are_the_sum, replay_equals_the_count, replay_without_a_cache_fails):
             suite.test(test.__name__.replace("_", " "), test, f.name)
-    with Cluster(sets=["worker.threads=1"]) as c:
+    with tempfile.TemporaryDirectory(prefix="baton-kv-") as disk, Cluster(sets=SETS, extra=["--kv-disk", os.path.join(disk, "kv")]) as c:
         for test in (salts_share_nothing, conversation_is_cached, other_theory_is_told, failures_of_a_conversation):
             suite.test(test.__name__.replace("_", " "), test, c)
     suite.finish()
