@@ -57,10 +57,10 @@ static int run_status(const struct command *self, int argc, char **argv)
                                        { "json", 0, OPTION_FLAG, &as_json, "", "One JSON object", 0, 0 } };
     if (!command_options(self, argc, argv, rows, COUNT_OF(rows), NULL, &code))
         return code;
-    if (kv_targets_find(&place, KV_MANAGERS, &targets, &err) != ST_OK)
+    if (kv_targets_find(&place, KV_MANAGERS | KV_EVERYWHERE, &targets, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     json_t *answers = json_array();
-    code = EXIT_DONE;
+    code = targets.missed ? EXIT_FAILED : EXIT_DONE;
     if (!as_json)
         printf("%-12s %-6s %10s %13s %13s %12s %11s  %s\n", "ID", "TIER", "BLOCKS", "HELD", "ROOM", "HIT TOKENS",
                "OLDEST", "STATE");
@@ -70,6 +70,7 @@ static int run_status(const struct command *self, int argc, char **argv)
             code = command_failed(self, "%s", err.text);
             continue;
         }
+        json_object_set_new(answer, "id", json_string(targets.items[i].id));
         if (!as_json)
             print_status(&targets.items[i], answer);
         json_array_append_new(answers, answer);
@@ -96,7 +97,7 @@ static void print_wiped(const struct kv_target *target, const json_t *answer)
 static int wipe(const struct command *self, const struct kv_targets *targets, const char *body, bool as_json)
 {
     struct error err;
-    int code = EXIT_DONE;
+    int code = targets->missed ? EXIT_FAILED : EXIT_DONE;
     json_t *answers = json_array();
     for (size_t i = 0; i < targets->n; i++) {
         json_t *answer;
@@ -134,7 +135,11 @@ static int run_wipe(const struct command *self, int argc, char **argv)
         return code;
     if (!salt == !node)
         return command_misuse(self, "it takes --salt or --node, one of the two");
-    if (kv_targets_find(&place, KV_WORKERS | KV_MANAGERS | (salt ? KV_ROUTERS : 0), &targets, &err) != ST_OK)
+    if (node && place.etcd)
+        return command_misuse(self,
+                              "--node is for one host, and --etcd names a cluster: give --admin of its processes");
+    const unsigned who = KV_WORKERS | KV_MANAGERS | (salt ? KV_ROUTERS | KV_EVERYWHERE : 0);
+    if (kv_targets_find(&place, who, &targets, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     if (salt && kv_targets_agree(&targets, &err) != ST_OK)
         return command_failed(self, "nothing is wiped: %s", err.text);

@@ -132,13 +132,14 @@ struct chain_command {
     const char *path;
     void (*say)(const struct kv_target *target, const json_t *answer);
     bool takes_seconds;
+    unsigned where; /* KV_EVERYWHERE, or 0: managers of this host */
 };
 
 static int ask_all(const struct command *self, const struct chain_command *how, const struct kv_targets *targets,
                    const char *body, bool as_json)
 {
     struct error err;
-    int code = EXIT_DONE;
+    int code = targets->missed ? EXIT_FAILED : EXIT_DONE;
     json_t *answers = json_array();
     for (size_t i = 0; i < targets->n; i++) {
         json_t *answer;
@@ -181,7 +182,7 @@ static int run(const struct command *self, const struct chain_command *how, int 
         return code;
     if (arguments.n != 1)
         return command_misuse(self, "it takes one PREFIX: a text in quotes, or token ids with --tokens");
-    if (kv_targets_find(&o.place, KV_MANAGERS | (o.salt ? KV_ROUTERS : 0), &targets, &err) != ST_OK ||
+    if (kv_targets_find(&o.place, KV_MANAGERS | how->where | (o.salt ? KV_ROUTERS : 0), &targets, &err) != ST_OK ||
         (o.salt && kv_targets_agree(&targets, &err) != ST_OK))
         return command_failed(self, "%s", err.text);
     json_t *tokens = tokens_of(&o, &targets, arguments.items[0], &err);
@@ -196,17 +197,17 @@ static int run(const struct command *self, const struct chain_command *how, int 
 
 static int run_find(const struct command *self, int argc, char **argv)
 {
-    return run(self, &(struct chain_command){ "/kv/find", say_found, false }, argc, argv);
+    return run(self, &(struct chain_command){ "/kv/find", say_found, false, KV_EVERYWHERE }, argc, argv);
 }
 
 static int run_pin(const struct command *self, int argc, char **argv)
 {
-    return run(self, &(struct chain_command){ "/kv/pin", say_pinned, true }, argc, argv);
+    return run(self, &(struct chain_command){ "/kv/pin", say_pinned, true, 0 }, argc, argv);
 }
 
 static int run_unpin(const struct command *self, int argc, char **argv)
 {
-    return run(self, &(struct chain_command){ "/kv/unpin", say_unpinned, false }, argc, argv);
+    return run(self, &(struct chain_command){ "/kv/unpin", say_unpinned, false, 0 }, argc, argv);
 }
 
 const struct command command_kv_find = { "kv find", "PREFIX", "How much of a prompt's beginning is kept, by tier",

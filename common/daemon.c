@@ -49,6 +49,11 @@ const char *daemon_host(const struct daemon *d)
     return d->host;
 }
 
+uint16_t daemon_admin_port(const struct daemon *d)
+{
+    return http_server_port(d->admin);
+}
+
 uint64_t daemon_incarnation(const struct daemon *d)
 {
     return d->incarnation;

@@ -66,6 +66,7 @@ struct metrics *daemon_metrics(struct daemon *d);
 const char *daemon_role(const struct daemon *d);
 const char *daemon_id(const struct daemon *d);       /* never empty */
 const char *daemon_host(const struct daemon *d);     /* never empty */
+uint16_t daemon_admin_port(const struct daemon *d);  /* as bound */
 uint64_t daemon_incarnation(const struct daemon *d); /* random, one per process start, never 0 */
 bool daemon_draining(const struct daemon *d);
 /* SIGTERM or SIGINT came: for parts whose start waits for others. Any thread. */

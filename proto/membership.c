@@ -189,6 +189,24 @@ void membership_destroy(struct membership **m)
     *m = NULL;
 }
 
+static bool is_any_address(const char *host)
+{
+    return !host[0] || !strcmp(host, "*") || !strcmp(host, "0.0.0.0") || !strcmp(host, "::");
+}
+
+/* What listens to its own host only is described so: nobody else should try. */
+static void describe_admin(const struct daemon *d, struct instance *out)
+{
+    const struct daemon_config *c = daemon_shared_config(d);
+    char listens[CONFIG_TEXT_BYTES];
+    uint16_t port; /* as asked for, which may be 0 */
+    if (config_split_address(c->admin_listen, listens, sizeof listens, &port) != ST_OK)
+        return;
+    const char *host = !is_any_address(listens) ? listens : c->advertise[0] ? c->advertise : daemon_host(d);
+    snprintf(out->admin, sizeof out->admin, strchr(host, ':') ? "http://[%.90s]:%u" : "http://%.90s:%u", host,
+             daemon_admin_port(d));
+}
+
 void membership_describe(const struct daemon *d, struct instance *out)
 {
     const struct daemon_config *c = daemon_shared_config(d);
@@ -200,6 +218,7 @@ void membership_describe(const struct daemon *d, struct instance *out)
     snprintf(out->zone, sizeof out->zone, "%.63s", c->zone);
     snprintf(out->version, sizeof out->version, "%s", BATON_VERSION);
     process_name(out->process);
+    describe_admin(d, out);
 }
 
 void membership_link_options(struct daemon *d, struct links_options *out)

@@ -33,8 +33,8 @@ bool membership_etcd_up(const struct membership *m);
 void membership_update(struct membership *m, const struct instance *self);
 void membership_destroy(struct membership **m);
 
-/* What every daemon publishes of itself: id, role, incarnation, host, rack, zone, version, pid and process; the rest
- * is empty. */
+/* What every daemon publishes of itself: id, role, incarnation, host, rack, zone, version, pid, process and admin;
+ * the rest is empty. */
 void membership_describe(const struct daemon *d, struct instance *out);
 /* Name, incarnation and times, the same on all links of a cluster; the rest is the caller's. */
 void membership_link_options(struct daemon *d, struct links_options *out);

@@ -47,6 +47,9 @@ class Etcd:
         """How many keys were below the prefix."""
         return int(self.call("/v3/kv/deleterange", self.below(prefix)).get("deleted", 0))
 
+    def put(self, key, value):
+        self.call("/v3/kv/put", {"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(value.encode()).decode()})
+
     @staticmethod
     def below(prefix):
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)

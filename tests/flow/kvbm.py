@@ -32,21 +32,28 @@ def tokens(sequence, blocks):
 
 class Manager:
     def __init__(self, cluster, etcd):
-        self.c, self.etcd, self.name = cluster, etcd, os.path.basename(cluster.dir)
+        self.c, self.etcd, self.name, self.id = cluster, etcd, os.path.basename(cluster.dir), "kvbm-0"
 
     def member(self):
         return self.c.workers("kvbm")[0]
 
+    def pid(self):
+        return self.member()["pid"]
+
     def record(self):
         """Once its tiers are open."""
         def opened():
-            found = list(self.etcd.values(f"/baton/v1/{self.name}/instances/kvbm/").values())
-            return found and found[0].get("control") and found[0]["pid"] == self.member()["pid"] and found[0]
+            found = self.registered("kvbm", self.id)
+            return found and found.get("control") and found["pid"] == self.pid() and found
         return wait_for("the manager to be registered with its address", opened, 30)
+
+    def registered(self, role, name):
+        """A record may be gone for a moment, until its process finds that out."""
+        return self.etcd.values(f"/baton/v1/{self.name}/instances/{role}/").get(f"/baton/v1/{self.name}/instances/{role}/{name}")
 
     def client(self, operation, sequence, blocks, salt=""):
         record = self.record()
-        worker = list(self.etcd.values(f"/baton/v1/{self.name}/instances/decode/").values())[0]
+        worker = wait_for("a record of decode", lambda: self.registered("decode", "decode-0"), 30)
         done = subprocess.run([CLIENT, record["control"], record["id"], self.name, record["kv_format"], worker["weights"],
                                worker["tokenizer"], salt, operation, str(sequence), str(blocks)], capture_output=True,
                               text=True, timeout=60 * SLOW,
@@ -202,6 +209,61 @@ def everything_is_wiped(m):
     assert m.get(1, 20)["blocks"] == 20
 
 
+class Elsewhere(Manager):
+    """A manager of another host, in the same cluster."""
+
+    def __init__(self, m):
+        super().__init__(m.c, m.etcd)
+        self.id = "kvbm-there"
+        key, salt = (os.path.join(m.c.dir, name) for name in ("cluster.key", "salt.key"))
+        with open(os.path.join(m.c.dir, "logs", "kvbm-there.log"), "ab") as log:
+            self.process = subprocess.Popen(
+                [os.path.join(BIN, "baton-kvbm"), "--etcd", m.etcd.url, "--cluster", self.name, "--id", self.id, "--host", "there",
+                 "--kv-format", m.record()["kv_format"], "--kv-memory", "2MiB", "--admission", "all", "--cluster-key-file", key,
+                 "--salt-key-file", salt], stdout=log, stderr=log, env={**os.environ, "BATON_FAILPOINTS": ""})
+
+    def pid(self):
+        return self.process.pid
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def other_hosts_are_reached(m):
+    def asked(*args, code=0, whole=("--etcd", m.etcd.url, "--cluster", m.name)):
+        """Of the local cluster, and of the one that etcd knows, the same is told."""
+        done = m.c.baton("kv", *args, "--json", *whole)
+        assert done.returncode == code, done
+        return {a["id"]: a for a in json.loads(done.stdout)["answers"]}, done.stderr
+
+    there, managers = Elsewhere(m), {"kvbm-0", "kvbm-there"}
+    find = ("find", "--salt", "secret", "--tokens", tokens(7, 5))
+    try:
+        for manager in (m, there):
+            manager.put(7, 5, "secret")
+        for whole in ([], ("--etcd", m.etcd.url, "--cluster", m.name)):
+            assert set(asked("status", whole=whole)[0]) == managers
+            found, told = asked(*find, whole=whole)
+            assert {name: a["host"] for name, a in found.items()} == dict.fromkeys(managers, 5) and not told, (found, told)
+        record = {**there.record(), "id": "kvbm-far", "host": "far", "admin": "http://127.0.0.1:1", "process": "1/2/3/4"}
+        m.etcd.put(f"/baton/v1/{m.name}/instances/kvbm/kvbm-far", json.dumps(record))
+        wiped, told = asked("wipe", "--salt", "secret", code=1, whole=[])
+        assert set(wiped) == managers | {w["id"] for w in m.c.engines()} and all(a["wiped"] for a in wiped.values()), wiped
+        assert "kvbm-far" in told and "--admin-listen" in told and "kvbm-0" not in told, told
+        m.etcd.delete(f"/baton/v1/{m.name}/instances/kvbm/kvbm-far")
+        assert {a["host"] for a in asked(*find)[0].values()} == {0}
+        assert asked("wipe", "--salt", "secret")[1] == ""
+    finally:
+        there.end()
+    assert set(asked("status", whole=[])[0]) == {"kvbm-0"}, "what has ended is still asked"
+    for args, why in ((("--etcd", "http://127.0.0.1:1"), "127.0.0.1:1"), (("--etcd", m.etcd.url, "--cluster", "nobody"), "no KV block manager"),
+                      (("--cluster", "x"), "--etcd"), (("--etcd", m.etcd.url, "--admin", "http://127.0.0.1:1"), "one of the two")):
+        done = m.c.baton("kv", "status", *args)
+        assert done.returncode == 1 and why in done.stderr, done
+    assert m.c.baton("kv", "wipe", "--node", "--etcd", m.etcd.url).returncode == 2
+
+
 def requests_are_refused_by_name(m):
     for args, why in ((["find", "--tokens", "1,2"], "no full block"), (["find", "--tokens", "1,x"], "no list of token ids"),
                       (["find", "--tokens", tokens(1, 1), "--model", "nobody"], "no worker has registered"),
@@ -238,6 +300,7 @@ def main():
             suite.test("pinned blocks stay", pinned_blocks_stay, m)
             suite.test("a wiped salt is gone", a_wiped_salt_is_gone, m)
             suite.test("everything is wiped", everything_is_wiped, m)
+            suite.test("other hosts are reached", other_hosts_are_reached, m)
             suite.test("requests are refused by name", requests_are_refused_by_name, m)
             suite.test("it may be left out", it_may_be_left_out, m)
     finally:
