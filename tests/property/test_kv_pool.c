@@ -46,6 +46,7 @@ struct world {
     bool registered[BLOCKS];
     uint64_t hash_mask, random;
     uint64_t hit_blocks[SALTS];
+    uint64_t unregistered[2], renewed; /* without owners, and with */
 };
 
 static uint32_t draw(struct world *w, uint32_t below)
@@ -269,11 +270,45 @@ static void take_back(struct world *w, struct loan *loan)
     loan->open = false;
 }
 
+static bool has_children(const struct world *w, block_id b)
+{
+    for (block_id other = 0; other < BLOCKS; other++)
+        if (stands_behind(w, other, b))
+            return true;
+    return false;
+}
+
+/* What is damaged or wiped shall not be found any more; sequences that have it can register nothing behind it. */
+static void unregister(struct world *w, block_id b)
+{
+    if (!w->registered[b] || has_children(w, b))
+        return;
+    const bool owned = has_owner(w, b);
+    block_pool_unregister(w->pool, b);
+    assert_true(owned == w->registered[b]); /* without owners it was seen to go */
+    w->registered[b] = false;
+    w->unregistered[owned]++;
+    assert_int_equal(block_pool_state(w->pool, b), owned ? BLOCK_COMPLETE : BLOCK_FREE);
+    for (struct sequence *s = w->sequences; s < w->sequences + SEQUENCES; s++)
+        for (uint32_t i = 0; s->open && i < s->n_chained; i++)
+            if (s->blocks[i] == b)
+                s->n_chained = i;
+}
+
+static void renew(struct world *w, block_id b)
+{
+    if (w->registered[b] || has_owner(w, b))
+        return;
+    block_pool_renew(w->pool, b);
+    w->generations[b]++;
+    w->renewed++;
+}
+
 static void operate(struct world *w)
 {
     struct sequence *s = &w->sequences[draw(w, SEQUENCES)];
     struct loan *loan = &w->loans[draw(w, LEASES)];
-    switch (draw(w, 8)) {
+    switch (draw(w, 9)) {
     case 0:
         if (loan->open)
             take_back(w, loan);
@@ -283,6 +318,12 @@ static void operate(struct world *w)
     case 1:
         if (s->open)
             finish(w, s);
+        break;
+    case 2:
+        if (draw(w, 4) == 0)
+            unregister(w, draw(w, BLOCKS));
+        else
+            renew(w, draw(w, BLOCKS));
         break;
     default:
         if (s->open)
@@ -299,15 +340,17 @@ static void check_block(const struct world *w, block_id b)
     assert_int_equal(state == BLOCK_FREE, !w->registered[b] && !has_owner(w, b));
     assert_int_equal(block_pool_owners(w->pool, b, BLOCK_OF_SEQUENCE), w->owners[b][BLOCK_OF_SEQUENCE]);
     assert_int_equal(block_pool_owners(w->pool, b, BLOCK_OF_TRANSFER), w->owners[b][BLOCK_OF_TRANSFER]);
+    assert_int_equal(block_pool_generation(w->pool, b), w->generations[b]);
 }
 
-static void run(const struct eviction_policy *policy, uint64_t hash_mask, uint32_t operations)
+static void run(const struct eviction_policy *policy, uint64_t hash_mask, uint64_t seed, uint32_t operations)
 {
     struct world *w = calloc(1, sizeof *w);
     const struct block_pool_options pool = {
         .n_blocks = BLOCKS, .block_tokens = TOKENS, .policy = policy, .entered = on_enter, .ctx = w
     };
     w->hash_mask = hash_mask;
+    w->random = seed;
     assert_int_equal(block_pool_create(&pool, &w->pool), ST_OK);
     const struct block_registry_options index = { w->pool, TOKENS };
     assert_int_equal(block_registry_create(&index, &w->index), ST_OK);
@@ -326,6 +369,7 @@ static void run(const struct eviction_policy *policy, uint64_t hash_mask, uint32
     assert_int_equal(block_pool_free(w->pool), BLOCKS);
     const struct registry_counters *c = block_registry_counters(w->index);
     assert_true(c->hits > 0 && c->stored > 0 && c->shared > 0 && c->refused > 0 && c->evicted > 0);
+    assert_true(w->unregistered[false] > 0 && w->unregistered[true] > 0 && w->renewed > 0);
     assert_true(hash_mask == UINT64_MAX || c->mismatches > 0);
     assert_int_equal(c->hits, w->hit_blocks[0] + w->hit_blocks[1] + w->hit_blocks[2]);
     block_registry_destroy(&w->index);
@@ -338,10 +382,11 @@ static void test_pool_index_leases_and_eviction(void **state)
     (void)state;
     static const struct eviction_policy *const policies[] = { &eviction_s3fifo, &eviction_lru, &eviction_fifo,
                                                               &eviction_s3fifo_plain };
-    uint32_t operations = is_long() ? 1000000 : 10000;
+    const uint32_t operations = is_long() ? 1000000 : 10000;
+    const uint64_t seed = test_seed();
     for (int i = 0; i < 4; i++) {
-        run(policies[i], UINT64_MAX, operations);
-        run(policies[i], UINT64_C(0xf00000000), operations);
+        run(policies[i], UINT64_MAX, seed, operations);
+        run(policies[i], UINT64_C(0xf00000000), seed, operations);
     }
 }
 

@@ -13,7 +13,10 @@
 #include "kvbm/loans.h"
 #include "tests/unit/effort.h"
 
-enum { BLOCKS = 24, OF_LOAN = 3, REQUESTS = 12, BORROWERS = 3, IN_FLIGHT = 64, MAX_LOANS = 2048, LIFETIME = 300 };
+enum { BLOCKS = 24, OF_LOAN = 3, REQUESTS = 12, BORROWERS = 3, IN_FLIGHT = 64, LIFETIME = 300 };
+
+/* Enough for all loans of a round to be remembered; and few, so that those that ended first are forgotten soon. */
+enum { MANY_LOANS = 2048, FEW_LOANS = 6 };
 
 enum kind { ASK, LENT, TAKEN, CANCEL, PONG };
 
@@ -46,6 +49,7 @@ struct request {
 /* What the lender knows of one request, with nothing forgotten. */
 struct known {
     bool any, open;
+    uint64_t ended_from; /* how many loans had ended before those that ended with it */
     struct loan_id id;
     uint32_t borrower;
     uint64_t alive;
@@ -65,10 +69,12 @@ struct world {
     struct message network[IN_FLIGHT];
     uint64_t now, random;
     uint64_t next_request;
+    uint32_t max_loans;
+    uint64_t n_ended, n_forgotten;
 };
 
 static struct {
-    uint64_t accepted, discarded, stale, repeated, expired, lost, ended_late, from_cache, gone;
+    uint64_t accepted, discarded, stale, repeated, expired, lost, ended_late, from_cache, gone, forgotten, full;
 } seen;
 
 static uint32_t draw(struct world *w, uint32_t below)
@@ -145,18 +151,55 @@ static void release(struct world *w, const block_id blocks[], uint32_t n)
         block_pool_release(w->pool, blocks[i], BLOCK_OF_SEQUENCE);
 }
 
+static void note_ended(struct known *k, uint64_t ended_from)
+{
+    k->open = false;
+    k->ended_from = ended_from;
+}
+
+/* The slot of the loan that ended first is used again when all are used. */
+static bool is_remembered(const struct world *w, const struct known *k)
+{
+    return k->open || k->ended_from >= w->n_forgotten;
+}
+
+static uint32_t count_open(const struct world *w)
+{
+    uint32_t n = 0;
+    for (int i = 0; i < REQUESTS; i++)
+        n += w->known[i].open;
+    return n;
+}
+
+/* What is known decides, but for an ended loan that may be forgotten, whose ask may open it again. */
+static void check_answer(const struct world *w, const struct known *k, int age, status st)
+{
+    const bool is_full = count_open(w) == w->max_loans;
+    if (age > 0 || st != ST_STALE)
+        assert_int_equal(st, is_full ? ST_LIMIT : ST_OK);
+    if (age <= 0 && is_remembered(w, k))
+        assert_int_equal(st, ST_STALE);
+    seen.forgotten += age <= 0 && st == ST_OK;
+    seen.full += st == ST_LIMIT;
+}
+
 static void lend(struct world *w, const struct message *m, const block_id blocks[], uint64_t deadline)
 {
     struct known *k = known_of(w, m->id.request);
     int age = k->any ? compare_age(m->id, k->id) : 1;
     bool again = age == 0 && k->open && k->borrower == m->borrower;
-    status want = age > 0 || again ? ST_OK : ST_STALE;
-    assert_int_equal(loans_open(w->loans, m->id, m->borrower, blocks, OF_LOAN, w->now, deadline), want);
+    const status st = loans_open(w->loans, m->id, m->borrower, blocks, OF_LOAN, w->now, deadline);
+    if (age > 0 && k->open)
+        note_ended(k, w->n_ended++);
+    if (again)
+        assert_int_equal(st, ST_OK);
+    else
+        check_answer(w, k, age, st);
     seen.repeated += again;
-    if (want != ST_OK) {
-        seen.stale++;
+    seen.stale += st == ST_STALE;
+    if (st != ST_OK)
         return;
-    }
+    w->n_forgotten += !again && count_open(w) + w->n_ended - w->n_forgotten == w->max_loans;
     *k = (struct known){ .any = true, .open = true, .id = m->id, .borrower = m->borrower, .alive = w->now };
     struct message lent = { .kind = LENT, .id = m->id, .borrower = m->borrower };
     for (int i = 0; i < OF_LOAN; i++) {
@@ -187,7 +230,7 @@ static void on_end(struct world *w, const struct message *m)
     bool open = k->open && k->id.request == m->id.request && compare_age(k->id, m->id) == 0;
     assert_int_equal(loans_end(w->loans, m->id), open);
     if (open)
-        k->open = false;
+        note_ended(k, w->n_ended++);
     else
         seen.ended_late++;
 }
@@ -205,10 +248,11 @@ static void declare_dead(struct world *w, uint32_t borrower)
     uint32_t ended = 0;
     for (int i = 0; i < REQUESTS; i++)
         if (w->known[i].open && w->known[i].borrower == borrower) {
-            w->known[i].open = false;
+            note_ended(&w->known[i], w->n_ended);
             ended++;
         }
     assert_int_equal(loans_borrower_lost(w->loans, borrower), ended);
+    w->n_ended += ended;
     seen.lost += ended;
 }
 
@@ -218,11 +262,12 @@ static void expire(struct world *w)
     for (int i = 0; i < REQUESTS; i++) {
         struct known *k = &w->known[i];
         if (k->open && (w->now >= w->requests[i].deadline || w->now - k->alive >= LIFETIME)) {
-            k->open = false;
+            note_ended(k, w->n_ended);
             ended++;
         }
     }
     assert_int_equal(loans_expire(w->loans, w->now), ended);
+    w->n_ended += ended;
     seen.expired += ended;
 }
 
@@ -386,16 +431,17 @@ static void step(struct world *w)
     check(w);
 }
 
-static void run_round(uint64_t random, int steps)
+static void run_round(uint64_t random, uint32_t max_loans, int steps)
 {
     struct world *w = calloc(1, sizeof *w);
     const struct block_pool_options pool = { .n_blocks = BLOCKS, .block_tokens = 1, .policy = &eviction_s3fifo };
     w->random = random;
+    w->max_loans = max_loans;
     assert_int_equal(block_pool_create(&pool, &w->pool), ST_OK);
     const struct block_registry_options index = { w->pool, 1 };
     assert_int_equal(block_registry_create(&index, &w->index), ST_OK);
     const struct loans_options options = {
-        .pool = w->pool, .max_loans = MAX_LOANS, .max_blocks = OF_LOAN, .lifetime_us = LIFETIME
+        .pool = w->pool, .max_loans = max_loans, .max_blocks = OF_LOAN, .lifetime_us = LIFETIME
     };
     assert_int_equal(loans_create(&options, &w->loans), ST_OK);
     for (int i = 0; i < steps; i++)
@@ -416,11 +462,12 @@ static void test_loans_under_bad_messages(void **state)
 {
     (void)state;
     int rounds = is_long() ? 1000 : 20;
+    const uint64_t seed = test_seed();
     for (int i = 0; i < rounds; i++)
-        run_round((uint64_t)i + 1, 1000);
+        run_round(seed + (uint64_t)i, i % 2 ? FEW_LOANS : MANY_LOANS, 1000);
     assert_true(seen.accepted > 0 && seen.discarded > 0 && seen.stale > 0 && seen.repeated > 0);
     assert_true(seen.expired > 0 && seen.lost > 0 && seen.ended_late > 0);
-    assert_true(seen.from_cache > 0 && seen.gone > 0);
+    assert_true(seen.from_cache > 0 && seen.gone > 0 && seen.forgotten > 0 && seen.full > 0);
 }
 
 int main(void)
