@@ -26,14 +26,17 @@ struct reservation {
 struct lending {
     bool open;
     uint32_t node;
+    uint32_t n_true; /* of its blocks are the node's */
     uint64_t id;
     struct rig_reader reader;
+    struct rig_chain impostor; /* where that is fewer than all */
 };
 
 struct model {
     struct store_rig rig;
     struct rig_chain nodes[NODES]; /* each the chain up to it */
     bool known[STORE_TIER_COUNT][NODES], seen[NODES];
+    bool usurped[NODES]; /* an impostor was asked for, for which a slot may be reserved under the node's hash */
     struct reservation reserved[RESERVATIONS];
     uint32_t n_reserved;
     struct lending lent[TICKETS];
@@ -43,7 +46,7 @@ struct model {
     status wipe_outcome;
     uint64_t random;
     /* So that the test knows it has tested something. */
-    uint32_t commits, hits[STORE_TIER_COUNT], wipes_good, flips, restarts, cancelled;
+    uint32_t commits, hits[STORE_TIER_COUNT], wipes_good, flips, restarts, cancelled, impostors[2];
 };
 
 static uint32_t draw(struct model *m, uint32_t below)
@@ -148,6 +151,8 @@ static bool is_refused_for(const struct model *m, enum store_verdict verdict, ui
         return !has_parent;
     case STORE_ADMISSION:
         return has_parent && !shared && !m->seen[node] && !known;
+    case STORE_COLLISION:
+        return has_parent && !known && m->usurped[node];
     case STORE_QUOTA:
     case STORE_ROOM:
         return has_parent && !known;
@@ -168,7 +173,7 @@ static void note_verdict(struct model *m, uint32_t node, const struct store_answ
     }
     assert_true(is_refused_for(m, a->verdict, node, *has_parent, shared, known));
     *has_parent = a->verdict == STORE_PRESENT || a->verdict == STORE_COMING;
-    if (a->verdict != STORE_PRESENT && a->verdict != STORE_COMING)
+    if (!*has_parent && a->verdict != STORE_COLLISION)
         m->seen[node] = true;
 }
 
@@ -247,9 +252,24 @@ static void finish_reservation(struct model *m)
 
 /* ---- getting -------------------------------------------------------------------------------------------------- */
 
+static bool is_true(const struct lending *l)
+{
+    return !l->reader.n_ready || l->reader.first + l->reader.n_ready <= l->n_true;
+}
+
 static void check_lent(struct model *m, const struct lending *l)
 {
     store_rig_compare(&m->rig, &m->nodes[l->node], &l->reader);
+}
+
+/* A chain that was made to collide: all hashes are the node's, one token of block n_true is another. */
+static void make_impostor(struct model *m, uint32_t node, struct rig_chain *out, uint32_t *n_true)
+{
+    *out = m->nodes[node];
+    out->chain.hashes = out->hashes;
+    out->chain.tokens = out->tokens;
+    *n_true = draw(m, out->chain.n_blocks);
+    out->tokens[*n_true * CHAIN_TOKENS + draw(m, CHAIN_TOKENS)] ^= 1;
 }
 
 static void open_ticket(struct model *m)
@@ -261,6 +281,13 @@ static void open_ticket(struct model *m)
     const struct rig_chain *c = &m->nodes[l->node];
     struct store_found found;
     const uint32_t first = draw(m, 3) ? 0 : draw(m, c->chain.n_blocks);
+    l->n_true = c->chain.n_blocks;
+    if (draw(m, 8) == 0) {
+        make_impostor(m, l->node, &l->impostor, &l->n_true);
+        c = &l->impostor;
+        for (uint32_t i = c->chain.n_blocks, at = l->node; i-- > l->n_true; at = parent_of(at))
+            m->usurped[at] = true;
+    }
     const status st = store_rig_start(&m->rig, c, first, &l->reader, &l->id, &found);
     l->open = st == ST_OK;
     if (m->wiping && salt_of(l->node) == m->wipe_salt)
@@ -271,6 +298,10 @@ static void open_ticket(struct model *m)
 
 static void end_lending(struct model *m, struct lending *l)
 {
+    const bool is_impostor = l->n_true < m->nodes[l->node].chain.n_blocks;
+    assert_true(is_true(l));
+    for (uint32_t i = 0; is_impostor && i < l->reader.n_ready; i++)
+        m->impostors[l->reader.lent[i].from]++;
     for (uint32_t i = 0; i < l->reader.n_ready; i++)
         m->hits[l->reader.lent[i].from]++;
     l->open = false;
@@ -300,6 +331,7 @@ static void turn(struct model *m)
             continue;
         }
         assert_in_range(l->reader.done, 0, 1);
+        assert_true(is_true(l));
         if (draw(m, 8) == 0)
             check_lent(m, l);
     }
@@ -319,6 +351,10 @@ static void check_find(struct model *m)
     uint32_t disk = host;
     while (!wiped && disk < n && m->known[STORE_DISK][path[disk]])
         disk++;
+    struct rig_chain impostor;
+    uint32_t n_true;
+    make_impostor(m, node, &impostor, &n_true);
+    assert_int_equal(store_find(m->rig.store, &impostor.chain).host, host < n_true ? host : n_true);
     const struct store_found found = store_find(m->rig.store, &c->chain);
     assert_int_equal(found.host, host);
     if (found.disk) /* a disk that did not answer is not asked for a while */
@@ -544,13 +580,16 @@ static void finish(struct model *m)
         assert_false(store_rig_holds_salt(&m->rig, salt) || rig_holds_salt(&m->rig.disk, salt));
 }
 
-static void play(uint64_t seed, uint32_t steps, uint32_t segments, unsigned fail_one_in, int error)
+static uint64_t base_seed;
+
+/* The count-th play: each has a seed of its own. */
+static void play(uint64_t count, uint32_t steps, uint32_t segments, unsigned fail_one_in, int error)
 {
     struct model *m = calloc(1, sizeof *m);
     assert_non_null(m);
     make_nodes(m);
     store_rig_init(&m->rig, SLOTS, segments);
-    m->random = m->rig.disk.disk.random = seed;
+    m->random = m->rig.disk.disk.random = base_seed + count - 1;
     m->rig.disk.options.probe_us = 200;
     m->rig.options.admission = STORE_ADMIT_SECOND_SIGHT;
     m->rig.options.max_seen = 2 * steps; /* more than are ever refused */
@@ -574,6 +613,8 @@ static void play(uint64_t seed, uint32_t steps, uint32_t segments, unsigned fail
     assert_in_range(m->wipes_good, fail_one_in ? 0 : 3, steps);
     assert_in_range(m->cancelled, 1, steps);
     assert_in_range(m->flips, 1, steps);
+    assert_in_range(m->impostors[STORE_HOST], 1, steps);
+    assert_true(m->impostors[STORE_DISK] > 0 || fail_one_in);
     assert_in_range(m->restarts, 1, steps);
     store_rig_free(&m->rig);
     free(m);
@@ -613,5 +654,6 @@ int main(void)
         cmocka_unit_test(also_on_a_disk_that_evicts),
         cmocka_unit_test(also_on_a_disk_that_fails),
     };
+    base_seed = test_seed();
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);
 }
