@@ -7,8 +7,9 @@ import random
 import shutil
 import struct
 import tempfile
+import time
 
-from cluster import SIGKILL, Cluster, Suite, send_signal, wait_for
+from cluster import SIGKILL, SLOW, Cluster, Suite, send_signal, wait_for
 
 BLOCK, VOCABULARY, LENGTH = 16, 1000, 81  # five full blocks before the last token
 FULL = LENGTH // BLOCK
@@ -96,12 +97,19 @@ def kept(c, tier):
     return c.metrics(c.workers("kvbm")[0]).get(f'baton_kvbm_blocks{{tier="{tier}"}}', 0)
 
 
-def keep(c, prompt, disk=True):
+def settled(c):
+    """How many blocks the manager has in memory and on disk, once what was offered before has come."""
+    before = kept(c, "host"), kept(c, "disk")
+    time.sleep(0.2 * SLOW)
+    return not c.leftovers() and before == (kept(c, "host"), kept(c, "disk")) and before
+
+
+def keep(c, prompt):
     """Its blocks are with the manager."""
-    host, written = kept(c, "host"), kept(c, "disk")
+    host, written = wait_for("nothing more to come", lambda: settled(c), 20)
     prompt.ask("local")
-    wait_for("the manager to have it", lambda: kept(c, "host") == host + FULL, 20)
-    wait_for("the disk to have it", lambda: not disk or kept(c, "disk") == written + FULL, 20)
+    wait_for("the manager to have it", lambda: kept(c, "host") >= host + FULL, 20)
+    wait_for("the disk to have it", lambda: kept(c, "disk") >= written + FULL, 20)
 
 
 def wait_ways(c):
