@@ -1,6 +1,7 @@
 /* events.h - tells routers which blocks the manager has, and in which tier: the store's callbacks to KV events
  * (proto/kv_publisher.h). What is told in one turn of the loop goes out together, blocks of a chain in one event.
- * Nothing waits: what a follower does not take in time is a gap for him. Token ids are not sent. Loop thread only. */
+ * Nothing waits: what a follower does not take in time is a gap for him. Token ids are not sent, as the adapter
+ * that belongs to them is not known here. Loop thread only. */
 #ifndef BATON_KVBM_DAEMON_EVENTS_H
 #define BATON_KVBM_DAEMON_EVENTS_H
 
