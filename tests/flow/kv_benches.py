@@ -153,14 +153,17 @@ def disk_tier_is_measured():
 
 def write_trace(f):
     """Conversations that grow and come back, some one-off prompts, and one that is too long."""
+    def line(i, tokens, blocks):
+        return json.dumps({"timestamp": 1000 * i, "input_length": tokens, "output_length": 1, "hash_ids": blocks}) + "\n"
+
     draw, conversations, ids = random.Random(5), [[] for _ in range(4)], iter(range(10**6))
     for i in range(40):
         blocks = draw.choice(conversations) if i % 3 else []
         blocks += [next(ids) for _ in range(draw.randint(1, 3))]
         blocks = blocks[:9]
-        f.write(json.dumps({"input_length": 512 * len(blocks) - draw.choice((0, 1, 200, 300)), "hash_ids": blocks}) + "\n")
-    f.write(json.dumps({"input_length": 512 * 200, "hash_ids": [next(ids) for _ in range(200)]}) + "\n")
-    f.write(json.dumps({"input_length": 512, "hash_ids": [0]}) + "\n")
+        f.write(line(i, 512 * len(blocks) - draw.choice((0, 1, 200, 300)), blocks))
+    f.write(line(40, 512 * 200, [next(ids) for _ in range(200)]))
+    f.write(line(41, 512, [0]))
     f.flush()
 
 
