@@ -101,7 +101,7 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
         { "kv-disk", 0, OPTION_TEXT, &kv_disk, "PATH", "Folder in which it keeps blocks on disk, over restarts too", 0,
           0 },
         { "engine", 0, OPTION_WORD, &engine, "cpu", "What computes (cpu)", 0, 0 },
-        { "transfer", 0, OPTION_WORD, &transfer, "auto|shm|tcp", "How KV moves (auto)", 0, 0 },
+        { "transfer", 0, OPTION_WORD, &transfer, "auto|shm|tcp|rdma", "How KV moves (auto)", 0, 0 },
         { "port", 0, OPTION_INT, &port, "PORT", "Port of the API on 127.0.0.1; 0: any (8000)", 0, 65535 },
         PLACE_ROWS(&up->place),
         { "etcd", 0, OPTION_TEXT, &etcd, "URL", "Use this etcd instead of an own one", 0, 0 },

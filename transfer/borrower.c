@@ -26,8 +26,10 @@ static void close_way(struct mover *m, struct transfer_peer *peer)
     timer_cancel(&m->timers, &peer->timer);
     region_unmap(peer->mapped, pool_bytes(&peer->lender.pool));
     peer->mapped = NULL;
+    rdma_leave(m, peer);
     bool broken = peer->broken;
     peer->broken = false;
+    peer->hopeless = ST_OK;
     if (!peer->ep)
         return;
     struct wire_head bye = { .magic = WIRE_MAGIC, .kind = WIRE_BYE, .session = peer->session };
@@ -46,10 +48,16 @@ static void give_up(struct mover *m, struct transfer_peer *peer, status st)
     handoff_add(&m->events, EVENT_READY, peer);
 }
 
+/* The list ends with NONE at the latest, as there is one for each transport. */
+static enum transfer_transport next_way(const struct transfer_peer *peer)
+{
+    return peer->ways[peer->way + 1];
+}
+
 static void begin_way(struct transfer_peer *peer)
 {
     uint64_t now = clock_now_us();
-    bool another = peer->way == 0 && peer->ways[1] != TRANSPORT_NONE;
+    bool another = next_way(peer) != TRANSPORT_NONE;
     peer->attempt_until_us =
         another && now < peer->deadline_us ? now + (peer->deadline_us - now) / 2 : peer->deadline_us;
     attempt(peer);
@@ -59,16 +67,17 @@ static void begin_way(struct transfer_peer *peer)
 static void way_failed(struct mover *m, struct transfer_peer *peer, status st)
 {
     char quoted[600];
-    if (peer->way == 1 || peer->ways[1] == TRANSPORT_NONE) {
+    if (next_way(peer) == TRANSPORT_NONE) {
         give_up(m, peer, st);
         return;
     }
-    log_warn("transfer by mapping does not work, trying tcp", "why=%s",
+    log_warn("a way of transfer does not work, trying another", "way=%s next=%s why=%s",
+             transfer_transport_name(peer->ways[peer->way]), transfer_transport_name(next_way(peer)),
              log_quote(quoted, sizeof quoted, peer->why.text));
     close_way(m, peer);
     if (peer->state == PEER_TESTING)
         move_to(peer, PEER_WAITING);
-    peer->way = 1;
+    peer->way++;
     begin_way(peer);
 }
 
@@ -163,7 +172,7 @@ static void attempt(struct transfer_peer *peer)
     peer->link = mapping ? &m->to_same_host : &m->to_network;
     peer->session = new_session(peer->index);
     peer->terms = new_terms(peer);
-    peer->proven = false;
+    peer->proven = peer->asked_key = false;
     peer->first_request = peer->next_request = 0;
     const uint8_t *address = mapping ? peer->lender.same_address.data : peer->lender.net_address.data;
     status st = ucx_link_connect(peer->link, address, on_endpoint_failed, peer, &peer->ep, &peer->why);
@@ -242,6 +251,25 @@ static void on_challenge(struct mover *m, struct transfer_peer *peer, const uint
         peer->broken = true;
 }
 
+static void way_works(struct mover *m, struct transfer_peer *peer)
+{
+    timer_cancel(&m->timers, &peer->timer);
+    move_to(peer, PEER_READY);
+    peer->ready_st = ST_OK;
+    peer->ready_transport = peer->ways[peer->way];
+    handoff_add(&m->events, EVENT_READY, peer);
+}
+
+static void ask_key(struct transfer_peer *peer)
+{
+    struct wire_head head = { .magic = WIRE_MAGIC, .kind = WIRE_KEY_ASK, .session = peer->session };
+    if (peer->asked_key)
+        return;
+    peer->asked_key = true;
+    if (ucx_link_send(peer->link, peer->ep, &head, NULL, 0, NULL, NULL))
+        peer->broken = true;
+}
+
 static void on_welcome(struct mover *m, struct transfer_peer *peer, const uint8_t *page)
 {
     if (peer->state != PEER_TESTING)
@@ -256,11 +284,28 @@ static void on_welcome(struct mover *m, struct transfer_peer *peer, const uint8_
         peer->broken = true;
         return;
     }
-    timer_cancel(&m->timers, &peer->timer);
-    move_to(peer, PEER_READY);
-    peer->ready_st = ST_OK;
-    peer->ready_transport = peer->ways[peer->way];
-    handoff_add(&m->events, EVENT_READY, peer);
+    if (peer->ways[peer->way] == TRANSPORT_RDMA)
+        ask_key(peer);
+    else
+        way_works(m, peer);
+}
+
+static void on_key(struct mover *m, struct transfer_peer *peer, const uint8_t *payload, size_t len)
+{
+    if (peer->state == PEER_TESTING && peer->asked_key && !peer->reader && !peer->hopeless)
+        rdma_open(m, peer, payload, len);
+}
+
+/* rdma, behind the key. */
+static void test_by_get(struct mover *m, struct transfer_peer *peer)
+{
+    status st = rdma_read_header(peer);
+    if (st == ST_OK)
+        way_works(m, peer);
+    else if (st == ST_STALE)
+        peer->hopeless = st;
+    else if (st != ST_AGAIN)
+        peer->broken = true;
 }
 
 /* A malformed answer ends the takes as CORRUPT and the peer as lost: what follows it cannot be trusted either. */
@@ -286,6 +331,10 @@ void borrower_receive(struct mover *m, struct ucx_link *link, const struct wire_
     }
     if (head->kind == WIRE_WELCOME) {
         on_welcome(m, peer, payload);
+        return;
+    }
+    if (head->kind == WIRE_KEY) {
+        on_key(m, peer, payload, len);
         return;
     }
     status st = ST_CORRUPT;
@@ -314,6 +363,11 @@ static bool populate_some(struct transfer_peer *peer)
 
 static bool work_on_peer(struct mover *m, struct transfer_peer *peer)
 {
+    peer->broken |= peer->reader && peer->reader->broken;
+    if (peer->state == PEER_TESTING && peer->reader && !peer->broken)
+        test_by_get(m, peer);
+    if (peer->state == PEER_TESTING && peer->hopeless)
+        way_failed(m, peer, peer->hopeless);
     if (peer->broken && peer->state == PEER_READY)
         lose(m, peer);
     else if (peer->broken && peer->state == PEER_TESTING)
@@ -324,6 +378,8 @@ static bool work_on_peer(struct mover *m, struct transfer_peer *peer)
         fetch_ask(m, peer);
         return peer->broken;
     }
+    if (peer->ready_transport == TRANSPORT_RDMA)
+        return rdma_work(m, peer);
     if (TAILQ_EMPTY(&peer->jobs))
         return populate_some(peer);
     return copier_work(m, &peer->jobs);
@@ -335,5 +391,6 @@ bool borrower_work(struct mover *m)
     for (uint32_t i = 0; i < m->n_peers; i++)
         if (m->peers[i] && work_on_peer(m, m->peers[i]))
             more = true;
+    rdma_bury(m);
     return copier_work(m, &m->own_jobs) || more;
 }

@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "transfer/mover.h"
@@ -11,6 +13,27 @@ void copier_layer_done(struct mover *m, struct job *job, uint32_t span, uint32_t
     size_t at = (size_t)(layer - take->first_layer) * take->n_spans + span;
     take->checksums[at] =
         transfer_layer_checksum(&m->geometry, pool_block(&m->pool, s->local_block), layer, s->first, s->n);
+}
+
+void copier_scatter(struct mover *m, struct job *job, struct run_cursor *cursor, uint32_t first_span,
+                    const uint8_t *bytes, size_t len)
+{
+    struct run run;
+    job->bytes += len;
+    while (len) {
+        if (!cursor->layer && !cursor->segment && !cursor->within)
+            (void)FAILPOINT("transfer.take.copying");
+        ASSERT(run_cursor_next(cursor, len, &run));
+        uint32_t span = first_span + run.span;
+        uint8_t *to = pool_block(&m->pool, job->take->spans[span].local_block) + run.offset;
+        memcpy(to, bytes, run.bytes);
+        if (FAILPOINT("transfer.take.flip") == FAILPOINT_FLIP)
+            to[0] ^= 1;
+        if (run.ends_layer)
+            copier_layer_done(m, job, span, run.layer);
+        bytes += run.bytes;
+        len -= run.bytes;
+    }
 }
 
 static const _Atomic uint64_t *mapped_generation(const struct transfer_peer *peer, uint32_t block)

@@ -8,7 +8,7 @@
 struct fixed_part {
     uint32_t magic;
     uint16_t len[2]; /* same-host address, network address */
-    uint32_t zero;
+    uint32_t rdma;
     struct transfer_geometry geometry;
     uint64_t n_blocks, incarnation, nonce;
     uint32_t pid, fd;
@@ -22,6 +22,7 @@ size_t description_encode(const struct description *d, uint8_t out[DESCRIPTION_M
 {
     const struct bytes_view *const parts[2] = { &d->same_address, &d->net_address };
     struct fixed_part f = { .magic = DESCRIPTION_MAGIC,
+                            .rdma = d->rdma,
                             .geometry = d->pool.geometry,
                             .n_blocks = d->pool.n_blocks,
                             .incarnation = d->pool.incarnation,
@@ -58,7 +59,7 @@ status description_decode(const uint8_t *data, size_t len, struct description *o
     if (!data || len < sizeof f + 8 || len > DESCRIPTION_MAX_BYTES)
         return error_set(err, ST_CORRUPT, "a transfer description of %zu bytes cannot be", len);
     memcpy(&f, data, sizeof f);
-    if (f.magic != DESCRIPTION_MAGIC || f.zero)
+    if (f.magic != DESCRIPTION_MAGIC || f.rdma > DESCRIPTION_RDMA_ONLY)
         return error_set(err, ST_CORRUPT, "not a transfer description, or one of another version");
     if (sizeof f + 8 + f.len[0] + f.len[1] != len || !sum_holds(data, len))
         return error_set(err, ST_CORRUPT, "transfer description is damaged");
@@ -73,6 +74,7 @@ status description_decode(const uint8_t *data, size_t len, struct description *o
     *out = (struct description){
         .host = { .ipc_space = f.ipc_space, .net_space = f.net_space },
         .pool = { f.geometry, f.n_blocks, f.incarnation, f.nonce },
+        .rdma = (enum description_rdma)f.rdma,
         .pid = f.pid,
         .fd = f.fd,
         .same_address = { data + sizeof f, f.len[0] },

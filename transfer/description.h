@@ -16,9 +16,13 @@ struct bytes_view {
     size_t len;          /* 0: there is none */
 };
 
+/* Its address and key are told to borrowers who proved themselves (wire.h). */
+enum description_rdma { DESCRIPTION_NO_RDMA, DESCRIPTION_RDMA, DESCRIPTION_RDMA_ONLY };
+
 struct description {
     struct host_identity host;
     struct pool_identity pool;
+    enum description_rdma rdma;
     uint32_t pid, fd;               /* of the lender and the region (region.h); 0, 0: it cannot be mapped */
     struct bytes_view same_address; /* worker of the same-host context */
     struct bytes_view net_address;  /* worker of the network context */

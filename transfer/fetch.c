@@ -67,27 +67,6 @@ void fetch_ask(struct mover *m, struct transfer_peer *peer)
     }
 }
 
-static void scatter(struct mover *m, struct request *r, const uint8_t *payload, size_t len)
-{
-    struct job *job = r->job;
-    struct run run;
-    job->bytes += len;
-    while (len) {
-        if (!r->cursor.layer && !r->cursor.segment && !r->cursor.within)
-            (void)FAILPOINT("transfer.take.copying");
-        ASSERT(run_cursor_next(&r->cursor, len, &run));
-        uint32_t span = r->first_span + run.span;
-        uint8_t *to = pool_block(&m->pool, job->take->spans[span].local_block) + run.offset;
-        memcpy(to, payload, run.bytes);
-        if (FAILPOINT("transfer.take.flip") == FAILPOINT_FLIP)
-            to[0] ^= 1;
-        if (run.ends_layer)
-            copier_layer_done(m, job, span, run.layer);
-        payload += run.bytes;
-        len -= run.bytes;
-    }
-}
-
 status fetch_data(struct mover *m, struct transfer_peer *peer, const struct wire_head *head, const uint8_t *payload,
                   size_t len)
 {
@@ -98,7 +77,7 @@ status fetch_data(struct mover *m, struct transfer_peer *peer, const struct wire
     if (r->job && atomic_load_explicit(&r->job->take->cancelled, memory_order_relaxed))
         takes_end(m, r->job, ST_CANCELLED);
     if (r->job)
-        scatter(m, r, payload, len);
+        copier_scatter(m, r->job, &r->cursor, r->first_span, payload, len);
     return ST_OK;
 }
 

@@ -204,8 +204,9 @@ static void on_request(struct mover *m, struct session *session, const struct wi
                        size_t len)
 {
     struct serve *serve = &session->queue[session->next % MOVER_WINDOW];
-    /* On its own host a borrower maps the pool, for which it takes the kernel's permission. */
-    if (session->link->mapped || session->next - session->first == MOVER_WINDOW ||
+    /* On its own host a borrower maps the pool, for which it takes the kernel's permission; by rdma it asks for a key.
+     */
+    if (session->link->mapped || m->mode == TRANSFER_RDMA || session->next - session->first == MOVER_WINDOW ||
         wire_request_decode(payload, len, &m->geometry, (uint32_t)m->identity.n_blocks, &serve->request)) {
         malformed(m, session);
         return;
@@ -217,6 +218,28 @@ static void on_request(struct mover *m, struct session *session, const struct wi
     serve->sent = 0;
     serve->begun = serve->cancelled = false;
     session->next++;
+}
+
+/* To who has proved the cluster's key, and over the network's link, of which rdma is the faster form. */
+static void give_key(struct mover *m, struct session *session)
+{
+    uint8_t payload[WIRE_KEY_BYTES];
+    if (session->link->mapped || !m->rdma.context) {
+        malformed(m, session);
+        return;
+    }
+    size_t len = m->rdma_offer_len;
+    memcpy(payload, m->rdma_offer, len);
+    struct wire_head head = { .magic = WIRE_MAGIC, .kind = WIRE_KEY, .session = session->id };
+    status st =
+        proof_make(&m->key, PROOF_RDMA, &session->terms, payload + WIRE_PROOF_BYTES, len - WIRE_PROOF_BYTES, payload);
+    enum failpoint_action action = FAILPOINT("transfer.serve.key");
+    if (action == FAILPOINT_DROP)
+        return;
+    if (action == FAILPOINT_FLIP)
+        payload[len - 1] ^= 1;
+    if (st || ucx_link_send(session->link, session->ep, &head, payload, len, NULL, NULL))
+        session->broken = true;
 }
 
 static void on_cancel(struct session *session, uint64_t number)
@@ -241,7 +264,7 @@ void lender_receive(struct mover *m, struct ucx_link *link, const struct wire_he
     }
     struct session *session = find(m, link, head->session);
     if (!session) { /* closed already, or never open */
-        if (head->kind == WIRE_REQUEST)
+        if (head->kind == WIRE_REQUEST || head->kind == WIRE_KEY_ASK)
             stranger(m, &m->stats.unproven, "it asks without a session");
         return;
     }
@@ -253,6 +276,8 @@ void lender_receive(struct mover *m, struct ucx_link *link, const struct wire_he
         refuse(m, session);
     else if (head->kind == WIRE_REQUEST)
         on_request(m, session, head, payload, len);
+    else if (head->kind == WIRE_KEY_ASK)
+        give_key(m, session);
     else
         on_cancel(session, head->request);
 }

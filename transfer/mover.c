@@ -15,11 +15,12 @@ _Static_assert(COMMAND_RING > 3 * TRANSFER_MAX_TAKES + 2 * TRANSFER_MAX_PEERS + 
 _Static_assert(EVENT_RING > TRANSFER_MAX_TAKES + 3 * TRANSFER_MAX_PEERS, "events never fill their ring");
 
 #define CLOSE_WAIT_US 1000000u
-#define N_LINKS       4
+#define N_LINKS       6
 
 static struct ucx_link *link_at(struct mover *m, int i)
 {
-    struct ucx_link *const links[N_LINKS] = { &m->same_host, &m->network, &m->to_same_host, &m->to_network };
+    struct ucx_link *const links[N_LINKS] = { &m->same_host,  &m->network, &m->to_same_host,
+                                              &m->to_network, &m->rdma,    &m->to_rdma };
     return links[i];
 }
 
@@ -160,6 +161,7 @@ static void *run(void *arg)
     struct mover *m = arg;
     timers_init(&m->timers);
     TAILQ_INIT(&m->own_jobs);
+    LIST_INIT(&m->left_readers);
     m->start_st = open_all(m);
     bool opened = m->start_st == ST_OK;
     sem_post(&m->started);

@@ -1,6 +1,6 @@
 /* mover.h - the transfer thread: owns the UCX links, the peers' endpoints, copies and checksums.
  * It talks to the loop thread through two bounded rings only. Its work is in
- * borrower.c (takes), lender.c (serving others) and copier.c (our own memory);
+ * borrower.c (takes: fetch.c, rdma.c), lender.c (serving others) and copier.c (our own memory);
  * mover.c turns the wheel. Everything here belongs to the transfer thread
  * unless it says otherwise. */
 #ifndef BATON_TRANSFER_MOVER_H
@@ -16,6 +16,8 @@
 #include "transfer/handoff.h"
 #include "transfer/pool.h"
 #include "transfer/proof.h"
+#include "transfer/rdma_memory.h"
+#include "transfer/rdma_over.h"
 #include "transfer/region.h"
 #include "transfer/runs.h"
 #include "transfer/transfer.h"
@@ -24,13 +26,17 @@
 
 #define MOVER_MAX_SESSIONS  TRANSFER_MAX_PEERS /* borrowers that we serve at one time */
 #define MOVER_WINDOW        8u                 /* requests in flight to one lender */
-#define MOVER_SLOTS         256u               /* DATA messages in flight to all borrowers */
-#define MOVER_SESSION_SLOTS 8u                 /* of them to one borrower */
-#define MOVER_QUANTUM       (1u << 20)         /* bytes copied before others have their turn */
-#define MOVER_STALL_US      10000000u          /* a borrower that reads nothing for so long is cut off */
-#define MOVER_MAX_UNPROVEN  64u                /* borrowers that were challenged and have not answered */
-#define MOVER_PROVE_US      3000000u           /* one that has not answered for so long is cut off */
-#define MOVER_RETRY_US      50000u             /* between two attempts to connect */
+#define MOVER_BATCHES       8u                 /* groups of gets in flight to one lender */
+#define MOVER_BATCH_BYTES   (128u << 10)
+#define MOVER_BATCH_GETS    256u /* for bytes; as many more, at most, for generations */
+#define MOVER_BATCH_SPANS   256u
+#define MOVER_SLOTS         256u       /* DATA messages in flight to all borrowers */
+#define MOVER_SESSION_SLOTS 8u         /* of them to one borrower */
+#define MOVER_QUANTUM       (1u << 20) /* bytes copied before others have their turn */
+#define MOVER_STALL_US      10000000u  /* a borrower that reads nothing for so long is cut off */
+#define MOVER_MAX_UNPROVEN  64u        /* borrowers that were challenged and have not answered */
+#define MOVER_PROVE_US      3000000u   /* one that has not answered for so long is cut off */
+#define MOVER_RETRY_US      50000u     /* between two attempts to connect */
 
 enum mover_command { COMMAND_TAKE, COMMAND_CANCEL, COMMAND_CONNECT, COMMAND_DISCONNECT, COMMAND_STOP };
 enum mover_event { EVENT_DONE, EVENT_READY, EVENT_LOST, EVENT_GONE };
@@ -47,10 +53,10 @@ struct job {
     TAILQ_ENTRY(job) queue;
     struct timer deadline;
     bool active;              /* between COMMAND_TAKE and EVENT_DONE */
-    struct run_cursor cursor; /* mapped copies and our own blocks */
+    struct run_cursor cursor; /* mapped copies, gets, and our own blocks */
     uint32_t asked_spans;     /* tcp: of them requested so far */
-    uint32_t open_requests;
-    uint64_t started_us; /* tcp: first request sent; 0: none */
+    uint32_t open_requests;   /* tcp; rdma: batches */
+    uint64_t started_us;      /* tcp, rdma: first request sent; 0: none */
     uint64_t bytes, busy_us;
 };
 TAILQ_HEAD(jobs, job);
@@ -63,9 +69,38 @@ struct request {
     struct run_cursor cursor;
 };
 
+/* rdma: gets for one take, first of its bytes, then of the generations of the blocks they are of. */
+struct batch {
+    struct reader *reader;
+    struct job *job; /* NULL: the take ended without it; what still comes is dropped */
+    size_t bytes;
+    uint32_t first_span, n_spans; /* of the take, perhaps not all of the first and the last */
+    uint32_t under_way;           /* gets */
+    bool checking;                /* the generations were asked for */
+    struct run_cursor cursor;     /* where the bytes begin */
+};
+
+/* rdma: what gets of one peer take, from the key on. A get cannot be called back, so its bytes land in here, and it
+ * stays until the last of them has ended. */
+struct reader {
+    struct mover *mover;
+    LIST_ENTRY(reader) left; /* of mover->left_readers, once its peer is done with it */
+    ucp_ep_h ep;
+    ucp_rkey_h key;
+    uint64_t pool; /* where the lender has its header page */
+    uint8_t *memory;
+    ucp_mem_h registered;
+    uint32_t under_way; /* gets of all batches */
+    bool broken;
+    uint64_t first, next; /* of window: [first, next) */
+    struct batch window[MOVER_BATCHES];
+};
+LIST_HEAD(readers, reader);
+
 #define PEER_STATES(X)                                                                                                 \
-    X(WAITING, PEER_TO(TESTING) | PEER_TO(LOST))                  /* for the next attempt to connect    */             \
-    X(TESTING, PEER_TO(WAITING) | PEER_TO(READY) | PEER_TO(LOST)) /* for CHALLENGE, WELCOME */                         \
+    X(WAITING, PEER_TO(TESTING) | PEER_TO(LOST)) /* for the next attempt to connect    */                              \
+    X(TESTING,                                                                                                         \
+      PEER_TO(WAITING) | PEER_TO(READY) | PEER_TO(LOST)) /* for CHALLENGE, WELCOME, rdma: KEY and a first get */       \
     X(READY, PEER_TO(LOST))                                                                                            \
     X(LOST, 0) /* for the owner to disconnect        */
 
@@ -87,7 +122,7 @@ struct transfer_peer {
     /* Set before the transfer thread hears of it, then left alone. */
     struct description lender; /* its views point into bytes */
     uint8_t bytes[DESCRIPTION_MAX_BYTES];
-    enum transfer_transport ways[2]; /* to be tried in this order; NONE ends the list */
+    enum transfer_transport ways[TRANSPORT_COUNT]; /* to be tried in this order; NONE ends the list */
     uint64_t deadline_us;
 
     /* The answer, handed over with EVENT_READY. */
@@ -103,14 +138,17 @@ struct transfer_peer {
     struct timer timer;
     struct ucx_link *link;
     ucp_ep_h ep;
-    bool broken; /* the endpoint failed; handled in the next turn */
+    bool broken;     /* the endpoint failed; handled in the next turn */
+    status hopeless; /* not OK: why this way is of no use; handled in the next turn */
     uint64_t session;
     uint32_t index;
     struct proof_terms terms;
     bool proven;           /* the lender has the cluster's key */
     const uint8_t *mapped; /* shm: the lender's region in our address space */
     size_t populated;      /* bytes of it whose pages have been mapped in */
-    uint64_t last_end_us;  /* tcp: when the take before ended */
+    bool asked_key;        /* rdma */
+    struct reader *reader; /* rdma; NULL: no key yet */
+    uint64_t last_end_us;  /* tcp, rdma: when the take before ended */
     struct jobs jobs;
     struct request window[MOVER_WINDOW];
     uint64_t first_request, next_request; /* in the window: [first, next) */
@@ -125,7 +163,7 @@ struct slot {
 };
 
 struct mover_stats {
-    _Atomic uint64_t bytes_taken[3], takes[3], busy_us[3];
+    _Atomic uint64_t bytes_taken[TRANSPORT_COUNT], takes[TRANSPORT_COUNT], busy_us[TRANSPORT_COUNT];
     _Atomic uint64_t served_bytes, stale, timeouts, lost_peers, malformed, unproven, unanswered, cut;
 };
 
@@ -136,6 +174,7 @@ struct mover {
     struct cluster_key key;
     enum transfer_mode mode;
     char network_device[HOST_DEVICE_BYTES];
+    struct rdma_over rdma_over;
     bool busy_poll;
 
     struct handoff commands; /* to this thread */
@@ -158,7 +197,14 @@ struct mover {
      * they go by the others: two processes that borrow from one another would otherwise connect the same two workers
      * from both ends at once, which UCX takes for one connection and can make nothing of. */
     struct ucx_link same_host, network, to_same_host, to_network;
-    struct region region; /* base is NULL: the pool is private memory */
+    /* For gets alone: of others out of our pool, and of ours. Where the first is, and the key to the pool, is told in
+     * sessions of the network link that have proved the cluster's key. */
+    struct ucx_link rdma, to_rdma;
+    ucp_mem_h registered;               /* the pool */
+    uint8_t rdma_offer[WIRE_KEY_BYTES]; /* payload of KEY, without its proof */
+    size_t rdma_offer_len;
+    struct readers left_readers; /* with gets under way */
+    struct region region;        /* base is NULL: the pool is private memory */
     int epoll_fd;
     bool stopping;
     struct timers timers;
@@ -203,6 +249,10 @@ void takes_end_all(struct mover *m, struct jobs *jobs, status st);
 /* copier.c: works one quantum off the takes of a queue, in order, by copying through the mapping, or off the
  * checksums of our own blocks. False: the queue is empty. */
 MUST_CHECK bool copier_work(struct mover *m, struct jobs *jobs);
+/* Puts bytes that came in the order of runs into our own blocks. spans of the cursor begin at first_span of the take.
+ */
+void copier_scatter(struct mover *m, struct job *job, struct run_cursor *cursor, uint32_t first_span,
+                    const uint8_t *bytes, size_t len);
 /* After a layer of a span lies in our own block. */
 void copier_layer_done(struct mover *m, struct job *job, uint32_t span, uint32_t layer);
 
@@ -219,6 +269,15 @@ MUST_CHECK status fetch_data(struct mover *m, struct transfer_peer *peer, const 
                              const uint8_t *payload, size_t len);
 MUST_CHECK status fetch_end(struct mover *m, struct transfer_peer *peer, const struct wire_head *head);
 void fetch_forget(struct transfer_peer *peer, struct job *job); /* the take ends; nothing is copied for it any more */
+
+/* rdma.c: takes by get. */
+void rdma_open(struct mover *m, struct transfer_peer *peer, const uint8_t *payload, size_t len);
+MUST_CHECK status rdma_read_header(struct transfer_peer *peer); /* the self-test: OK, AGAIN: it has not come */
+bool rdma_work(struct mover *m, struct transfer_peer *peer);    /* true: there is more to do at once */
+void rdma_forget(struct transfer_peer *peer, struct job *job);  /* the take ends; nothing is copied for it any more */
+void rdma_leave(struct mover *m, struct transfer_peer *peer);
+void rdma_bury(struct mover *m);  /* readers that were left and whose gets have ended */
+void rdma_close(struct mover *m); /* the links; also when they are not open, or only some of it is */
 
 /* lender.c */
 MUST_CHECK status lender_init(struct mover *m);

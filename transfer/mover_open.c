@@ -11,8 +11,8 @@ static void on_message(void *arg, struct ucx_link *link, const void *head, size_
     struct mover *m = arg;
     struct wire_head h;
     bool sound = whole && wire_head_decode(head, head_len, len, &h) == ST_OK;
-    bool answers =
-        sound && (h.kind == WIRE_CHALLENGE || h.kind == WIRE_WELCOME || h.kind == WIRE_DATA || h.kind == WIRE_END);
+    bool answers = sound && (h.kind == WIRE_CHALLENGE || h.kind == WIRE_WELCOME || h.kind == WIRE_KEY ||
+                             h.kind == WIRE_DATA || h.kind == WIRE_END);
     if (!sound || answers != (link == &m->to_same_host || link == &m->to_network))
         mover_count(&m->stats.malformed, 1);
     else if (answers)
@@ -59,7 +59,7 @@ static status open_private_pool(struct mover *m, struct error *err)
 static status open_pool(struct mover *m, struct error *err)
 {
     char quoted[600];
-    if (m->mode == TRANSFER_TCP)
+    if (m->mode == TRANSFER_TCP || m->mode == TRANSFER_RDMA)
         return open_private_pool(m, err);
     status st = open_mapped_pool(m, err);
     if (st == ST_OK || m->mode == TRANSFER_SHM)
@@ -69,11 +69,54 @@ static status open_pool(struct mover *m, struct error *err)
     return open_private_pool(m, err);
 }
 
+static status make_rdma_offer(struct mover *m, struct error *err)
+{
+    uint8_t address[WIRE_MAX_ADDRESS], key[WIRE_MAX_KEY];
+    size_t address_len, key_len;
+    status st = rdma_memory_register(&m->rdma, m->pool.base, m->pool.bytes, true, &m->registered, err);
+    if (st == ST_OK)
+        st = rdma_memory_key(&m->rdma, m->registered, key, sizeof key, &key_len, err);
+    if (st == ST_OK)
+        st = ucx_link_address(&m->rdma, address, sizeof address, &address_len, err);
+    if (st == ST_OK)
+        m->rdma_offer_len =
+            wire_key_encode((uint64_t)(uintptr_t)m->pool.base, address, address_len, key, key_len, m->rdma_offer);
+    return st;
+}
+
+/* Where nobody insists on it, other ways do without. */
+static status open_rdma(struct mover *m, struct error *err)
+{
+    char quoted[600];
+    if (!m->rdma_over.transports)
+        return ST_OK;
+    status st = ucx_link_open_rdma(&m->rdma, m->rdma_over.transports, m->rdma_over.device, err);
+    if (st == ST_OK)
+        st = ucx_link_open_beside(&m->to_rdma, &m->rdma, err);
+    if (st == ST_OK)
+        st = make_rdma_offer(m, err);
+    if (st == ST_OK)
+        return ST_OK;
+    rdma_close(m);
+    if (m->mode == TRANSFER_RDMA) {
+        struct error why = *err;
+        return error_set(err, st, "--transfer rdma: %s (--transfer auto takes what there is)", why.text);
+    }
+    const char *why = log_quote(quoted, sizeof quoted, err->text);
+    if (st == ST_UNSUPPORTED)
+        log_info("no KV by rdma", "why=%s", why);
+    else
+        log_warn("no KV by rdma", "why=%s", why);
+    return ST_OK;
+}
+
 static status describe(struct mover *m, struct error *err)
 {
     uint8_t same[DESCRIPTION_MAX_PART], net[DESCRIPTION_MAX_PART];
     struct description d = { .host = m->host, .pool = m->identity, .pid = m->region.pid, .fd = m->region.fd };
     status st = ST_OK;
+    if (m->rdma.context)
+        d.rdma = m->mode == TRANSFER_RDMA ? DESCRIPTION_RDMA_ONLY : DESCRIPTION_RDMA;
     if (m->region.base) {
         d.same_address.data = same;
         st = ucx_link_address(&m->same_host, same, sizeof same, &d.same_address.len, err);
@@ -99,6 +142,8 @@ status mover_open(struct mover *m, struct error *err)
     if (st == ST_OK && m->network.context)
         st = ucx_link_open_beside(&m->to_network, &m->network, err);
     if (st == ST_OK)
+        st = open_rdma(m, err);
+    if (st == ST_OK)
         st = describe(m, err);
     if (st == ST_OK && lender_init(m))
         st = error_set(err, ST_NO_MEMORY, "no memory for the transfer thread");
@@ -112,6 +157,7 @@ status mover_open(struct mover *m, struct error *err)
 void mover_close(struct mover *m)
 {
     bool is_private = m->pool.base && !m->region.base;
+    rdma_close(m);
     close_mapped_pool(m);
     ucx_link_close(&m->to_network);
     ucx_link_close(&m->network);

@@ -3,6 +3,7 @@
  *   HELLO      HMAC-SHA-256(key, hello,    terms, address)   before an address is believed
  *   CHALLENGE  HMAC-SHA-256(key, lender,   terms)            of a lender that saw the borrower's nonce
  *   PROOF      HMAC-SHA-256(key, borrower, terms)            of a borrower that saw the lender's
+ *   KEY        HMAC-SHA-256(key, rdma,     terms, the rest)  before an address and a key are believed
  *
  * Each is of its own kind, and of both ends' incarnations, session and nonces: what was said once is of no use to
  * anybody else, nor later. */
@@ -16,7 +17,7 @@
 #include "transfer/cluster_key.h"
 #include "transfer/wire.h"
 
-enum proof_kind { PROOF_HELLO = 1, PROOF_LENDER, PROOF_BORROWER };
+enum proof_kind { PROOF_HELLO = 1, PROOF_LENDER, PROOF_BORROWER, PROOF_RDMA };
 
 struct proof_terms {
     uint64_t pool;             /* its nonce */
@@ -27,12 +28,12 @@ struct proof_terms {
     uint8_t lender_nonce[WIRE_NONCE_BYTES]; /* zeros in HELLO, which comes before it */
 };
 
-/* address: of HELLO, at most WIRE_MAX_ADDRESS bytes; else NULL, 0. */
+/* also: what HELLO and KEY bring, at most WIRE_SIGNED_BYTES; else NULL, 0. */
 MUST_CHECK status proof_make(const struct cluster_key *key, enum proof_kind kind, const struct proof_terms *terms,
-                             const uint8_t *address, size_t len, uint8_t out[WIRE_PROOF_BYTES]);
+                             const uint8_t *also, size_t len, uint8_t out[WIRE_PROOF_BYTES]);
 /* Takes the same time whatever differs. */
 MUST_CHECK bool proof_holds(const struct cluster_key *key, enum proof_kind kind, const struct proof_terms *terms,
-                            const uint8_t *address, size_t len, const uint8_t proof[WIRE_PROOF_BYTES]);
+                            const uint8_t *also, size_t len, const uint8_t proof[WIRE_PROOF_BYTES]);
 
 void proof_draw_nonce(uint8_t out[WIRE_NONCE_BYTES]);
 

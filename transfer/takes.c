@@ -69,7 +69,10 @@ void takes_end(struct mover *m, struct job *job, status st)
         uint64_t since = job->started_us > job->peer->last_end_us ? job->started_us : job->peer->last_end_us;
         job->busy_us = now - since;
         job->peer->last_end_us = now;
-        fetch_forget(job->peer, job);
+        if (job->peer->ready_transport == TRANSPORT_RDMA)
+            rdma_forget(job->peer, job);
+        else
+            fetch_forget(job->peer, job);
     }
     job->active = false;
     count(m, job, st);

@@ -22,7 +22,7 @@ struct transfer {
 
 const char *transfer_transport_name(enum transfer_transport transport)
 {
-    static const char *const names[] = { "none", "shm", "tcp" };
+    static const char *const names[TRANSPORT_COUNT] = { "none", "shm", "tcp", "rdma" };
     return names[transport];
 }
 
@@ -89,7 +89,8 @@ static bool watch_events(struct transfer *t, struct loop *loop)
     return true;
 }
 
-static status fill_mover(struct mover *m, const struct transfer_options *options, struct error *err)
+static status fill_mover(struct mover *m, const struct transfer_options *options, const struct rdma_over *over,
+                         struct error *err)
 {
     status st = pool_check_geometry(&options->geometry, options->n_blocks, err);
     if (st)
@@ -110,18 +111,28 @@ static status fill_mover(struct mover *m, const struct transfer_options *options
                          "KV faces other hosts (--advertise %s), which takes a key that all of the cluster have: "
                          "--cluster-key-file FILE (or --transfer shm)",
                          options->network_address);
+    if (options->mode == TRANSFER_RDMA && !m->key.given)
+        return error_set(err, ST_INVALID,
+                         "--transfer rdma faces a network, which takes a key that all of the cluster have: "
+                         "--cluster-key-file FILE");
+    bool faces_network = options->mode == TRANSFER_RDMA || !host_is_loopback(options->network_address);
+    if (over && m->key.given)
+        m->rdma_over = *over;
+    else if (faces_network && options->mode != TRANSFER_SHM && options->mode != TRANSFER_TCP)
+        m->rdma_over = (struct rdma_over){ UCX_RDMA_TRANSPORTS, "all" };
     if (!host_is_loopback(options->network_address))
         return host_device_of(options->network_address, m->network_device, err);
     memcpy(m->network_device, "lo", sizeof "lo");
     return ST_OK;
 }
 
-status transfer_create(const struct transfer_options *options, struct transfer **out, struct error *err)
+status transfer_create_over(const struct transfer_options *options, const struct rdma_over *over, struct transfer **out,
+                            struct error *err)
 {
     struct transfer *t = calloc(1, sizeof *t);
     struct job *jobs = calloc(TRANSFER_MAX_TAKES, sizeof *jobs);
     status st =
-        t && jobs ? fill_mover(&t->mover, options, err) : error_set(err, ST_NO_MEMORY, "no memory for transfer");
+        t && jobs ? fill_mover(&t->mover, options, over, err) : error_set(err, ST_NO_MEMORY, "no memory for transfer");
     if (st == ST_OK)
         st = mover_start(&t->mover, err);
     if (st) {
@@ -142,6 +153,11 @@ status transfer_create(const struct transfer_options *options, struct transfer *
     }
     *out = t;
     return ST_OK;
+}
+
+status transfer_create(const struct transfer_options *options, struct transfer **out, struct error *err)
+{
+    return transfer_create_over(options, NULL, out, err);
 }
 
 void transfer_stop(struct transfer *t)
@@ -188,32 +204,63 @@ const uint8_t *transfer_description(const struct transfer *t, size_t *len)
 
 static bool allows(enum transfer_mode mode, enum transfer_transport transport)
 {
-    return mode == TRANSFER_AUTO || (mode == TRANSFER_SHM) == (transport == TRANSPORT_SHM);
+    _Static_assert((int)TRANSFER_SHM == (int)TRANSPORT_SHM && (int)TRANSFER_TCP == (int)TRANSPORT_TCP &&
+                       (int)TRANSFER_RDMA == (int)TRANSPORT_RDMA,
+                   "modes are named after their transport");
+    return mode == TRANSFER_AUTO || (int)mode == (int)transport;
+}
+
+static bool both_allow(const struct transfer_peer *peer, enum transfer_mode mode, enum transfer_transport transport)
+{
+    return allows(peer->transfer->mover.mode, transport) && allows(mode, transport);
+}
+
+/* NULL, or what forbids it. */
+static const char *against_shm(const struct transfer_peer *peer, enum transfer_mode mode)
+{
+    const struct mover *m = &peer->transfer->mover;
+    if (!both_allow(peer, mode, TRANSPORT_SHM))
+        return "shm is not allowed";
+    if (!m->region.base || !peer->lender.same_address.len)
+        return "shm has no pool that can be mapped on both sides";
+    if (!host_identity_equal(&m->host, &peer->lender.host))
+        return "shm needs one host, one IPC and one network name space";
+    return NULL;
+}
+
+static const char *against_rdma(const struct transfer_peer *peer, enum transfer_mode mode)
+{
+    const struct mover *m = &peer->transfer->mover;
+    if (!both_allow(peer, mode, TRANSPORT_RDMA))
+        return "rdma is not allowed";
+    if (!m->rdma.context || !peer->lender.net_address.len || peer->lender.rdma == DESCRIPTION_NO_RDMA)
+        return "rdma is not open on both sides, as it takes a device, a network address and a cluster key";
+    return NULL;
+}
+
+static const char *against_tcp(const struct transfer_peer *peer, enum transfer_mode mode)
+{
+    const struct mover *m = &peer->transfer->mover;
+    if (!both_allow(peer, mode, TRANSPORT_TCP))
+        return "tcp is not allowed";
+    if (!m->network.context || !peer->lender.net_address.len || peer->lender.rdma == DESCRIPTION_RDMA_ONLY)
+        return "tcp is not open on both sides";
+    return NULL;
 }
 
 /* Which ways to try, the faster one first; why says what forbids those that are left out. */
-static void choose_ways(const struct transfer *t, struct transfer_peer *peer, enum transfer_mode mode)
+static void choose_ways(struct transfer_peer *peer, enum transfer_mode mode)
 {
-    const struct mover *m = &t->mover;
-    const struct description *d = &peer->lender;
+    const char *shm = against_shm(peer, mode), *rdma = against_rdma(peer, mode), *tcp = against_tcp(peer, mode);
     int n = 0;
-    const char *shm = NULL, *tcp = NULL;
-    if (!allows(m->mode, TRANSPORT_SHM) || !allows(mode, TRANSPORT_SHM))
-        shm = "shm is not allowed";
-    else if (!m->region.base || !d->same_address.len)
-        shm = "shm has no pool that can be mapped on both sides";
-    else if (!host_identity_equal(&m->host, &d->host))
-        shm = "shm needs one host, one IPC and one network name space";
-    else
+    if (!shm)
         peer->ways[n++] = TRANSPORT_SHM;
-    if (!allows(m->mode, TRANSPORT_TCP) || !allows(mode, TRANSPORT_TCP))
-        tcp = "tcp is not allowed";
-    else if (!m->network.context || !d->net_address.len)
-        tcp = "tcp is not open on both sides";
-    else
+    if (!rdma)
+        peer->ways[n++] = TRANSPORT_RDMA;
+    if (!tcp)
         peer->ways[n++] = TRANSPORT_TCP;
     if (!n)
-        error_set(&peer->why, ST_UNSUPPORTED, "no way to the lender: %s; %s", shm, tcp);
+        error_set(&peer->why, ST_UNSUPPORTED, "no way to the lender: %s; %s; %s", shm, rdma, tcp);
 }
 
 static status read_description(const struct transfer *t, struct transfer_peer *peer,
@@ -250,7 +297,7 @@ status transfer_connect(struct transfer *t, const struct transfer_peer_options *
     peer->options = *options;
     peer->options.description = NULL;
     peer->deadline_us = clock_now_us() + options->timeout_us;
-    choose_ways(t, peer, options->mode);
+    choose_ways(peer, options->mode);
     LIST_INSERT_HEAD(&t->peers, peer, entry);
     t->n_peers++;
     handoff_push(&t->mover.commands, COMMAND_CONNECT, peer);
@@ -330,7 +377,7 @@ void transfer_stats(const struct transfer *t, struct transfer_stats *out)
                                     .unproven = read_counter(&s->unproven),
                                     .unanswered = read_counter(&s->unanswered),
                                     .cut = read_counter(&s->cut) };
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < TRANSPORT_COUNT; i++) {
         out->bytes_taken[i] = read_counter(&s->bytes_taken[i]);
         out->takes[i] = read_counter(&s->takes[i]);
         out->busy_us[i] = read_counter(&s->busy_us[i]);

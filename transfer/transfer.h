@@ -3,9 +3,11 @@
  * Each worker owns one pool of blocks, which it lends for reading. A take copies
  * slots of one layer of a peer's blocks into blocks of our own, by one of
  *   shm: a copy through a mapping of the peer's pool (region.h), same host
+ *   rdma: a get out of the peer's registered pool (rdma.c), where both have a device
  *   tcp: a request as active message; the lender answers with the bytes
- * (an RDMA get joins later behind the same calls). Nobody writes into another's
- * memory: over the network no UCP_FEATURE_RMA is opened.
+ * Nobody writes into another's memory: what faces strangers has no
+ * UCP_FEATURE_RMA, and where the context is that has it, and the key to the
+ * pool, is told only to who has proved the cluster's key.
  *
  * A remote block is named by (block, generation). The lender raises the
  * generation (release) before it rewrites a block; after its copy the receiver
@@ -55,8 +57,8 @@ uint64_t transfer_layer_checksum(const struct transfer_geometry *g, const uint8_
 /* XXH3-64 over the per-layer values as little-endian u64: the checksum of a chunk's slots in a block. */
 uint64_t transfer_block_checksum(const uint64_t *layer_sums, uint32_t n_layers);
 
-enum transfer_mode { TRANSFER_AUTO, TRANSFER_SHM, TRANSFER_TCP }; /* what is allowed */
-enum transfer_transport { TRANSPORT_NONE, TRANSPORT_SHM, TRANSPORT_TCP };
+enum transfer_mode { TRANSFER_AUTO, TRANSFER_SHM, TRANSFER_TCP, TRANSFER_RDMA }; /* what is allowed */
+enum transfer_transport { TRANSPORT_NONE, TRANSPORT_SHM, TRANSPORT_TCP, TRANSPORT_RDMA, TRANSPORT_COUNT };
 const char *transfer_transport_name(enum transfer_transport transport);
 
 struct transfer;
@@ -70,11 +72,13 @@ struct transfer_options {
     const char *network_address;  /* IP whose device faces other hosts; NULL or loopback: this host only, nothing
                                      listens elsewhere */
     const char *cluster_key_file; /* as cluster_key_read wants it; borrowed during create. Required with a network
-                                     address; without, whoever reaches the loopback device may borrow */
+                                     address, and for rdma; without, whoever reaches the loopback device may borrow */
     uint64_t incarnation;         /* of this process: the self-test compares it */
     bool busy_poll;               /* for dedicated cores */
 };
 
+/* UNSUPPORTED: TRANSFER_RDMA without a device. With TRANSFER_AUTO rdma is opened where there is a device, a key and a
+ * network address. */
 MUST_CHECK status transfer_create(const struct transfer_options *options, struct transfer **out, struct error *err);
 /* Takes under way end CLOSED (their done is called in here), peers are freed; not from a callback. Nothing but
  * transfer_destroy may follow; the pool's memory stays until then. */
@@ -89,8 +93,8 @@ _Atomic uint64_t *transfer_generations(struct transfer *transfer); /* [n_blocks]
 const uint8_t *transfer_description(const struct transfer *transfer, size_t *len);
 
 /* Connects to a lender and tests the way (reads the lender's incarnation and a
- * pattern through it, within timeout_us). auto prefers shm where both are on one host and the self-test
- * passes, else tcp. on_ready is called once: ST_OK and the transport, or why not.
+ * pattern through it, within timeout_us). auto prefers shm where both are on one host, then rdma where
+ * both have it, then tcp, as their self-tests pass. on_ready is called once: ST_OK and the transport, or why not.
  * on_lost (may be NULL) is called at most once, later, when the way broke; takes under way end ST_CLOSED. */
 struct transfer_peer_options {
     const uint8_t *description; /* borrowed during the call */
@@ -146,11 +150,11 @@ MUST_CHECK status transfer_take(struct transfer *transfer, struct transfer_take 
 void transfer_cancel(struct transfer *transfer, struct transfer_take *take);
 
 struct transfer_stats {
-    uint64_t bytes_taken[3], takes[3], served_bytes, stale, timeouts, lost_peers, malformed; /* by transport */
+    uint64_t bytes_taken[TRANSPORT_COUNT], takes[TRANSPORT_COUNT], busy_us[TRANSPORT_COUNT];
+    uint64_t served_bytes, stale, timeouts, lost_peers, malformed;
     uint64_t unproven;   /* messages of who did not prove the cluster's key */
     uint64_t unanswered; /* challenges that nobody answered in time */
     uint64_t cut;        /* connections that came to nothing, beyond those that may stay */
-    uint64_t busy_us[3];
 };
 void transfer_stats(const struct transfer *transfer, struct transfer_stats *out);
 

@@ -52,9 +52,8 @@ struct setting {
 /* Names of a transport's own settings stand without its prefix, as ucp_config_modify wants them. */
 static const struct setting shared_settings[] = {
     { "RNDV_THRESH", "inf" }, /* data goes where the receiver copies it, never by a remote put */
-    { "ZCOPY_THRESH", "auto" }, { "PROTO_ENABLE", "n" },        { "UNIFIED_MODE", "n" }, { "ADDRESS_DEBUG_INFO", "n" },
-    { "MAX_EAGER_LANES", "1" }, { "KEEPALIVE_INTERVAL", "1s" }, { "TLS", "tcp" }, /* shared memory has no lane that
-                                                                                     notices a dead peer */
+    { "ZCOPY_THRESH", "auto" },    { "PROTO_ENABLE", "n" },    { "UNIFIED_MODE", "n" },
+    { "ADDRESS_DEBUG_INFO", "n" }, { "MAX_EAGER_LANES", "1" }, { "KEEPALIVE_INTERVAL", "1s" },
 };
 /* One DATA message with its heads is one segment; larger ones would be gathered by a copy. */
 static const struct setting network_settings[] = { { "TX_SEG_SIZE", "140k" }, { "RX_SEG_SIZE", "140k" } };
@@ -73,21 +72,30 @@ static status ucx_error(struct error *err, const char *what, ucs_status_t st)
     return error_set(err, st == UCS_ERR_NO_MEMORY ? ST_NO_MEMORY : ST_IO, "UCX: %s: %s", what, ucs_status_string(st));
 }
 
-static status open_context(struct ucx_link *link, const char *device, struct error *err)
+/* What a context is opened for. */
+struct purpose {
+    const char *name, *device;
+    uint64_t features;
+};
+
+static status open_context(struct ucx_link *link, const struct purpose *purpose, struct error *err)
 {
     ucp_config_t *config;
     ucs_status_t st = ucp_config_read(NULL, NULL, &config);
     if (st != UCS_OK)
         return ucx_error(err, "cannot read its configuration (a UCX_ variable may be wrong)", st);
     bool ok = APPLY(config, shared_settings) && (link->mapped || APPLY(config, network_settings)) &&
-              ucp_config_modify(config, "NET_DEVICES", device) == UCS_OK;
+              ucp_config_modify(config, "TLS", link->transports) == UCS_OK &&
+              ucp_config_modify(config, "NET_DEVICES", purpose->device) == UCS_OK;
     ucp_params_t params = { .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
-                            .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
-                            .name = link->mapped ? "baton-same-host" : "baton-network" };
+                            .features = purpose->features | UCP_FEATURE_WAKEUP,
+                            .name = purpose->name };
     st = ok ? ucp_init(&params, config, &link->context) : UCS_ERR_INVALID_PARAM;
     ucp_config_release(config);
     if (st != UCS_OK) {
         link->context = NULL;
+        if (st == UCS_ERR_NO_DEVICE)
+            return error_set(err, ST_UNSUPPORTED, "UCX finds no device with the transports %s", link->transports);
         return ucx_error(err, "cannot open a context", st);
     }
     return ST_OK;
@@ -112,6 +120,8 @@ static ucs_status_t open_worker(struct ucx_link *link)
         link->worker = NULL;
         return st;
     }
+    if (!link->receive)
+        return ucp_worker_get_efd(link->worker, &link->fd);
     ucp_am_handler_param_t handler = { .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
                                                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
                                        .id = WIRE_AM_ID,
@@ -122,13 +132,11 @@ static ucs_status_t open_worker(struct ucx_link *link)
     return st == UCS_OK ? ucp_worker_get_efd(link->worker, &link->fd) : st;
 }
 
-status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx_link_receive receive, void *arg,
-                     struct error *err)
+static status open_for(struct ucx_link *link, const struct purpose *purpose, struct error *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     (void)pthread_once(&once, take_over_logging);
-    *link = (struct ucx_link){ .fd = -1, .mapped = mapped, .receive = receive, .arg = arg };
-    status st = open_context(link, device, err);
+    status st = open_context(link, purpose, err);
     if (st)
         return st;
     ucs_status_t ust = open_worker(link);
@@ -138,11 +146,31 @@ status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx
     return ucx_error(err, "cannot open a worker", ust);
 }
 
+status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx_link_receive receive, void *arg,
+                     struct error *err)
+{
+    const struct purpose purpose = { mapped ? "baton-same-host" : "baton-network", device, UCP_FEATURE_AM };
+    /* TCP alone, as shared memory has no lane that notices a dead peer. */
+    *link = (struct ucx_link){ .fd = -1, .mapped = mapped, .transports = "tcp", .receive = receive, .arg = arg };
+    return open_for(link, &purpose, err);
+}
+
+status ucx_link_open_rdma(struct ucx_link *link, const char *transports, const char *device, struct error *err)
+{
+    const struct purpose purpose = { "baton-rdma", device, UCP_FEATURE_RMA };
+    *link = (struct ucx_link){ .fd = -1, .transports = transports };
+    return open_for(link, &purpose, err);
+}
+
 status ucx_link_open_beside(struct ucx_link *link, const struct ucx_link *of, struct error *err)
 {
-    *link = (struct ucx_link){
-        .context = of->context, .beside = true, .fd = -1, .mapped = of->mapped, .receive = of->receive, .arg = of->arg
-    };
+    *link = (struct ucx_link){ .context = of->context,
+                               .beside = true,
+                               .fd = -1,
+                               .mapped = of->mapped,
+                               .transports = of->transports,
+                               .receive = of->receive,
+                               .arg = of->arg };
     ucs_status_t st = open_worker(link);
     if (st == UCS_OK)
         return ST_OK;
@@ -198,8 +226,23 @@ status ucx_link_address(const struct ucx_link *link, uint8_t *out, size_t size, 
     return result;
 }
 
-/* UCX picks lanes without a word; its report is the only place that tells. Messages go over TCP on both links. */
-static bool lanes_as_wanted(ucp_ep_h ep)
+/* Whether the report names a lane of one of the transports ("rc" stands for rc_mlx5 and rc_verbs). */
+static bool names_lane(const char *report, const char *transports)
+{
+    char wanted[16];
+    for (const char *p = transports; *p; p += *p == ',') {
+        size_t len = strcspn(p, ",");
+        (void)snprintf(wanted, sizeof wanted, ":%.*s", (int)len, p);
+        p += len;
+        for (const char *at = strstr(report, wanted); at; at = strstr(at + 1, wanted))
+            if (at[len + 1] == '/' || at[len + 1] == '_')
+                return true;
+    }
+    return false;
+}
+
+/* UCX picks lanes without a word; its report is the only place that tells. */
+static bool lanes_as_wanted(const struct ucx_link *link, ucp_ep_h ep)
 {
     char *text = NULL;
     size_t len = 0;
@@ -207,7 +250,7 @@ static bool lanes_as_wanted(ucp_ep_h ep)
     if (!f)
         return false;
     ucp_ep_print_info(ep, f);
-    bool ok = fclose(f) == 0 && strstr(text, ":tcp/");
+    bool ok = fclose(f) == 0 && names_lane(text, link->transports);
     free(text);
     return ok;
 }
@@ -224,9 +267,9 @@ status ucx_link_connect(struct ucx_link *link, const uint8_t *address, ucp_err_h
     ucs_status_t st = ucp_ep_create(link->worker, &params, &ep);
     if (st != UCS_OK)
         return ucx_error(err, "cannot make an endpoint", st);
-    if (!lanes_as_wanted(ep)) {
+    if (!lanes_as_wanted(link, ep)) {
         ucx_link_disconnect(link, &ep);
-        return error_set(err, ST_LIMIT, "UCX chose other lanes than tcp");
+        return error_set(err, ST_LIMIT, "UCX chose other lanes than %s", link->transports);
     }
     *out = ep;
     return ST_OK;

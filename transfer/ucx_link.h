@@ -1,4 +1,4 @@
-/* ucx_link.h - one UCX context and its worker: of the same host (mapped) or of the network.
+/* ucx_link.h - one UCX context and its worker: of the same host (mapped), of the network, or for gets.
  *
  * Everything that decides which transport is used is set here by
  * ucp_config_modify and overrides what UCX_* variables say; what a variable can
@@ -30,7 +30,8 @@ struct ucx_link {
     ucp_worker_h worker;
     int fd; /* the worker's; borrowed */
     bool mapped;
-    uint32_t closing; /* endpoints whose forced close is under way */
+    const char *transports; /* that endpoints may have; borrowed */
+    uint32_t closing;       /* endpoints whose forced close is under way */
     struct ucx_send *free_sends;
     ucx_link_receive receive;
     void *arg;
@@ -40,6 +41,11 @@ struct ucx_link {
  * large segments. */
 MUST_CHECK status ucx_link_open(struct ucx_link *link, bool mapped, const char *device, ucx_link_receive receive,
                                 void *arg, struct error *err);
+#define UCX_RDMA_TRANSPORTS "rc,dc"
+/* These transports with UCP_FEATURE_RMA and without messages (rdma_memory.h has what goes over it). UNSUPPORTED: no
+ * device has them. */
+MUST_CHECK status ucx_link_open_rdma(struct ucx_link *link, const char *transports, const char *device,
+                                     struct error *err);
 /* Another worker of an open link's context, with an address of its own; closed before it. */
 MUST_CHECK status ucx_link_open_beside(struct ucx_link *link, const struct ucx_link *of, struct error *err);
 /* NULL-safe fields: also of a link that is all zeros. */

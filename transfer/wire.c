@@ -15,6 +15,8 @@ static const struct {
     [WIRE_END] = { 0, 0 },
     [WIRE_CANCEL] = { 0, 0 },
     [WIRE_BYE] = { 0, 0 },
+    [WIRE_KEY_ASK] = { 0, 0 },
+    [WIRE_KEY] = { sizeof(struct wire_key) + 2, WIRE_KEY_BYTES },
 };
 
 status wire_head_decode(const void *head, size_t head_len, size_t payload_len, struct wire_head *out)
@@ -22,7 +24,7 @@ status wire_head_decode(const void *head, size_t head_len, size_t payload_len, s
     if (head_len != sizeof *out)
         return ST_CORRUPT;
     memcpy(out, head, sizeof *out);
-    if (out->magic != WIRE_MAGIC || out->kind < WIRE_HELLO || out->kind > WIRE_BYE || out->zero || out->st >= ST_COUNT)
+    if (out->magic != WIRE_MAGIC || out->kind < WIRE_HELLO || out->kind > WIRE_KEY || out->zero || out->st >= ST_COUNT)
         return ST_CORRUPT;
     if (payload_len < bounds[out->kind].least || payload_len > bounds[out->kind].most)
         return ST_CORRUPT;
@@ -46,6 +48,29 @@ status wire_hello_decode(const uint8_t *payload, size_t len, struct wire_hello *
     memcpy(out, payload, sizeof *out);
     *address = payload + sizeof *out;
     *address_len = len - sizeof *out;
+    return ST_OK;
+}
+
+size_t wire_key_encode(uint64_t pool, const uint8_t *address, size_t address_len, const uint8_t *key, size_t key_len,
+                       uint8_t out[WIRE_KEY_BYTES])
+{
+    ASSERT(address_len && address_len <= WIRE_MAX_ADDRESS && key_len && key_len <= WIRE_MAX_KEY);
+    const struct wire_key head = { .pool = pool, .address_len = (uint16_t)address_len, .key_len = (uint16_t)key_len };
+    memcpy(out, &head, sizeof head);
+    memcpy(out + sizeof head, address, address_len);
+    memcpy(out + sizeof head + address_len, key, key_len);
+    return sizeof head + address_len + key_len;
+}
+
+status wire_key_decode(const uint8_t *payload, size_t len, struct wire_key *out)
+{
+    if (len < bounds[WIRE_KEY].least || len > bounds[WIRE_KEY].most)
+        return ST_CORRUPT;
+    memcpy(out, payload, sizeof *out);
+    bool fits =
+        out->address_len && out->address_len <= WIRE_MAX_ADDRESS && out->key_len && out->key_len <= WIRE_MAX_KEY;
+    if (!fits || out->zero || len != sizeof *out + out->address_len + out->key_len)
+        return ST_CORRUPT;
     return ST_OK;
 }
 

@@ -5,11 +5,14 @@
  *                                   <-    CHALLENGE
  *   PROOF                           ->
  *                                   <-    WELCOME (the header page of the pool)
+ *   KEY_ASK                         ->
+ *                                   <-    KEY (address and key for gets)
  *   REQUEST (spans of some layers)  ->
  *                                   <-    DATA ... DATA, END
  *   CANCEL, BYE                     ->
  *
  * HELLO, CHALLENGE and PROOF are what proof.h says; before a PROOF that holds the lender answers nothing else.
+ * Who takes by rdma asks for the key instead of sending requests.
  * Each is one wire_head and at most one eager fragment of payload. All fields
  * are little-endian. Decoders take outside bytes: they check every bound. */
 #ifndef BATON_TRANSFER_WIRE_H
@@ -29,6 +32,7 @@
 #define WIRE_HEADER_PAGE 4096u
 #define WIRE_NONCE_BYTES 32u
 #define WIRE_PROOF_BYTES 32u
+#define WIRE_MAX_KEY     1024u
 
 enum wire_kind {
     WIRE_HELLO = 1,
@@ -39,7 +43,9 @@ enum wire_kind {
     WIRE_DATA,
     WIRE_END,
     WIRE_CANCEL,
-    WIRE_BYE
+    WIRE_BYE,
+    WIRE_KEY_ASK,
+    WIRE_KEY
 };
 
 struct wire_head {
@@ -77,6 +83,24 @@ size_t wire_hello_encode(const struct wire_hello *hello, const uint8_t *address,
 /* CORRUPT without an address, or with one that is too long; *address points into payload. */
 MUST_CHECK status wire_hello_decode(const uint8_t *payload, size_t len, struct wire_hello *out, const uint8_t **address,
                                     size_t *address_len);
+
+/* Payload of KEY; address of the lender's worker and packed key, as UCX made them, follow. What stands behind proof is
+ * what it covers. */
+struct wire_key {
+    uint8_t proof[WIRE_PROOF_BYTES];
+    uint64_t pool; /* where the header page is in the lender's address space */
+    uint16_t address_len, key_len;
+    uint32_t zero;
+};
+_Static_assert(sizeof(struct wire_key) == 48, "wire_key is a wire format");
+
+#define WIRE_KEY_BYTES    (sizeof(struct wire_key) + WIRE_MAX_ADDRESS + WIRE_MAX_KEY)
+#define WIRE_SIGNED_BYTES (WIRE_KEY_BYTES - WIRE_PROOF_BYTES) /* more than HELLO's address */
+/* Returns the length; the proof is zeros. */
+size_t wire_key_encode(uint64_t pool, const uint8_t *address, size_t address_len, const uint8_t *key, size_t key_len,
+                       uint8_t out[WIRE_KEY_BYTES]);
+/* CORRUPT when the lengths do not fit; the address is at payload + sizeof *out, the key behind it. */
+MUST_CHECK status wire_key_decode(const uint8_t *payload, size_t len, struct wire_key *out);
 
 struct wire_request {
     uint32_t first_layer, n_layers, n_spans;

@@ -20,7 +20,7 @@ struct worker_peer {
     char id[64];
     struct link *link;              /* NULL in tests */
     struct transfer_peer *transfer; /* the way to take its blocks; NULL while there is none */
-    const char *transport;          /* its name: shm, tcp */
+    const char *transport;          /* its name: shm, tcp, rdma */
     uint64_t incarnation;           /* of this life of the peer */
     bool same_host;
     void *user;

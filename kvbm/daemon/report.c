@@ -15,7 +15,7 @@ static void report_transfer(struct kvbm_process *p)
 {
     struct transfer_stats s;
     transfer_stats(p->transfer, &s);
-    for (int t = TRANSPORT_SHM; t <= TRANSPORT_TCP; t++) {
+    for (int t = TRANSPORT_SHM; t < TRANSPORT_COUNT; t++) {
         const char *name = transfer_transport_name((enum transfer_transport)t);
         set(p, KVBM_TRANSFER_BYTES, name, (double)s.bytes_taken[t]);
         set(p, KVBM_TRANSFER_SECONDS, name, (double)s.busy_us[t] / 1e6);

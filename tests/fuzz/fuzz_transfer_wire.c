@@ -36,6 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct wire_hello hello;
     const uint8_t *address;
     size_t address_len;
+    struct wire_key key;
     size_t head_len = size < sizeof head ? size : sizeof head;
     if (wire_head_decode(data, head_len, size - head_len, &head) == ST_OK && head.kind == WIRE_REQUEST &&
         wire_request_decode(data + head_len, size - head_len, &geometry, BLOCKS, &request) == ST_OK)
@@ -45,6 +46,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size > head_len &&
         wire_hello_decode(data + head_len, size - head_len, &hello, &address, &address_len) == ST_OK &&
         (!address_len || address_len > WIRE_MAX_ADDRESS || address + address_len != data + size))
+        abort();
+    if (size > head_len && wire_key_decode(data + head_len, size - head_len, &key) == ST_OK &&
+        (!key.address_len || !key.key_len || sizeof key + key.address_len + key.key_len != size - head_len))
         abort();
     if (description_decode(data, size, &description, NULL) == ST_OK &&
         description.net_address.data + description.net_address.len > data + size)

@@ -73,7 +73,7 @@ static inline void borrower_open(struct borrower *b, enum transfer_mode mode, co
                                   .network_address = address,
                                   .cluster_key_file = getenv(TEST_KEY_VARIABLE),
                                   .incarnation = 77 };
-    status st = transfer_create(&o, &b->t, &err);
+    status st = test_transfer_create(&o, &b->t, &err);
     if (st)
         print_error("%s\n", err.text);
     assert_int_equal(st, ST_OK);

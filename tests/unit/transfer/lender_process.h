@@ -18,6 +18,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "transfer/connections.h"
+#include "transfer/rdma_over.h"
 #include "transfer/transfer.h"
 
 static const struct transfer_geometry test_geometry = {
@@ -93,6 +94,22 @@ static inline void test_key_use(const char *path)
 {
     if (path ? setenv(TEST_KEY_VARIABLE, path, 1) : unsetenv(TEST_KEY_VARIABLE))
         exit(17);
+}
+
+/* Set: lenders started from then on, and borrower_open, have the way rdma, which UCX plays over TCP. */
+#define TEST_RDMA_VARIABLE "BATON_TEST_RDMA"
+
+static inline void test_rdma_use(bool use)
+{
+    if (use ? setenv(TEST_RDMA_VARIABLE, "1", 1) : unsetenv(TEST_RDMA_VARIABLE))
+        exit(18);
+}
+
+static inline status test_transfer_create(const struct transfer_options *options, struct transfer **out,
+                                          struct error *err)
+{
+    const struct rdma_over over = { "tcp", "lo" };
+    return transfer_create_over(options, getenv(TEST_RDMA_VARIABLE) ? &over : NULL, out, err);
 }
 
 /* A command to the lender and its answer. */
@@ -215,7 +232,7 @@ static inline int lender_main(char **argv)
     if (loop_create(&loop))
         return 7;
     o.loop = loop;
-    if (transfer_create(&o, &t, &err)) {
+    if (test_transfer_create(&o, &t, &err)) {
         (void)fprintf(stderr, "lender: %s\n", err.text);
         return 8;
     }

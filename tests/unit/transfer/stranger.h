@@ -22,7 +22,9 @@ struct stranger {
     uint8_t heard_hello[WIRE_HELLO_BYTES]; /* of a borrower, when this plays the lender */
     size_t heard_hello_len;
     uint64_t heard_session;
-    uint32_t messages, hellos, challenges, welcomes, datas, ends;
+    uint8_t heard_key[WIRE_KEY_BYTES];
+    size_t heard_key_len;
+    uint32_t messages, hellos, challenges, welcomes, keys, datas, ends;
     status last_end;
 };
 
@@ -44,6 +46,10 @@ static inline void stranger_hears(void *arg, struct ucx_link *link, const void *
         s->challenges++;
         memcpy(&s->challenge, payload, sizeof s->challenge);
         memcpy(s->terms.lender_nonce, s->challenge.nonce, WIRE_NONCE_BYTES);
+    }
+    if (h.kind == WIRE_KEY) {
+        s->keys++;
+        memcpy(s->heard_key, payload, s->heard_key_len = len);
     }
     if (h.kind == WIRE_HELLO) {
         s->hellos++;
@@ -150,6 +156,12 @@ static inline void be_welcomed(struct stranger *s, uint64_t session)
     make_proof(s, proof);
     say_proof(s, proof);
     await(s, &s->welcomes, welcomes + 1);
+}
+
+static inline void say_key_ask(struct stranger *s, uint64_t session)
+{
+    struct wire_head ask = { .magic = WIRE_MAGIC, .kind = WIRE_KEY_ASK, .session = session };
+    say(s, &ask, NULL, 0);
 }
 
 /* All layers of block 1. */

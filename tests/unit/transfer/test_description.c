@@ -14,6 +14,7 @@ static size_t encode(uint8_t *out)
 {
     struct description d = { .host = { { 1, 2, 3 }, 4, 5 },
                              .pool = { { 6, 7, 8, 9 }, 10, 11, 12 },
+                             .rdma = DESCRIPTION_RDMA_ONLY,
                              .pid = 13,
                              .fd = 14,
                              .same_address = { parts[0], 4 },
@@ -32,7 +33,7 @@ static void test_survives_the_way(void **state)
     assert_true(host_identity_equal(&d.host, &(struct host_identity){ { 1, 2, 3 }, 4, 5 }));
     assert_int_equal(d.pool.geometry.slot_bytes, 9);
     assert_true(d.pool.n_blocks == 10 && d.pool.incarnation == 11 && d.pool.nonce == 12);
-    assert_true(d.pid == 13 && d.fd == 14);
+    assert_true(d.pid == 13 && d.fd == 14 && d.rdma == DESCRIPTION_RDMA_ONLY);
     assert_int_equal(d.same_address.len, 4);
     assert_memory_equal(d.same_address.data, "same", 4);
     assert_int_equal(d.net_address.len, 3);
@@ -70,8 +71,13 @@ static void test_lengths_are_checked_behind_the_checksum(void **state)
         assert_int_equal(description_decode(bytes, len, &d, &err), ST_CORRUPT);
     }
     size_t len = encode(bytes);
-    memset(bytes + 12, 0, 4); /* no layers */
+    bytes[8] = DESCRIPTION_RDMA_ONLY + 1;
     uint64_t sum = XXH3_64bits(bytes, len - 8);
+    memcpy(bytes + len - 8, &sum, 8);
+    assert_int_equal(description_decode(bytes, len, &d, &err), ST_CORRUPT);
+    len = encode(bytes);
+    memset(bytes + 12, 0, 4); /* no layers */
+    sum = XXH3_64bits(bytes, len - 8);
     memcpy(bytes + len - 8, &sum, 8);
     assert_int_equal(description_decode(bytes, len, &d, &err), ST_CORRUPT);
 }

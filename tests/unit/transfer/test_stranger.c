@@ -91,9 +91,11 @@ static void say_everything(struct stranger *s, uint64_t session)
                                   [WIRE_WELCOME] = WIRE_HEADER_PAGE,
                                   [WIRE_REQUEST] = 32,
                                   [WIRE_DATA] = 4096,
-                                  [WIRE_BYE] = 0 };
+                                  [WIRE_BYE] = 0,
+                                  [WIRE_KEY_ASK] = 0,
+                                  [WIRE_KEY] = 200 };
     memset(payload, 0x5a, sizeof payload);
-    for (int kind = WIRE_HELLO; kind <= WIRE_BYE; kind++) {
+    for (int kind = WIRE_HELLO; kind <= WIRE_KEY; kind++) {
         struct wire_head head = {
             .magic = WIRE_MAGIC, .kind = (uint8_t)kind, .session = session, .request = s->d.pool.nonce
         };
@@ -102,9 +104,8 @@ static void say_everything(struct stranger *s, uint64_t session)
     say_request(s, session, 0, SECOND);
 }
 
-static void test_without_the_key_nothing_is_answered(void **state)
+static void nothing_is_answered(void)
 {
-    (void)state;
     struct scene scene;
     scene_open(&scene);
     for (int round = 0; round < 2; round++) {
@@ -116,15 +117,25 @@ static void test_without_the_key_nothing_is_answered(void **state)
         say_hello(&s, SESSION, s.d.pool.nonce);
         say_everything(&s, SESSION);
         take_one(&scene);
-        /* twice HELLO and two REQUESTs, and a HELLO of its own */
-        until_unproven(&scene, &s, (uint64_t)(round + 1) * (2 * 3 + 1));
+        /* twice HELLO, two REQUESTs and KEY_ASK, and a HELLO of its own */
+        until_unproven(&scene, &s, (uint64_t)(round + 1) * (2 * 4 + 1));
         assert_int_equal(s.messages, 0);
         stranger_close(&s);
     }
     struct transfer_stats stats = lender_stats(&scene);
-    assert_int_equal(stats.malformed, 2 * 2 * 4); /* CHALLENGE, WELCOME, DATA and END are not for a lender to hear */
+    assert_int_equal(stats.malformed,
+                     2 * 2 * 5); /* CHALLENGE, WELCOME, KEY, DATA and END are not for a lender to hear */
     assert_int_equal(stats.served_bytes, 2 * transfer_block_bytes(&test_geometry));
     scene_close(&scene);
+}
+
+static void test_without_the_key_nothing_is_answered(void **state)
+{
+    (void)state;
+    nothing_is_answered();
+    test_rdma_use(true);
+    nothing_is_answered();
+    test_rdma_use(false);
 }
 
 /* Who has said a HELLO that holds still gets nothing before the proof, and the session is over. */
@@ -322,26 +333,151 @@ static void test_a_crowd_is_cut(void **state)
     scene_close(&scene);
 }
 
+/* Where the lender has its pool, which it tells only to who has proved himself. */
+static uint64_t pool_address(pid_t lender)
+{
+    char path[64], line[512];
+    unsigned long long address = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/maps", (int)lender);
+    FILE *maps = fopen(path, "re");
+    assert_non_null(maps);
+    while (!address && fgets(line, sizeof line, maps))
+        if (strstr(line, POOL_FILE))
+            (void)sscanf(line, "%llx-", &address);
+    (void)fclose(maps);
+    assert_true(address != 0);
+    return address;
+}
+
+static bool contains(const uint8_t *all, size_t len, const uint8_t *part, size_t part_len)
+{
+    return memmem(all, len, part, part_len) != NULL;
+}
+
+/* Where gets can be made and by which key: before the proof nobody is told, and the description does not say. */
+static void test_no_key_for_gets_before_the_proof(void **state)
+{
+    (void)state;
+    struct scene scene;
+    struct stranger s;
+    struct wire_key key;
+    test_rdma_use(true);
+    scene_open(&scene);
+    stranger_open(&s, &scene.lender, false);
+    assert_int_equal(s.d.rdma, DESCRIPTION_RDMA);
+    s.key = key_of(ours);
+    say_hello(&s, SESSION, s.d.pool.nonce);
+    await(&s, &s.challenges, 1);
+    say_key_ask(&s, SESSION);
+    until_unproven(&scene, &s, 1);
+    assert_int_equal(s.messages, 1);
+    stranger_close(&s);
+
+    stranger_open(&s, &scene.lender, false);
+    s.key = key_of(ours);
+    be_welcomed(&s, 2 * SESSION);
+    progress_for(&s, 100000);
+    assert_int_equal(s.keys, 0); /* who does not ask takes by other ways */
+    say_key_ask(&s, 2 * SESSION);
+    await(&s, &s.keys, 1);
+    assert_int_equal(wire_key_decode(s.heard_key, s.heard_key_len, &key), ST_OK);
+    assert_true(key.pool == pool_address(scene.lender.pid));
+    assert_true(proof_holds(&s.key, PROOF_RDMA, &s.terms, s.heard_key + WIRE_PROOF_BYTES,
+                            s.heard_key_len - WIRE_PROOF_BYTES, key.proof));
+    assert_false(
+        contains(scene.lender.description, scene.lender.description_len, s.heard_key + sizeof key, key.address_len));
+    stranger_close(&s);
+
+    stranger_open(&s, &scene.lender, true);
+    s.key = key_of(ours);
+    be_welcomed(&s, 3 * SESSION);
+    uint64_t malformed = lender_stats(&scene).malformed;
+    say_key_ask(&s, 3 * SESSION);
+    progress_for(&s, 300000);
+    assert_int_equal(s.keys, 0);
+    assert_int_equal(lender_stats(&scene).malformed, malformed + 1);
+    stranger_close(&s);
+    scene_close(&scene);
+    test_rdma_use(false);
+}
+
+/* Nor is there anything to tell without a device, or a key, at the lender. */
+static void test_without_rdma_there_is_no_key_for_gets(void **state)
+{
+    (void)state;
+    struct scene scene;
+    struct stranger s;
+    scene_open(&scene);
+    stranger_open(&s, &scene.lender, false);
+    assert_int_equal(s.d.rdma, DESCRIPTION_NO_RDMA);
+    s.key = key_of(ours);
+    be_welcomed(&s, SESSION);
+    say_key_ask(&s, SESSION);
+    progress_for(&s, 300000);
+    assert_int_equal(s.keys, 0);
+    assert_int_equal(lender_stats(&scene).malformed, 1);
+    stranger_close(&s);
+    scene_close(&scene);
+
+    struct lender_process keyless;
+    struct description d;
+    struct error err;
+    test_key_use(NULL);
+    test_rdma_use(true);
+    lender_start(&keyless, TRANSFER_AUTO, NULL, NULL);
+    assert_int_equal(description_decode(keyless.description, keyless.description_len, &d, &err), ST_OK);
+    assert_int_equal(d.rdma, DESCRIPTION_NO_RDMA);
+    assert_int_equal(lender_reap(&keyless), 0);
+    test_rdma_use(false);
+    test_key_use(ours);
+}
+
+/* A lender that moves KV by rdma alone sends no bytes to who asks for them. */
+static void test_a_lender_by_rdma_alone_serves_no_bytes(void **state)
+{
+    (void)state;
+    struct lender_process lender;
+    struct stranger s;
+    test_key_use(ours);
+    test_rdma_use(true);
+    lender_start(&lender, TRANSFER_RDMA, NULL, NULL);
+    stranger_open(&s, &lender, false);
+    assert_int_equal(s.d.rdma, DESCRIPTION_RDMA_ONLY);
+    s.key = key_of(ours);
+    be_welcomed(&s, SESSION);
+    say_request(&s, SESSION, 0, SECOND);
+    progress_for(&s, 300000);
+    assert_int_equal(s.datas + s.ends, 0);
+    struct transfer_stats stats = lender_order(&lender, 's', 0, NULL).stats;
+    assert_int_equal(stats.malformed, 1);
+    assert_int_equal(stats.served_bytes, 0);
+    stranger_close(&s);
+    assert_int_equal(lender_reap(&lender), 0);
+    test_rdma_use(false);
+}
+
 static void test_another_cluster_is_told_so(void **state)
 {
     (void)state;
     struct scene scene;
     struct borrower other;
-    enum transfer_mode modes[] = { TRANSFER_SHM, TRANSFER_TCP };
+    enum transfer_mode modes[] = { TRANSFER_SHM, TRANSFER_TCP, TRANSFER_RDMA };
+    test_rdma_use(true);
     scene_open(&scene);
     test_key_use(another);
     borrower_open(&other, TRANSFER_AUTO, NULL);
     test_key_use(ours);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         borrower_meet(&other, &scene.lender, modes[i], SECOND);
         assert_int_not_equal(other.ready_st, ST_OK);
         assert_non_null(strstr(other.why, "key"));
         transfer_disconnect(&other.peer);
     }
-    assert_true(lender_stats(&scene).unproven >= 2);
+    assert_true(lender_stats(&scene).unproven >= 3);
     assert_int_equal(lender_stats(&scene).served_bytes, 0);
     borrower_close(&other);
     scene_close(&scene);
+    test_rdma_use(false);
 }
 
 /* Whoever claims to be a lender and has no key gets no borrower, and writes nothing. */
@@ -403,22 +539,6 @@ static void on_put(void *request, ucs_status_t st, void *arg)
     ucp_request_free(request);
 }
 
-/* Where the lender has its pool, which it tells nobody. */
-static uint64_t pool_address(pid_t lender)
-{
-    char path[64], line[512];
-    unsigned long long address = 0;
-    (void)snprintf(path, sizeof path, "/proc/%d/maps", (int)lender);
-    FILE *maps = fopen(path, "re");
-    assert_non_null(maps);
-    while (!address && fgets(line, sizeof line, maps))
-        if (strstr(line, POOL_FILE))
-            (void)sscanf(line, "%llx-", &address);
-    (void)fclose(maps);
-    assert_true(address != 0);
-    return address;
-}
-
 /* A key of any memory will do: of TCP there is nothing in it. */
 static ucp_rkey_h key_for(ucp_context_h context, ucp_ep_h ep, void *bytes, size_t n, ucp_mem_h *memory)
 {
@@ -477,9 +597,8 @@ static void put_by_force(const struct description *d, uint64_t pool, bool mapped
     ucp_cleanup(context);
 }
 
-static void test_puts_write_nothing(void **state)
+static void puts_write_nothing(void)
 {
-    (void)state;
     struct scene scene;
     struct description d;
     struct error err;
@@ -489,6 +608,15 @@ static void test_puts_write_nothing(void **state)
     put_by_force(&d, pool_address(scene.lender.pid), true);
     assert_true(lender_order(&scene.lender, 's', 0, NULL).memory == scene.memory);
     scene_close(&scene);
+}
+
+static void test_puts_write_nothing(void **state)
+{
+    (void)state;
+    puts_write_nothing();
+    test_rdma_use(true); /* beside a context that has the feature, these two have none either */
+    puts_write_nothing();
+    test_rdma_use(false);
 }
 
 /* Only this user's processes may open the pool's memory, and it has no name that others could try. */
@@ -553,6 +681,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_the_same_host_context_serves_no_bytes),
         cmocka_unit_test(test_unanswered_challenges_are_bounded),
         cmocka_unit_test(test_a_crowd_is_cut),
+        cmocka_unit_test(test_no_key_for_gets_before_the_proof),
+        cmocka_unit_test(test_without_rdma_there_is_no_key_for_gets),
+        cmocka_unit_test(test_a_lender_by_rdma_alone_serves_no_bytes),
         cmocka_unit_test(test_another_cluster_is_told_so),
         cmocka_unit_test(test_a_false_lender_is_not_believed),
         cmocka_unit_test(test_puts_write_nothing),

@@ -32,7 +32,7 @@ static void test_heads_are_checked(void **state)
     for (int kind = 0; kind < 256; kind++) {
         bad = good;
         bad.kind = (uint8_t)kind;
-        bool end = kind == WIRE_END || kind == WIRE_CANCEL || kind == WIRE_BYE;
+        bool end = kind == WIRE_END || kind == WIRE_CANCEL || kind == WIRE_BYE || kind == WIRE_KEY_ASK;
         assert_int_equal(wire_head_decode(&bad, sizeof bad, 0, &out), end ? ST_OK : ST_CORRUPT);
     }
 }
@@ -101,6 +101,38 @@ static void test_hellos_are_checked(void **state)
     assert_int_equal(wire_hello_decode(bytes, sizeof hello + 1, &out, &found, &found_len), ST_OK);
 }
 
+static void test_keys_are_checked(void **state)
+{
+    (void)state;
+    static uint8_t bytes[WIRE_KEY_BYTES + 1], address[WIRE_MAX_ADDRESS], key[WIRE_MAX_KEY];
+    struct wire_key out;
+    memset(address, 3, sizeof address);
+    memset(key, 4, sizeof key);
+    size_t len = wire_key_encode(77, address, sizeof address, key, sizeof key, bytes);
+    assert_int_equal(len, WIRE_KEY_BYTES);
+    assert_int_equal(wire_key_decode(bytes, len, &out), ST_OK);
+    assert_int_equal(wire_key_decode(bytes, len + 1, &out), ST_CORRUPT);
+    len = wire_key_encode(77, address, 5, key, 6, bytes);
+    assert_int_equal(wire_key_decode(bytes, len, &out), ST_OK);
+    assert_true(out.pool == 77 && out.address_len == 5 && out.key_len == 6);
+    assert_memory_equal(bytes + sizeof out, address, 5);
+    assert_memory_equal(bytes + sizeof out + 5, key, 6);
+    for (size_t cut = 0; cut < len; cut++)
+        assert_int_equal(wire_key_decode(bytes, cut, &out), ST_CORRUPT);
+    for (size_t at = 40; at < 48; at++) { /* lengths and zero */
+        (void)wire_key_encode(77, address, 5, key, 6, bytes);
+        bytes[at] ^= 0x81;
+        assert_int_equal(wire_key_decode(bytes, len, &out), ST_CORRUPT);
+    }
+    /* that fit together, but one of which is nothing or too much */
+    const uint16_t lens[][2] = { { 0, 11 }, { 11, 0 }, { 0, WIRE_MAX_KEY + 1 }, { 5, WIRE_MAX_KEY + 1 } };
+    for (size_t i = 0; i < sizeof lens / sizeof lens[0]; i++) {
+        memcpy(bytes + 40, lens[i], 4);
+        memset(bytes + 44, 0, 4);
+        assert_int_equal(wire_key_decode(bytes, sizeof out + lens[i][0] + lens[i][1], &out), ST_CORRUPT);
+    }
+}
+
 static void test_random_requests_stay_inside(void **state)
 {
     (void)state;
@@ -126,6 +158,7 @@ int main(void)
         cmocka_unit_test(test_requests_survive_the_way),
         cmocka_unit_test(test_requests_outside_the_pool_are_refused),
         cmocka_unit_test(test_hellos_are_checked),
+        cmocka_unit_test(test_keys_are_checked),
         cmocka_unit_test(test_random_requests_stay_inside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
