@@ -1,5 +1,6 @@
 /* baton doctor - is this machine fit to run a cluster, and what to do where it is not. */
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdarg.h>
@@ -189,6 +190,26 @@ static void check_limits(struct examination *e)
         scope[0] ? scope : "absent");
 }
 
+#define RDMA_DEVICES "/sys/class/infiniband"
+
+/* What the kernel has; at its start a daemon says what UCX makes of it. */
+static void check_rdma(struct examination *e)
+{
+    char names[256] = "";
+    size_t at = 0;
+    DIR *folder = opendir(RDMA_DEVICES);
+    for (struct dirent *entry; folder && (entry = readdir(folder)) != NULL;)
+        if (entry->d_name[0] != '.' && at < sizeof names)
+            at += (size_t)snprintf(names + at, sizeof names - at, " %s", entry->d_name);
+    if (folder)
+        closedir(folder);
+    if (at)
+        say(e, FINE, "rdma", NULL, "devices:%s; KV moves between hosts by RDMA where both have such", names);
+    else
+        say(e, FINE, "rdma", NULL,
+            "no device in " RDMA_DEVICES ": KV moves between hosts by TCP, and --transfer rdma does not start");
+}
+
 static void check_models(struct examination *e)
 {
     const struct known_model *model = &known_models[0];
@@ -220,6 +241,7 @@ static int run(const struct command *self, int argc, char **argv)
     check_memory(&e);
     check_huge_pages(&e);
     check_limits(&e);
+    check_rdma(&e);
     check_etcd(&e);
     check_daemons(&e);
     check_port(&e, (uint16_t)port);

@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 
-from cluster import BIN, QUESTIONS, ROOT, SLOW, STORY, Cluster, Suite, in_parallel, wait_for
+from cluster import BIN, QUESTIONS, ROOT, SLOW, STORY, TINY, Cluster, Suite, in_parallel, wait_for
 
 
 def answers_golden(c):
@@ -106,6 +106,16 @@ def scale_and_drain(c):
     assert not c.ask(STORY, route="remote", max_tokens=5).error
 
 
+def rdma_without_a_device(c):
+    """Whoever insists on RDMA hears that there is no device; `auto` goes on without, as this cluster does."""
+    command = [os.path.join(BIN, "baton-decode"), "--etcd", c.status()["etcd_url"], "--model", TINY, "--id", "by-rdma", "--transfer", "rdma"]
+    env = {**os.environ, "UCX_TLS": "tcp", "BATON_CLUSTER_KEY_FILE": os.path.join(c.dir, "cluster.key")}
+    got = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, env=env)
+    assert got.returncode == 1 and "--transfer rdma: UCX finds no device" in got.stderr, got
+    got = subprocess.run([os.path.join(BIN, "baton"), "doctor"], capture_output=True, text=True, timeout=60 * SLOW)
+    assert "--transfer rdma does not start" in got.stdout, got.stdout
+
+
 def one_transport(suite, transport, expect):
     with Cluster(transfer=transport) as c:
         c.expect_transport = expect
@@ -119,6 +129,10 @@ def one_transport(suite, transport, expect):
             suite.test("cancelled requests free everything", cancelled_requests_free_everything, c)
             suite.test("commands of operators", commands, c)
             suite.test("scale and drain", scale_and_drain, c)
+            if os.path.exists("/sys/class/infiniband"):
+                suite.skip("RDMA without a device", "this machine has one")
+            else:
+                suite.test("RDMA without a device", rdma_without_a_device, c)
         suite.test("nothing is left over", c.wait_nothing_left)
 
 
