@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/draw.h"
+#include "common/draw.h"
 
 #define MOST 1e12
 

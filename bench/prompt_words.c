@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/draw.h"
+#include "common/draw.h"
 
 static const char *const known[] = {
     "time",  "people", "water", "work",  "house",  "day",   "night",  "light", "hand",   "place",  "world",  "man",

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <xxhash.h>
 
-#include "bench/draw.h"
+#include "common/draw.h"
 
 /* What a number is drawn for. */
 enum purpose { ARRIVALS = 1, TURNS, PAUSES, OUTPUTS, INPUTS, PREFIX_CHOICE, PREFIX_TEXT, QUESTION_TEXT, BLOCK_TEXT };

@@ -2,30 +2,24 @@
 
 #include <math.h>
 
-#define TWO_PI 6.283185307179586
+#include "common/draw.h"
 
-static uint64_t mixed(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
+/* ~stream itself is mixed: draw_mix() adds the step. */
 struct draws draws_begin(uint64_t seed, uint64_t stream)
 {
-    return (struct draws){ mixed(seed + 0x9e3779b97f4a7c15u) ^ mixed(~stream) };
+    return (struct draws){ draw_mix(seed) ^ draw_mix(~stream - DRAW_STEP) };
 }
 
-/* splitmix64: Steele, Lea and Flood, OOPSLA 2014. */
 uint64_t draws_next(struct draws *d)
 {
-    d->state += 0x9e3779b97f4a7c15u;
-    return mixed(d->state);
+    uint64_t bits = draw_mix(d->state);
+    d->state += DRAW_STEP;
+    return bits;
 }
 
 double draws_uniform(struct draws *d)
 {
-    return (double)((draws_next(d) >> 11) + 1) * 0x1p-53;
+    return draw_unit_of(draws_next(d));
 }
 
 double draws_exponential(struct draws *d, double mean)
@@ -35,8 +29,8 @@ double draws_exponential(struct draws *d, double mean)
 
 double draws_normal(struct draws *d)
 {
-    double radius = sqrt(-2 * log(draws_uniform(d)));
-    return radius * cos(TWO_PI * draws_uniform(d));
+    double u = draws_uniform(d);
+    return draw_normal_of(u, draws_uniform(d));
 }
 
 static double gamma_of_one(struct draws *d, double shape)

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "bench/distribution.h"
-#include "bench/draw.h"
+#include "common/draw.h"
 
 #define N 20000u
 

@@ -8,8 +8,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "bench/draw.h"
 #include "bench/latency_histogram.h"
+#include "common/draw.h"
 
 #define N 50000u
 
