@@ -1,20 +1,13 @@
 #include "bench/index_trace.h"
 
-#include <jansson.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define ID_TOKENS 512u
-#define MAX_ID    (1u << 24)
-#define NONE      UINT32_MAX
+#include "bench/trace.h"
+#include "common/draw.h"
 
-/* The prompts: ids[starts[i] .. starts[i + 1]). */
-struct prompts {
-    uint32_t *ids, *starts;
-    uint32_t n_ids, n, capacity, starts_capacity, most_id;
-};
+#define MAX_IDS (1u << 24) /* different ones: each worker has a place for every one */
+#define NONE    UINT32_MAX
 
 /* What one worker holds: a list of ids, used last first. */
 struct lru {
@@ -25,60 +18,22 @@ struct lru {
 
 #define NOT_HELD (NONE - 1)
 
-static status push(uint32_t **array, uint32_t *n, uint32_t *capacity, uint32_t value)
-{
-    if (*n == *capacity) {
-        uint32_t larger = *capacity ? 2 * *capacity : 4096;
-        uint32_t *memory = realloc(*array, larger * sizeof **array);
-        if (!memory)
-            return ST_NO_MEMORY;
-        *array = memory;
-        *capacity = larger;
-    }
-    (*array)[(*n)++] = value;
-    return ST_OK;
-}
-
 /* --- reading --- */
 
-static status add_prompt(struct prompts *p, const json_t *line)
+static status read_prompts(const char *path, struct trace *out, struct error *err)
 {
-    const json_t *ids = json_object_get(line, "hash_ids"), *id;
-    size_t i;
-    if (!json_is_array(ids))
-        return ST_INVALID;
-    json_array_foreach(ids, i, id)
-    {
-        json_int_t v = json_integer_value(id);
-        if (!json_is_integer(id) || v < 0 || v >= MAX_ID || p->n_ids >= INDEX_TRACE_MAX_IDS)
-            return ST_INVALID;
-        if (push(&p->ids, &p->n_ids, &p->capacity, (uint32_t)v) != ST_OK)
-            return ST_NO_MEMORY;
-        p->most_id = (uint32_t)v > p->most_id ? (uint32_t)v : p->most_id;
+    struct trace t;
+    status st = trace_load(path, TRACE_NEEDS_BLOCKS, &t, err);
+    if (st != ST_OK)
+        return st;
+    if (t.n_ids > MAX_IDS || t.n_blocks > INDEX_TRACE_MAX_IDS) {
+        st = error_set(err, ST_LIMIT, "%s: %zu ids below %u, where at most %u below %u are replayed", path, t.n_blocks,
+                       t.n_ids, INDEX_TRACE_MAX_IDS, MAX_IDS);
+        trace_free(&t);
+        return st;
     }
-    return push(&p->starts, &p->n, &p->starts_capacity, p->n_ids);
-}
-
-static status read_prompts(const char *path, struct prompts *p, struct error *err)
-{
-    FILE *f = fopen(path, "r");
-    if (!f)
-        return error_set(err, ST_NOT_FOUND, "cannot open the trace %s", path);
-    status st = push(&p->starts, &p->n, &p->starts_capacity, 0);
-    while (st == ST_OK) {
-        json_error_t e;
-        json_t *line = json_loadf(f, JSON_DISABLE_EOF_CHECK, &e);
-        if (!line) {
-            st = feof(f) && p->n > 1 ? ST_NOT_FOUND : ST_INVALID;
-            break;
-        }
-        st = add_prompt(p, line);
-        json_decref(line);
-    }
-    (void)fclose(f);
-    if (st == ST_NOT_FOUND)
-        return ST_OK;
-    return error_set(err, st, "%s: request %u is not what a trace has: an object with \"hash_ids\"", path, p->n - 1);
+    *out = t;
+    return ST_OK;
 }
 
 /* --- workers --- */
@@ -123,9 +78,9 @@ static void lru_put_first(struct lru *l, uint32_t id)
 
 struct maker {
     struct index_trace *trace;
-    struct prompts prompts;
+    struct trace prompts;
     struct lru workers[INDEX_TRACE_MAX_WORKERS];
-    uint16_t *holders; /* [most_id + 1]: workers that hold it */
+    uint16_t *holders; /* [n_ids]: workers that hold it */
     uint32_t n_workers, room, turn;
     uint64_t held_ids;
     size_t capacity;
@@ -177,7 +132,7 @@ static uint32_t pick(struct maker *m, const uint32_t ids[], uint32_t n, uint32_t
 static void use(struct maker *m, struct lru *l, uint32_t start, uint32_t n)
 {
     for (uint32_t i = n; i--;) {
-        uint32_t id = m->prompts.ids[start + i];
+        uint32_t id = m->prompts.blocks[start + i];
         if (l->before[id] != NOT_HELD)
             lru_take_out(l, id);
         else if (!m->holders[id]++)
@@ -200,7 +155,7 @@ static status remove_oldest(struct maker *m, uint32_t worker)
 
 static status make_request(struct maker *m, uint32_t start, uint32_t n)
 {
-    uint32_t hit, worker = pick(m, &m->prompts.ids[start], n, &hit);
+    uint32_t hit, worker = pick(m, &m->prompts.blocks[start], n, &hit);
     struct lru *l = &m->workers[worker];
     status st = add(m, INDEX_LOOKUP, worker, start, n);
     if (n > m->room) /* longer than a worker: looked up, not kept */
@@ -214,36 +169,29 @@ static status make_request(struct maker *m, uint32_t start, uint32_t n)
     return st;
 }
 
-static uint64_t mixed(uint64_t v)
+static status make_hashes(const struct trace *p, struct index_trace *t)
 {
-    v = (v + UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
-    v = (v ^ v >> 27) * UINT64_C(0x94d049bb133111eb);
-    return v ^ v >> 31;
-}
-
-static status make_hashes(const struct prompts *p, struct index_trace *t)
-{
-    t->n_hashes = (size_t)p->n_ids * INDEX_TRACE_ID_BLOCKS;
+    t->n_hashes = p->n_blocks * INDEX_TRACE_ID_BLOCKS;
     t->hashes = malloc(t->n_hashes * sizeof *t->hashes + 1);
     if (!t->hashes)
         return ST_NO_MEMORY;
     for (size_t i = 0; i < t->n_hashes; i++) {
         uint64_t block =
-            (uint64_t)p->ids[i / INDEX_TRACE_ID_BLOCKS] * INDEX_TRACE_ID_BLOCKS + i % INDEX_TRACE_ID_BLOCKS;
-        t->hashes[i] = (struct block_hash){ mixed(block), mixed(~block) };
+            (uint64_t)p->blocks[i / INDEX_TRACE_ID_BLOCKS] * INDEX_TRACE_ID_BLOCKS + i % INDEX_TRACE_ID_BLOCKS;
+        t->hashes[i] = (struct block_hash){ draw_mix(block), draw_mix(~block) };
     }
     return ST_OK;
 }
 
 static status make_operations(struct maker *m)
 {
-    const struct prompts *p = &m->prompts;
-    m->holders = calloc((size_t)p->most_id + 1, sizeof *m->holders);
+    const struct trace *p = &m->prompts;
+    m->holders = calloc(p->n_ids, sizeof *m->holders);
     status st = m->holders ? make_hashes(p, m->trace) : ST_NO_MEMORY;
     for (uint32_t i = 0; st == ST_OK && i < m->n_workers; i++)
-        st = lru_create(&m->workers[i], p->most_id + 1);
-    for (uint32_t i = 0; st == ST_OK && i + 1 < p->n; i++)
-        st = make_request(m, p->starts[i], p->starts[i + 1] - p->starts[i]);
+        st = lru_create(&m->workers[i], p->n_ids);
+    for (size_t i = 0, first = 0; st == ST_OK && i < p->n_requests; first = p->ends[i++])
+        st = make_request(m, (uint32_t)first, (uint32_t)(p->ends[i] - first));
     return st;
 }
 
@@ -255,14 +203,13 @@ status index_trace_load(const struct index_trace_options *o, struct index_trace 
     *out = (struct index_trace){ 0 };
     m->trace = out;
     m->n_workers = o->n_workers;
-    m->room = o->worker_tokens / ID_TOKENS;
+    m->room = o->worker_tokens / TRACE_BLOCK_TOKENS;
     status st = read_prompts(o->path, &m->prompts, err);
     if (st == ST_OK && (st = make_operations(m)) != ST_OK)
         error_set(err, st, "no memory for the trace %s", o->path);
     for (uint32_t i = 0; i < m->n_workers; i++)
         lru_free(&m->workers[i]);
-    free(m->prompts.ids);
-    free(m->prompts.starts);
+    trace_free(&m->prompts);
     free(m->holders);
     free(m);
     if (st != ST_OK)

@@ -9,7 +9,7 @@
 #include "common/status.h"
 #include "kvbm/block_hash.h"
 
-#define INDEX_TRACE_ID_BLOCKS   32u
+#define INDEX_TRACE_ID_BLOCKS   32u /* of the TRACE_BLOCK_TOKENS tokens of an id */
 #define INDEX_TRACE_MAX_WORKERS 256u
 #define INDEX_TRACE_MAX_IDS     (1u << 22) /* of all prompts together */
 
@@ -31,7 +31,7 @@ struct index_trace {
 };
 
 struct index_trace_options {
-    const char *path; /* Mooncake's: a line of JSON with "hash_ids" each request */
+    const char *path; /* of bench/trace.h; each request has blocks */
     uint32_t n_workers;
     uint32_t worker_tokens; /* that a worker holds */
 };

@@ -69,7 +69,8 @@ static int run(const struct command *self, int argc, char **argv)
     struct error err;
     int code;
     const struct option_row rows[] = {
-        { "trace", 0, OPTION_TEXT, &trace, "FILE", "Mooncake's trace, one request a line (" TRACE ")", 0, 0 },
+        { "trace", 0, OPTION_TEXT, &trace, "FILE", "A trace with blocks, Mooncake's or Baton's form (" TRACE ")", 0,
+          0 },
         { "workers", 0, OPTION_INT, &workers, "N", "Workers (16)", 1, INDEX_TRACE_MAX_WORKERS },
         { "worker-tokens", 0, OPTION_INT, &worker_tokens, "N", "Tokens that a worker holds (3000000)", 512, INT32_MAX },
         { "repeats", 0, OPTION_INT, &repeats, "N", "Measured passes, of which the median is given (5)", 1,
