@@ -7,9 +7,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "bench/distribution.h"
 #include "bench/prompt_words.h"
 #include "bench/trace.h"
+#include "common/distribution.h"
 
 #define SERVE_MAX_USERS   16384u
 #define SERVE_MAX_RATE    1e6 /* conversations a second */

@@ -63,14 +63,6 @@ static status parse_time(const char *name, const char *text, uint64_t *out, stru
                      name, text);
 }
 
-static status parse_distribution(const char *name, const char *text, struct distribution *out, struct error *err)
-{
-    struct error why;
-    if (distribution_parse(text, out, &why) == ST_OK)
-        return ST_OK;
-    return error_set(err, ST_INVALID, "--%s: %s", name, why.text);
-}
-
 /* How requests come, and that nothing was given that says otherwise. */
 static status read_arrivals(struct bench *b, struct error *err)
 {
@@ -113,13 +105,13 @@ static status read_traffic(struct bench *b, struct error *err)
     t->prefix_tokens = (uint32_t)g->prefix_tokens;
     t->seed = (uint64_t)g->seed;
     if (st == ST_OK)
-        st = parse_distribution("input", g->input ? g->input : "128", &t->input, err);
+        st = option_distribution("input", g->input ? g->input : "128", &t->input, err);
     if (st == ST_OK)
-        st = parse_distribution("output", g->output ? g->output : "64", &t->output, err);
+        st = option_distribution("output", g->output ? g->output : "64", &t->output, err);
     if (st == ST_OK)
-        st = parse_distribution("turns", g->turns ? g->turns : "1", &t->turns, err);
+        st = option_distribution("turns", g->turns ? g->turns : "1", &t->turns, err);
     if (st == ST_OK)
-        st = parse_distribution("pause", g->pause, &t->pause_ms, err);
+        st = option_distribution("pause", g->pause, &t->pause_ms, err);
     if (st == ST_OK && g->trace) {
         st = trace_load(g->trace, TRACE_NEEDS_ARRIVALS, &b->trace, err);
         t->trace = &b->trace;

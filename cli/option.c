@@ -177,6 +177,14 @@ status option_parse(int argc, char **argv, const struct option_row *rows, size_t
     return ST_OK;
 }
 
+status option_distribution(const char *name, const char *text, struct distribution *out, struct error *err)
+{
+    struct error why;
+    if (distribution_parse(text, out, &why) == ST_OK)
+        return ST_OK;
+    return error_set(err, ST_INVALID, "--%s: %s", name, why.text);
+}
+
 bool option_given_help(int argc, char **argv)
 {
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/distribution.h"
 #include "common/status.h"
 #include "common/text_buffer.h"
 
@@ -46,6 +47,8 @@ struct arguments {
 /* argv[0] is skipped. ST_INVALID with a sentence that names the option and what is allowed, or the nearest option. */
 MUST_CHECK status option_parse(int argc, char **argv, const struct option_row *rows, size_t n_rows,
                                struct arguments *arguments, struct error *err);
+/* The value of option `name` as a distribution; ST_INVALID names both. */
+MUST_CHECK status option_distribution(const char *name, const char *text, struct distribution *out, struct error *err);
 bool option_given_help(int argc, char **argv);
 void option_write_help(const struct option_row *rows, size_t n_rows, struct text_buffer *out);
 

@@ -85,7 +85,7 @@ static enum arrival_process process_of(const char *name)
 
 static status make_workload(const struct form *form, struct workload *out, struct error *err)
 {
-    struct workload_lengths input, output;
+    struct distribution input, output;
     const struct arrivals_options arrivals = { .process = process_of(form->arrivals),
                                                .rate = form->rate,
                                                .cv = form->cv,
@@ -95,9 +95,9 @@ static status make_workload(const struct form *form, struct workload *out, struc
                                                .swing = form->swing,
                                                .period_s = form->period_s };
     size_t n = form->requests ? (size_t)form->requests : 10000;
-    status st = sim_read_lengths(form->input, &input, err);
+    status st = option_distribution("input", form->input, &input, err);
     if (st == ST_OK)
-        st = sim_read_lengths(form->output, &output, err);
+        st = option_distribution("output", form->output, &output, err);
     if (st == ST_OK && workload_make(&arrivals, &input, &output, n, (uint64_t)form->seed, out) != ST_OK)
         st = error_set(err, ST_NO_MEMORY, "no memory for %zu requests", n);
     return st;
@@ -274,9 +274,8 @@ static int run(const struct command *self, int argc, char **argv)
         { "swing", 0, OPTION_REAL, &f.swing, "X", "diurnal: how far the rate goes from its mean, as a share (1)", 0,
           1 },
         { "period", 0, OPTION_REAL, &f.period_s, "S", "diurnal: seconds of a swing (86400)", 1, 1e9 },
-        { "input", 0, OPTION_TEXT, &f.input, "N[:CV]", "Prompt tokens, mean and coefficient of variation (1000)", 0,
-          0 },
-        { "output", 0, OPTION_TEXT, &f.output, "N[:CV]", "Answer tokens, likewise (100)", 0, 0 },
+        { "input", 0, OPTION_TEXT, &f.input, "TOKENS", "Of their prompts: " DISTRIBUTION_FORMS " (1000)", 0, 0 },
+        { "output", 0, OPTION_TEXT, &f.output, "TOKENS", "Of their answers, likewise (100)", 0, 0 },
         { "seed", 0, OPTION_INT, &f.seed, "N", "Of synthetic requests (1)", 0, INT32_MAX },
         { "policy", 0, OPTION_WORD, &f.policy, "cache-aware|kv-overlap|least-loaded|round-robin|random|power-of-two",
           "How the router chooses (cache-aware)", 0, 0 },

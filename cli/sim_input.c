@@ -133,21 +133,3 @@ status sim_read_failure(const char *text, struct sim_failure *out, struct error 
     *out = f;
     return ST_OK;
 }
-
-status sim_read_lengths(const char *text, struct workload_lengths *out, struct error *err)
-{
-    char *stop;
-    struct workload_lengths l = { .mean = strtod(text, &stop) };
-    bool ok = stop != text && l.mean >= 1 && l.mean <= WORKLOAD_MAX_TOKENS;
-    if (ok && *stop == ':') {
-        const char *at = stop + 1;
-        l.cv = strtod(at, &stop);
-        ok = stop != at && l.cv >= 0 && l.cv <= 100;
-    }
-    if (!ok || *stop)
-        return error_set(err, ST_INVALID,
-                         "%.40s is no length of 1 to %u tokens, as 1000 or, with a coefficient of variation, 1000:0.5",
-                         text, WORKLOAD_MAX_TOKENS);
-    *out = l;
-    return ST_OK;
-}

@@ -20,7 +20,5 @@ MUST_CHECK status sim_read_trace(const struct sim_trace *trace, struct workload 
 MUST_CHECK status sim_read_workers(const char *text, struct sim_options *options, struct error *err);
 /* "decode-3@120" or "decode-3@120+60": it dies after 120 s, and is back 60 s later. */
 MUST_CHECK status sim_read_failure(const char *text, struct sim_failure *out, struct error *err);
-/* "1000" or "1000:0.5": mean, and coefficient of variation. */
-MUST_CHECK status sim_read_lengths(const char *text, struct workload_lengths *out, struct error *err);
 
 #endif

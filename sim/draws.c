@@ -53,11 +53,3 @@ double draws_gamma(struct draws *d, double shape, double scale)
     double power = pow(draws_uniform(d), 1 / shape);
     return scale * power * gamma_of_one(d, shape + 1);
 }
-
-double draws_lognormal(struct draws *d, double mean, double cv)
-{
-    if (cv <= 0)
-        return mean;
-    double variance = log(1 + cv * cv);
-    return mean * exp(sqrt(variance) * draws_normal(d) - variance / 2);
-}

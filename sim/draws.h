@@ -17,7 +17,5 @@ double draws_exponential(struct draws *d, double mean);
 double draws_normal(struct draws *d);
 /* Marsaglia and Tsang, ACM TOMS 26 (2000); shape > 0. */
 double draws_gamma(struct draws *d, double shape, double scale);
-/* By mean and coefficient of variation; cv 0: the mean itself. */
-double draws_lognormal(struct draws *d, double mean, double cv);
 
 #endif

@@ -1,21 +1,13 @@
 #include "sim/workload.h"
 
-#include <math.h>
 #include <stdlib.h>
 
-#define STREAM 2u
+enum { STREAM_INPUT = 2, STREAM_OUTPUT }; /* 1 is sim/arrivals.c's */
 
-static uint32_t draw_length(struct draws *d, const struct workload_lengths *lengths)
-{
-    double tokens = round(draws_lognormal(d, lengths->mean, lengths->cv));
-    return tokens < 1 ? 1 : tokens < WORKLOAD_MAX_TOKENS ? (uint32_t)tokens : WORKLOAD_MAX_TOKENS;
-}
-
-status workload_make(const struct arrivals_options *arrivals, const struct workload_lengths *input,
-                     const struct workload_lengths *output, size_t n_requests, uint64_t seed, struct workload *out)
+status workload_make(const struct arrivals_options *arrivals, const struct distribution *input,
+                     const struct distribution *output, size_t n_requests, uint64_t seed, struct workload *out)
 {
     struct arrivals times;
-    struct draws lengths = draws_begin(seed, STREAM);
     struct workload w = { .requests = calloc(n_requests, sizeof *w.requests), .n_requests = n_requests };
     if (!w.requests)
         return ST_NO_MEMORY;
@@ -23,8 +15,8 @@ status workload_make(const struct arrivals_options *arrivals, const struct workl
     for (size_t i = 0; i < n_requests; i++) {
         struct workload_request *r = &w.requests[i];
         r->arrival_us = (uint64_t)(1e6 * arrivals_next(&times));
-        r->n_input = draw_length(&lengths, input);
-        r->n_output = draw_length(&lengths, output);
+        r->n_input = (uint32_t)distribution_draw(input, seed, STREAM_INPUT, i, 1, WORKLOAD_MAX_TOKENS);
+        r->n_output = (uint32_t)distribution_draw(output, seed, STREAM_OUTPUT, i, 1, WORKLOAD_MAX_TOKENS);
     }
     *out = w;
     return ST_OK;

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/distribution.h"
 #include "common/status.h"
 #include "sim/arrivals.h"
 
@@ -27,14 +28,9 @@ struct workload {
     uint32_t n_ids; /* all are below */
 };
 
-/* Lengths are lognormal, at least 1 token. */
-struct workload_lengths {
-    double mean, cv;
-};
-
-/* Requests without anything in common. */
-MUST_CHECK status workload_make(const struct arrivals_options *arrivals, const struct workload_lengths *input,
-                                const struct workload_lengths *output, size_t n_requests, uint64_t seed,
+/* Requests without anything in common, each of 1 to WORKLOAD_MAX_TOKENS tokens. */
+MUST_CHECK status workload_make(const struct arrivals_options *arrivals, const struct distribution *input,
+                                const struct distribution *output, size_t n_requests, uint64_t seed,
                                 struct workload *out);
 void workload_free(struct workload *workload);
 

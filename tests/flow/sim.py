@@ -91,7 +91,7 @@ def decisions_can_be_replayed(files):
 
 def synthetic_requests(files):
     for process in ("poisson", "gamma", "mmpp", "diurnal"):
-        told = json.loads(files.sim("--arrivals", process, "--rate", "10", "--requests", "500", "--input", "300:0.5", "--output", "10",
+        told = json.loads(files.sim("--arrivals", process, "--rate", "10", "--requests", "500", "--input", "lognormal:270,0.47", "--output", "10",
                                     "--workers", "2", "--period", "20", "--json").stdout)
         assert told["done"] == 500 and told["hit_rate"] == 0, told
     page = files.sim("--requests", "50").stdout
@@ -106,7 +106,7 @@ def a_profile_in_its_own_form(files):
 
 def wrong_use_is_told(files):
     for options, word in ((("--workers", "P:3"), "4P:8D"), (("--fail", "router-1@3"), "decode-3@120+60"), (("--policy", "best"), "cache-aware"),
-                          (("--profile", "/nowhere"), "/nowhere")):
+                          (("--profile", "/nowhere"), "/nowhere"), (("--input", "300:0.5"), "lognormal:MEDIAN,SIGMA")):
         done = subprocess.run([BATON, "sim", "--profile", files.profile, *options], capture_output=True, text=True, timeout=60 * SLOW)
         assert done.returncode in (1, 2) and word in done.stderr and not done.stdout, (options, done)
     assert "decode worker 9" in files.sim("--fail", "decode-9@3", code=1).stderr

@@ -141,7 +141,7 @@ static void a_prompt_that_was_there_by_hand(void **state)
 /* Poisson arrivals at one server that takes as long for each: Wq = rho D / (2 (1 - rho)) (Pollaczek, Khinchine). */
 static void a_queue_as_its_formula_says(void **state)
 {
-    const struct workload_lengths input = { 100, 0 }, output = { 1, 0 };
+    const struct distribution input = { DIST_FIXED, 100, 0 }, output = { DIST_FIXED, 1, 0 };
     const struct profile p = plain_profile();
     struct arrivals_options a = arrivals_defaults();
     struct sim_options o = sim_defaults();
@@ -178,7 +178,7 @@ struct busy {
 
 static void make_busy(struct busy *b, enum pick_policy policy, bool with_deaths)
 {
-    const struct workload_lengths input = { 600, 1 }, output = { 40, 1 };
+    const struct distribution input = { DIST_LOGNORMAL, 424, 0.83 }, output = { DIST_LOGNORMAL, 28, 0.83 };
     struct arrivals_options a = arrivals_defaults();
     b->profile = plain_profile();
     b->options = sim_defaults();

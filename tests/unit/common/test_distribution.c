@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "bench/distribution.h"
+#include "common/distribution.h"
 #include "common/draw.h"
 
 #define N 20000u

@@ -1,6 +1,6 @@
 /* distribution.h - how long prompts, answers, conversations and pauses are. Pure. */
-#ifndef BATON_BENCH_DISTRIBUTION_H
-#define BATON_BENCH_DISTRIBUTION_H
+#ifndef BATON_COMMON_DISTRIBUTION_H
+#define BATON_COMMON_DISTRIBUTION_H
 
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-#include "bench/distribution.h"
+#include "common/distribution.h"
 
 #include <math.h>
 #include <stdbool.h>
