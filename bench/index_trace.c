@@ -186,6 +186,7 @@ static status make_hashes(const struct trace *p, struct index_trace *t)
 static status make_operations(struct maker *m)
 {
     const struct trace *p = &m->prompts;
+    ASSERT(p->n_ids > 0); /* each request has blocks */
     m->holders = calloc(p->n_ids, sizeof *m->holders);
     status st = m->holders ? make_hashes(p, m->trace) : ST_NO_MEMORY;
     for (uint32_t i = 0; st == ST_OK && i < m->n_workers; i++)
@@ -197,6 +198,7 @@ static status make_operations(struct maker *m)
 
 status index_trace_load(const struct index_trace_options *o, struct index_trace *out, struct error *err)
 {
+    ASSERT(o->n_workers >= 1 && o->n_workers <= INDEX_TRACE_MAX_WORKERS);
     struct maker *m = calloc(1, sizeof *m);
     if (!m)
         return error_set(err, ST_NO_MEMORY, "no memory for a trace");
