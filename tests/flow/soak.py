@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-from cluster import SANITIZED, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, STORY, Cluster, Streams, Suite, send_signal, wait_for
+from cluster import SANITIZED, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, STORY, Cluster, Streams, Suite, alive, send_signal, wait_for
 
 SETS = ["prefill.threads=1", "decode.threads=1", "prefill.chunk_tokens=64", "all.ping_interval=100ms",
         "all.ping_timeout=1s"]
@@ -135,10 +135,13 @@ def held_by(c):
     return held
 
 
-def strike(c, role, how, rng):
+def strike(c, role, how, rng, ending):
+    """Whoever is to end goes to `ending`: told to, he serves for a while still."""
     pid = rng.choice(wait_for(f"a {role} that runs", lambda: running(c, role), 20))
     print(f"  {time.strftime('%H:%M:%S')} {how} {role} {pid}", flush=True)
     try:
+        if how != "freeze":
+            ending.append(pid)
         if how == "kill":
             send_signal(pid, SIGKILL)
         elif how == "end":
@@ -172,26 +175,34 @@ def serving(c):
     return len(known) == 2 and all(v == 2 for v in known.values()) and router.get("baton_router_links_up") == 2
 
 
+def settled(c, ending):
+    """Those that are to end have ended, and all run."""
+    for pid in ending:
+        wait_for(f"process {pid} to end", lambda p=pid: not alive(p), 40)
+    ending.clear()
+    c.wait_workers(2, 2)
+    wait_for("the router to know all workers", lambda: serving(c), 40)
+
+
 def faults(c, streams, seconds, rng, more, seen):
     """One worker of a role at a time; the other one of its role lives. Roles in `more` have only one."""
-    end, n = time.monotonic() + seconds, 0
+    end, n, ending = time.monotonic() + seconds, 0, []
     with streams.running() as load:
         while time.monotonic() < end and not load.wrong:
-            c.wait_workers(2, 2)
-            wait_for("the router to know all workers", lambda: serving(c), 40)
+            settled(c, ending)
             load.router_serves()
             seen.look()
             roles = rng.choice([["prefill"], ["decode"], ["prefill", "decode"]] + [[role] for role in more] * 2)
             how = [rng.choice(["kill", "freeze", "freeze", "end"]) for _ in roles]
             if ("router", "freeze") not in zip(roles, how) and "router" in roles:
                 load.router_struck()
-            thaws = [strike(c, role, what, rng) for role, what in zip(roles, how)]
+            thaws = [strike(c, role, what, rng, ending) for role, what in zip(roles, how)]
             n += 1
             pause = time.monotonic() + rng.uniform(0.2, 2)
             wait_for("the next fault", lambda: time.monotonic() >= pause, 10)
             for thaw in filter(None, thaws):
                 thaw.join()
-        wait_for("the router to know all workers", lambda: serving(c), 40)
+        settled(c, ending)
         load.router_serves()
         load.wait_rounds(1)
     print(f"  {n} faults, {sum(load.rounds)} answers, of which {load.broken} broke with the router", flush=True)
