@@ -74,7 +74,7 @@ uint64_t pick_predict(const struct pick_input *in, uint32_t decode, uint32_t pre
     };
     if (prefill == PICK_NONE) {
         out->prefill_us += pick_time_beside(d, plan.computed);
-        out->itl_us = pick_time_itl(request, d, &plan);
+        out->itl_us = pick_time_itl(request, d, plan.computed);
     } else {
         out->moved = pick_time_moved(request, d);
         out->handoff_us = pick_time_handoff(d, out->moved, d->host != p->host);
@@ -88,7 +88,7 @@ bool pick_local_holds(const struct pick_input *in, uint32_t decode)
     if (!in->request.itl_target_us)
         return true;
     pick_time_plan(&in->request, &in->decodes[decode], &plan);
-    return pick_time_itl(&in->request, &in->decodes[decode], &plan) <= in->request.itl_target_us;
+    return pick_time_itl(&in->request, &in->decodes[decode], plan.computed) <= in->request.itl_target_us;
 }
 
 /* ---- policies that look at one worker at a time ----------------------------------------- */

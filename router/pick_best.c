@@ -84,81 +84,113 @@ uint64_t pick_work(const struct pick_candidate *c)
     return c->queued_tokens + c->later_tokens + c->running_tokens;
 }
 
-uint32_t pick_turn(uint32_t place, uint32_t places, uint64_t turn)
+static uint32_t turn_from(uint32_t first, uint32_t place, uint32_t places)
 {
-    if (places == 0)
-        return place;
-    uint32_t first = (uint32_t)(turn % places);
     return place >= first ? place - first : place + places - first;
 }
 
-/* Neither its load nor a time of at least that lets it in: most of thousands end here. */
-static bool is_out(const struct side *side, uint64_t load_us, uint32_t cached)
+uint32_t pick_turn(uint32_t place, uint32_t places, uint64_t turn)
 {
-    return cached == 0 && !may_enter(&side->by_load, load_us) && !may_enter(&side->by_time, load_us);
+    return places == 0 ? place : turn_from((uint32_t)(turn % places), place, places);
+}
+
+/* A scan of the workers of one format, and what it needs of the request. */
+struct scan {
+    const struct pick_input *in;
+    uint64_t format;
+    struct pick_cold cold;
+    uint32_t first_prefill, first_decode; /* whose turn it is */
+};
+
+static struct scan scan_of(const struct pick_input *in)
+{
+    uint64_t turn = in->request.turn;
+    return (struct scan){ .in = in,
+                          .cold = pick_time_cold(&in->request),
+                          .first_prefill = in->prefill_places ? (uint32_t)(turn % in->prefill_places) : 0,
+                          .first_decode = in->decode_places ? (uint32_t)(turn % in->decode_places) : 0 };
+}
+
+static bool takes_part(const struct scan *scan, const struct pick_candidate *c)
+{
+    return c->usable && c->format == scan->format;
+}
+
+static struct rank rank_prefill(const struct scan *scan, uint32_t index, uint64_t us)
+{
+    const struct pick_candidate *c = &scan->in->prefills[index];
+    return (struct rank){ us, pick_work(c), turn_from(scan->first_prefill, c->place, scan->in->prefill_places), index };
+}
+
+static struct rank rank_decode(const struct scan *scan, uint32_t index, uint64_t us)
+{
+    const struct pick_candidate *c = &scan->in->decodes[index];
+    return (struct rank){ us, pick_work(c), turn_from(scan->first_decode, c->place, scan->in->decode_places), index };
+}
+
+/* What computing and fetching take; *computed is how much is computed. */
+static uint64_t plan_us(const struct scan *scan, const struct pick_candidate *c, uint32_t *computed)
+{
+    struct pick_plan plan;
+    if (pick_time_is_cold(c))
+        return pick_time_cold_us(&scan->cold, c, computed);
+    pick_time_plan(&scan->in->request, c, &plan);
+    *computed = plan.computed;
+    return plan.prefill_us + plan.pull_us;
 }
 
 /* A prefill worker's part of the time. */
-static uint64_t prefill_us(const struct pick_input *in, const struct pick_candidate *c)
+static uint64_t prefill_us(const struct scan *scan, uint32_t index)
 {
-    struct pick_plan plan;
-    pick_time_plan(&in->request, c, &plan);
-    return pick_time_wait(c, false) + plan.prefill_us + plan.pull_us;
-}
-
-static struct rank rank_prefill(const struct pick_input *in, uint32_t index)
-{
-    const struct pick_candidate *c = &in->prefills[index];
-    return (struct rank){ prefill_us(in, c), pick_work(c), pick_turn(c->place, in->prefill_places, in->request.turn),
-                          index };
+    const struct pick_candidate *c = &scan->in->prefills[index];
+    uint32_t computed;
+    return pick_time_wait(c, false) + plan_us(scan, c, &computed);
 }
 
 /* A decode worker's part, as if it and the prefill worker were on one host. */
-static struct rank rank_decode(const struct pick_input *in, uint32_t index)
+static uint64_t decode_us(const struct scan *scan, uint32_t index)
 {
-    const struct pick_candidate *c = &in->decodes[index];
-    uint64_t us = pick_time_pressure(&in->request, c) + pick_time_handoff(c, pick_time_moved(&in->request, c), false);
-    return (struct rank){ us, pick_work(c), pick_turn(c->place, in->decode_places, in->request.turn), index };
+    const struct pick_candidate *c = &scan->in->decodes[index];
+    const struct pick_request *request = &scan->in->request;
+    return pick_time_pressure(request, c) + pick_time_handoff(c, pick_time_moved(request, c), false);
 }
 
-static void unite(struct side *side, const struct shortlist *list, const struct pick_input *in,
-                  struct rank (*rank)(const struct pick_input *, uint32_t))
+static void unite(const struct scan *scan, bool is_decode, struct side *side)
 {
-    for (uint32_t i = 0; i < list->n; i++)
-        if (!is_in(side, list->at[i].index))
-            side->all[side->n++] = rank(in, list->at[i].index);
+    const struct shortlist *const others[] = { &side->by_cached, &side->by_load };
+    for (side->n = 0; side->n < side->by_time.n; side->n++)
+        side->all[side->n] = side->by_time.at[side->n];
+    for (int k = 0; k < 2; k++)
+        for (uint32_t i = 0; i < others[k]->n; i++) {
+            uint32_t index = others[k]->at[i].index;
+            if (!is_in(side, index))
+                side->all[side->n++] = is_decode ? rank_decode(scan, index, decode_us(scan, index))
+                                                 : rank_prefill(scan, index, prefill_us(scan, index));
+        }
 }
 
-static void collect_prefills(const struct pick_input *in, uint64_t format, struct side *side)
+/* Neither its load nor its time, or what it at least is, nor what it holds lets it in: most of thousands end here. */
+static bool is_out(const struct side *side, uint64_t load_us, uint64_t us, uint32_t cached)
+{
+    return cached == 0 && !may_enter(&side->by_time, us) && !may_enter(&side->by_load, load_us);
+}
+
+static void scan_prefills(const struct scan *scan, struct side *side)
 {
     side_init(side);
-    for (uint32_t i = 0; i < in->n_prefills; i++) {
-        const struct pick_candidate *c = &in->prefills[i];
-        if (!c->usable || c->format != format)
+    for (uint32_t i = 0; i < scan->in->n_prefills; i++) {
+        const struct pick_candidate *c = &scan->in->prefills[i];
+        if (!takes_part(scan, c))
             continue;
         uint64_t load_us = pick_time_wait(c, false);
-        if (!is_out(side, load_us, longest(c)))
-            side_offer(side, rank_prefill(in, i), load_us, longest(c));
-    }
-    unite(side, &side->by_time, in, rank_prefill);
-    unite(side, &side->by_cached, in, rank_prefill);
-    unite(side, &side->by_load, in, rank_prefill);
-}
-
-static void collect_decodes(const struct pick_input *in, uint64_t format, struct side *side)
-{
-    side_init(side);
-    for (uint32_t i = 0; i < in->n_decodes; i++) {
-        const struct pick_candidate *c = &in->decodes[i];
-        if (!c->usable || c->format != format)
+        uint32_t computed, cached = longest(c);
+        if (is_out(side, load_us, load_us, cached))
             continue;
-        uint64_t load_us = pick_time_pressure(&in->request, c);
-        if (!is_out(side, load_us, longest(c)))
-            side_offer(side, rank_decode(in, i), load_us, longest(c));
+        uint64_t us = load_us + plan_us(scan, c, &computed);
+        if (!is_out(side, load_us, us, cached))
+            side_offer(side, rank_prefill(scan, i, us), load_us, cached);
     }
-    unite(side, &side->by_time, in, rank_decode);
-    unite(side, &side->by_cached, in, rank_decode);
-    unite(side, &side->by_load, in, rank_decode);
+    unite(scan, false, side);
 }
 
 /* The best so far. */
@@ -184,40 +216,83 @@ static void take_better(struct best *best, const struct best *other)
         *best = *other;
 }
 
-static void best_pair(const struct pick_input *in, const struct side *decodes, const struct side *prefills,
+static void scan_decodes(const struct scan *scan, struct side *side)
+{
+    const struct pick_request *request = &scan->in->request;
+    side_init(side);
+    for (uint32_t i = 0; i < scan->in->n_decodes; i++) {
+        const struct pick_candidate *c = &scan->in->decodes[i];
+        if (!takes_part(scan, c))
+            continue;
+        uint64_t load_us = pick_time_pressure(request, c);
+        uint64_t us = load_us + pick_time_handoff(c, pick_time_moved(request, c), false);
+        if (!is_out(side, load_us, us, longest(c)))
+            side_offer(side, rank_decode(scan, i, us), load_us, longest(c));
+    }
+    unite(scan, true, side);
+}
+
+/* Of a decode worker's time, what is so with prefill workers on other hosts. */
+static uint64_t far_us(const struct scan *scan, const struct rank *decode)
+{
+    const struct pick_candidate *c = &scan->in->decodes[decode->index];
+    uint32_t moved = pick_time_moved(&scan->in->request, c);
+    return decode->us - pick_time_handoff(c, moved, false) + pick_time_handoff(c, moved, true);
+}
+
+static bool share_host(const struct scan *scan, const struct rank *decode, const struct rank *prefill)
+{
+    return scan->in->decodes[decode->index].host == scan->in->prefills[prefill->index].host;
+}
+
+static bool is_late(const struct best *best, uint64_t us)
+{
+    return best->found && us > best->first.us;
+}
+
+static void best_pair(const struct scan *scan, const struct side *decodes, const struct side *prefills,
                       struct best *best)
 {
-    for (uint32_t i = 0; i < decodes->n; i++)
+    for (uint32_t i = 0; i < decodes->n; i++) {
+        const struct rank *d = &decodes->all[i];
+        uint64_t far = far_us(scan, d);
         for (uint32_t j = 0; j < prefills->n; j++) {
-            const struct rank *d = &decodes->all[i], *p = &prefills->all[j];
+            const struct rank *p = &prefills->all[j];
+            uint64_t us = p->us + (share_host(scan, d, p) ? d->us : far);
+            if (is_late(best, us))
+                continue;
             struct best pair = { .found = true, .first = *d, .prefill_turn = p->turn, .prefill = p->index };
-            const struct pick_candidate *decode = &in->decodes[d->index];
-            uint64_t near_us = 0, handoff_us = 0;
-            if (decode->host != in->prefills[p->index].host) {
-                uint32_t moved = pick_time_moved(&in->request, decode);
-                near_us = pick_time_handoff(decode, moved, false);
-                handoff_us = pick_time_handoff(decode, moved, true);
-            }
-            pair.first.us = d->us - near_us + handoff_us + p->us;
+            pair.first.us = us;
             pair.first.work += p->work;
             take_better(best, &pair);
         }
+    }
 }
 
-/* Of one format: where the prompt would be computed by the decode worker. */
-static void best_local(const struct pick_input *in, uint64_t format, bool whatever, struct best *best)
+static bool keeps_pace(const struct scan *scan, const struct pick_candidate *c, uint32_t computed)
 {
-    for (uint32_t i = 0; i < in->n_decodes; i++) {
-        const struct pick_candidate *c = &in->decodes[i];
-        if (!c->usable || c->format != format)
+    uint64_t target_us = scan->in->request.itl_target_us;
+    return !target_us || pick_time_itl(&scan->in->request, c, computed) <= target_us;
+}
+
+/* Where the prompt would be computed by the decode worker; whatever: that does to its streams. Most end at a part of
+ * their time. */
+static void best_local(const struct scan *scan, bool whatever, struct best *best)
+{
+    for (uint32_t i = 0; i < scan->in->n_decodes; i++) {
+        const struct pick_candidate *c = &scan->in->decodes[i];
+        if (!takes_part(scan, c))
             continue;
-        if (best->found && pick_time_wait(c, true) + pick_time_pressure(&in->request, c) > best->first.us)
-            continue; /* and that is not all of it */
-        struct best local = { .found = true, .local = true, .prefill = PICK_NONE };
-        local.first = (struct rank){ pick_predict(in, i, PICK_NONE, NULL), pick_work(c),
-                                     pick_turn(c->place, in->decode_places, in->request.turn), i };
-        if (beats(&local, best) && (whatever || pick_local_holds(in, i)))
-            *best = local;
+        uint32_t computed;
+        uint64_t us = pick_time_wait(c, true);
+        if (is_late(best, us))
+            continue;
+        us += plan_us(scan, c, &computed) + pick_time_beside(c, computed);
+        if (is_late(best, us) || !(whatever || keeps_pace(scan, c, computed)))
+            continue;
+        us += pick_time_pressure(&scan->in->request, c);
+        struct best local = { .found = true, .local = true, .prefill = PICK_NONE, .first = rank_decode(scan, i, us) };
+        take_better(best, &local);
     }
 }
 
@@ -237,37 +312,48 @@ static bool next_format(const struct pick_input *in, bool first, uint64_t *forma
     return found;
 }
 
-static void rank_helpers(const struct pick_input *in, const struct side *prefills, uint32_t decode, uint32_t first,
+static void rank_helpers(const struct scan *scan, const struct side *prefills, uint32_t decode, uint32_t first,
                          struct pick_choice *out)
 {
     struct shortlist list = { .n = 0, .max = PICK_MAX_RANKED };
+    const struct rank near = rank_decode(scan, decode, decode_us(scan, decode));
+    uint64_t far = far_us(scan, &near);
     for (uint32_t i = 0; i < prefills->n; i++) {
         struct rank rank = prefills->all[i];
-        rank.us = rank.index == first ? 0 : pick_predict(in, decode, rank.index, NULL);
+        rank.us = rank.index == first ? 0 : rank.us + (share_host(scan, &near, &rank) ? near.us : far);
         offer(&list, &rank);
     }
     for (uint32_t i = 0; i < list.n; i++)
         out->prefills[out->n_prefills++] = list.at[i].index;
 }
 
+/* The best of one format; *prefills: its prefill workers. */
+static struct best best_of(const struct scan *scan, struct side *prefills)
+{
+    enum pick_route asked = scan->in->request.asked;
+    struct best best = { .found = false };
+    struct side decodes;
+    side_init(prefills);
+    if (asked != PICK_ROUTE_LOCAL)
+        scan_prefills(scan, prefills);
+    if (prefills->n) {
+        scan_decodes(scan, &decodes);
+        best_pair(scan, &decodes, prefills, &best);
+    }
+    if (asked != PICK_ROUTE_REMOTE || !prefills->n)
+        best_local(scan, !prefills->n, &best);
+    return best;
+}
+
 void pick_best(const struct pick_input *in, struct pick_choice *out)
 {
     enum pick_route asked = in->request.asked;
     struct best best = { .found = false };
-    struct side prefills, decodes, of_best = { .n = 0 };
-    uint64_t format = 0;
-    for (bool more = next_format(in, true, &format); more; more = next_format(in, false, &format)) {
-        struct best of_format = { .found = false };
-        side_init(&prefills);
-        if (asked != PICK_ROUTE_LOCAL)
-            collect_prefills(in, format, &prefills);
-        if (prefills.n) {
-            collect_decodes(in, format, &decodes);
-            best_pair(in, &decodes, &prefills, &of_format);
-        }
-        if (asked != PICK_ROUTE_REMOTE || !prefills.n)
-            best_local(in, format, asked == PICK_ROUTE_LOCAL || !prefills.n, &of_format);
-        if (beats(&of_format, &best)) {
+    struct side prefills, of_best = { .n = 0 };
+    struct scan scan = scan_of(in);
+    for (bool more = next_format(in, true, &scan.format); more; more = next_format(in, false, &scan.format)) {
+        const struct best of_format = best_of(&scan, &prefills);
+        if (of_format.found && beats(&of_format, &best)) {
             best = of_format;
             of_best = prefills;
         }
@@ -277,15 +363,16 @@ void pick_best(const struct pick_input *in, struct pick_choice *out)
     out->decode = best.first.index;
     out->route = best.local && asked != PICK_ROUTE_REMOTE ? PICK_ROUTE_LOCAL : PICK_ROUTE_REMOTE;
     if (!best.local)
-        rank_helpers(in, &of_best, out->decode, best.prefill, out);
+        rank_helpers(&scan, &of_best, out->decode, best.prefill, out);
 }
 
 /* Who would compute the prompt itself need not be among the best for pairs. */
-static void add_local(const struct pick_input *in, uint64_t format, struct side *side)
+static void scan_all_decodes(const struct scan *scan, struct side *side)
 {
+    scan_decodes(scan, side);
     for (int whatever = 0; whatever < 2; whatever++) {
         struct best best = { .found = false };
-        best_local(in, format, whatever, &best);
+        best_local(scan, whatever, &best);
         if (best.found && !is_in(side, best.first.index))
             side->all[side->n++] = best.first;
     }
@@ -294,12 +381,10 @@ static void add_local(const struct pick_input *in, uint64_t format, struct side 
 uint32_t pick_finalists(const struct pick_input *in, bool decodes, uint32_t *out, uint32_t max)
 {
     uint32_t n = 0;
-    uint64_t format = 0;
     struct side side;
-    for (bool more = next_format(in, true, &format); more; more = next_format(in, false, &format)) {
-        (decodes ? collect_decodes : collect_prefills)(in, format, &side);
-        if (decodes)
-            add_local(in, format, &side);
+    struct scan scan = scan_of(in);
+    for (bool more = next_format(in, true, &scan.format); more; more = next_format(in, false, &scan.format)) {
+        (decodes ? scan_all_decodes : scan_prefills)(&scan, &side);
         for (uint32_t i = 0; i < side.n && n < max; i++)
             out[n++] = side.all[i].index;
     }

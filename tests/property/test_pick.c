@@ -1,5 +1,6 @@
-/* Choosing a pair of workers: against a scan of all pairs, on random fleets; and what becomes of a prefix that
- * everybody asks for. */
+/* Choosing a pair of workers: against a scan of all pairs, and against the rules as they stand, on random fleets; and
+ * what becomes of a prefix that everybody asks for. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -266,6 +267,193 @@ static void test_finalists_are_enough(void **state)
     }
 }
 
+/* ---- against the rules, applied plainly ------------------------------------------------------ */
+
+/* A worker with its place in the order of one list. */
+struct ranked {
+    uint64_t us, work;
+    uint32_t turn, index;
+};
+
+static int by_rank(const void *left, const void *right)
+{
+    const struct ranked *a = left, *b = right;
+    if (a->us != b->us)
+        return a->us < b->us ? -1 : 1;
+    if (a->work != b->work)
+        return a->work < b->work ? -1 : 1;
+    return a->turn < b->turn ? -1 : a->turn > b->turn;
+}
+
+enum order { BY_TIME, BY_CACHED, BY_LOAD };
+
+static struct ranked rank_of(bool is_decode, uint32_t index, enum order order)
+{
+    const struct pick_candidate *c = is_decode ? &decodes[index] : &prefills[index];
+    uint32_t n = is_decode ? in.n_decodes : in.n_prefills;
+    struct ranked r = { 0, pick_work(c), pick_turn(c->place, n, in.request.turn), index };
+    struct pick_plan plan;
+    uint64_t load_us = is_decode ? pick_time_pressure(&in.request, c) : pick_time_wait(c, false);
+    pick_time_plan(&in.request, c, &plan);
+    if (order == BY_CACHED)
+        r.us = UINT32_MAX - c->cached[KV_TIER_COUNT - 1];
+    else if (order == BY_LOAD)
+        r.us = load_us;
+    else if (is_decode)
+        r.us = load_us + pick_time_handoff(c, pick_time_moved(&in.request, c), false);
+    else
+        r.us = load_us + plan.prefill_us + plan.pull_us;
+    return r;
+}
+
+/* Adds the first `most` of a side, in that order, to those marked. */
+static void mark_first(bool is_decode, uint64_t format, enum order order, uint32_t most, bool marked[MOST])
+{
+    static struct ranked all[MOST];
+    uint32_t n = 0, of_side = is_decode ? in.n_decodes : in.n_prefills;
+    for (uint32_t i = 0; i < of_side; i++) {
+        const struct pick_candidate *c = is_decode ? &decodes[i] : &prefills[i];
+        if (c->usable && c->format == format && (order != BY_CACHED || c->cached[KV_TIER_COUNT - 1]))
+            all[n++] = rank_of(is_decode, i, order);
+    }
+    qsort(all, n, sizeof *all, by_rank);
+    for (uint32_t i = 0; i < n && i < most; i++)
+        marked[all[i].index] = true;
+}
+
+static void mark_finalists(bool is_decode, bool marked[MOST])
+{
+    memset(marked, 0, MOST * sizeof *marked);
+    for (uint32_t d = 0; d < in.n_decodes; d++) {
+        bool seen = false;
+        for (uint32_t before = 0; before < d; before++)
+            seen |= decodes[before].usable && decodes[before].format == decodes[d].format;
+        if (seen || !decodes[d].usable)
+            continue;
+        mark_first(is_decode, decodes[d].format, BY_TIME, PICK_BEST_BY_TIME, marked);
+        mark_first(is_decode, decodes[d].format, BY_CACHED, PICK_BEST_BY_REST, marked);
+        mark_first(is_decode, decodes[d].format, BY_LOAD, PICK_BEST_BY_REST, marked);
+    }
+}
+
+static struct found plain_choice(const bool *finalist_decodes, const bool *finalist_prefills)
+{
+    struct found best = { .any = false };
+    for (uint32_t d = 0; d < in.n_decodes; d++) {
+        if (!decodes[d].usable)
+            continue;
+        if (may_be_local(d))
+            consider(&best, d, PICK_NONE);
+        for (uint32_t p = 0; finalist_decodes[d] && p < in.n_prefills && in.request.asked != PICK_ROUTE_LOCAL; p++)
+            if (finalist_prefills[p] && prefills[p].format == decodes[d].format)
+                consider(&best, d, p);
+    }
+    return best;
+}
+
+/* The first of the pair, and behind it those that are next with this decode worker. */
+static uint32_t plain_helpers(const struct found *best, const bool *finalist_prefills, struct ranked *out)
+{
+    uint32_t n = 0;
+    for (uint32_t p = 0; !best->local && p < in.n_prefills; p++)
+        if (finalist_prefills[p] && prefills[p].format == decodes[best->decode].format) {
+            out[n] = rank_of(false, p, BY_TIME);
+            out[n].us = p == best->prefill ? 0 : pick_predict(&in, best->decode, p, NULL);
+            n++;
+        }
+    qsort(out, n, sizeof *out, by_rank);
+    return n < PICK_MAX_RANKED ? n : PICK_MAX_RANKED;
+}
+
+static void check_plainly(void)
+{
+    static bool finalist_decodes[MOST], finalist_prefills[MOST];
+    struct ranked helpers[PICK_FINALISTS];
+    struct pick_parts parts;
+    struct pick_choice c;
+    mark_finalists(true, finalist_decodes);
+    mark_finalists(false, finalist_prefills);
+    const struct found best = plain_choice(finalist_decodes, finalist_prefills);
+    pick(&in, &c);
+    assert_int_equal(best.any, c.decode != PICK_NONE);
+    if (!best.any)
+        return;
+    assert_int_equal(c.decode, best.decode);
+    assert_int_equal(c.route,
+                     best.local && in.request.asked != PICK_ROUTE_REMOTE ? PICK_ROUTE_LOCAL : PICK_ROUTE_REMOTE);
+    assert_int_equal(c.n_prefills, plain_helpers(&best, finalist_prefills, helpers));
+    for (uint32_t i = 0; i < c.n_prefills; i++)
+        assert_int_equal(c.prefills[i], helpers[i].index);
+    (void)pick_predict(&in, best.decode, best.prefill, &parts);
+    assert_memory_equal(&c.predicted, &parts, offsetof(struct pick_parts, source) + sizeof parts.source);
+}
+
+static float *rate_of(struct pick_rates *r, uint32_t which)
+{
+    float *const rates[] = { &r->prefill_base,
+                             &r->prefill_token,
+                             &r->prefill_pair,
+                             &r->queue,
+                             &r->step,
+                             &r->handoff[0].base,
+                             &r->handoff[1].byte,
+                             &r->pull[KV_TIER_HOST].base,
+                             &r->pull[KV_TIER_REMOTE].byte };
+    return rates[which % (sizeof rates / sizeof *rates)];
+}
+
+/* What a log may hold as well as a fleet: rates of nothing, endless ones, and queues of any length. */
+static void make_strange(struct pick_candidate *c)
+{
+    static const float strange[] = { 0, 1e-30f, 1e30f, (float)INFINITY, (float)NAN };
+    *rate_of(&c->rates, below(64)) = strange[below(5)];
+    c->computes_all = below(2);
+    if (below(8) == 0)
+        c->queued_tokens = UINT64_MAX;
+    if (below(8) == 0)
+        c->age_us = UINT64_MAX / 2;
+}
+
+static void make_alike(struct pick_candidate *c, const struct pick_candidate *other)
+{
+    bool usable = c->usable;
+    uint32_t place = c->place;
+    *c = *other;
+    c->usable = usable;
+    c->place = place;
+}
+
+/* Changes some workers of a side: into one of two, or into strange ones. */
+static void disturb(struct pick_candidate *side, uint32_t n, uint32_t alike, uint32_t strange)
+{
+    for (uint32_t i = 2; i < n; i++) {
+        if (below(100) < alike)
+            make_alike(&side[i], &side[below(2)]);
+        if (below(100) < strange)
+            make_strange(&side[i]);
+    }
+}
+
+static void test_any_fleet_is_as_the_rules_say(void **state)
+{
+    (void)state;
+    static const struct shape shapes[] = {
+        { 1, 1, 1, 1, 1 }, { 7, 5, 1, 3, 2 }, { 5, 0, 2, 2, 2 }, { 30, 50, 1, 1, 4 }, { 60, 40, 3, 12, 6 },
+    };
+    static const uint32_t parts[] = { 0, 20, 90 };
+    for (int round = 0; round < (is_long() ? 20000 : 1500); round++) {
+        random_fleet(&shapes[below(5)]);
+        if (below(4) == 0)
+            in.request.elsewhere = below(2 * in.request.n_tokens);
+        if (below(10) == 0)
+            in.request.block_tokens = 0;
+        uint32_t alike = parts[below(3)], strange = parts[below(3)] / 2;
+        disturb(decodes, in.n_decodes, alike, strange);
+        disturb(prefills, in.n_prefills, alike, strange);
+        check_plainly();
+    }
+}
+
 /* ---- a hot prefix ---------------------------------------------------------------------------- */
 
 #define WORKERS   8u
@@ -383,6 +571,7 @@ int main(void)
         cmocka_unit_test(test_thousands),
         cmocka_unit_test(test_many_equals),
         cmocka_unit_test(test_finalists_are_enough),
+        cmocka_unit_test(test_any_fleet_is_as_the_rules_say),
         cmocka_unit_test(test_a_hot_prefix_spreads),
     };
     return cmocka_run_group_tests_name("pick", tests, NULL, NULL);
