@@ -22,6 +22,7 @@ static bool goes_before(const struct rank *a, const struct rank *b)
 struct shortlist {
     struct rank at[PICK_BEST_BY_TIME];
     uint32_t n, max;
+    uint64_t most_us; /* what takes longer cannot enter; UINT64_MAX until it is full */
 };
 
 static void offer(struct shortlist *list, const struct rank *rank)
@@ -34,12 +35,8 @@ static void offer(struct shortlist *list, const struct rank *rank)
     for (; i > 0 && goes_before(rank, &list->at[i - 1]); i--)
         list->at[i] = list->at[i - 1];
     list->at[i] = *rank;
-}
-
-/* Whether something of so much time, or more, may still enter. */
-static bool may_enter(const struct shortlist *list, uint64_t us)
-{
-    return list->n < list->max || us <= list->at[list->n - 1].us;
+    if (list->n == list->max)
+        list->most_us = list->at[list->n - 1].us;
 }
 
 /* One side's candidates for pairs. */
@@ -49,11 +46,16 @@ struct side {
     uint32_t n;
 };
 
+static struct shortlist shortlist_of(uint32_t max)
+{
+    return (struct shortlist){ .n = 0, .max = max, .most_us = UINT64_MAX };
+}
+
 static void side_init(struct side *side)
 {
-    side->by_time.n = side->by_cached.n = side->by_load.n = side->n = 0;
-    side->by_time.max = PICK_BEST_BY_TIME;
-    side->by_cached.max = side->by_load.max = PICK_BEST_BY_REST;
+    side->by_time = shortlist_of(PICK_BEST_BY_TIME);
+    side->by_cached = side->by_load = shortlist_of(PICK_BEST_BY_REST);
+    side->n = 0;
 }
 
 static uint32_t longest(const struct pick_candidate *c)
@@ -172,7 +174,7 @@ static void unite(const struct scan *scan, bool is_decode, struct side *side)
 /* Neither its load nor its time, or what it at least is, nor what it holds lets it in: most of thousands end here. */
 static bool is_out(const struct side *side, uint64_t load_us, uint64_t us, uint32_t cached)
 {
-    return cached == 0 && !may_enter(&side->by_time, us) && !may_enter(&side->by_load, load_us);
+    return cached == 0 && us > side->by_time.most_us && load_us > side->by_load.most_us;
 }
 
 static void scan_prefills(const struct scan *scan, struct side *side)
@@ -225,9 +227,12 @@ static void scan_decodes(const struct scan *scan, struct side *side)
         if (!takes_part(scan, c))
             continue;
         uint64_t load_us = pick_time_pressure(request, c);
+        uint32_t cached = longest(c);
+        if (is_out(side, load_us, load_us, cached))
+            continue;
         uint64_t us = load_us + pick_time_handoff(c, pick_time_moved(request, c), false);
-        if (!is_out(side, load_us, us, longest(c)))
-            side_offer(side, rank_decode(scan, i, us), load_us, longest(c));
+        if (!is_out(side, load_us, us, cached))
+            side_offer(side, rank_decode(scan, i, us), load_us, cached);
     }
     unite(scan, true, side);
 }
@@ -296,26 +301,44 @@ static void best_local(const struct scan *scan, bool whatever, struct best *best
     }
 }
 
-/* The lowest format that is higher than *format, of a usable decode worker; the first time, *format itself counts. */
-static bool next_format(const struct pick_input *in, bool first, uint64_t *format)
+/* The formats of usable decode workers, upwards. */
+struct formats {
+    uint64_t at, last;
+};
+
+static bool first_format(const struct pick_input *in, struct formats *formats)
 {
     bool found = false;
-    uint64_t next = 0;
+    *formats = (struct formats){ UINT64_MAX, 0 };
     for (uint32_t i = 0; i < in->n_decodes; i++) {
         const struct pick_candidate *c = &in->decodes[i];
-        if (c->usable && (first || c->format > *format) && (!found || c->format < next)) {
-            next = c->format;
-            found = true;
-        }
+        if (!c->usable)
+            continue;
+        formats->at = c->format < formats->at ? c->format : formats->at;
+        formats->last = c->format > formats->last ? c->format : formats->last;
+        found = true;
     }
-    *format = next;
     return found;
+}
+
+static bool next_format(const struct pick_input *in, struct formats *formats)
+{
+    uint64_t next = formats->last;
+    if (formats->at == formats->last)
+        return false;
+    for (uint32_t i = 0; i < in->n_decodes; i++) {
+        const struct pick_candidate *c = &in->decodes[i];
+        if (c->usable && c->format > formats->at && c->format < next)
+            next = c->format;
+    }
+    formats->at = next;
+    return true;
 }
 
 static void rank_helpers(const struct scan *scan, const struct side *prefills, uint32_t decode, uint32_t first,
                          struct pick_choice *out)
 {
-    struct shortlist list = { .n = 0, .max = PICK_MAX_RANKED };
+    struct shortlist list = shortlist_of(PICK_MAX_RANKED);
     const struct rank near = rank_decode(scan, decode, decode_us(scan, decode));
     uint64_t far = far_us(scan, &near);
     for (uint32_t i = 0; i < prefills->n; i++) {
@@ -351,7 +374,9 @@ void pick_best(const struct pick_input *in, struct pick_choice *out)
     struct best best = { .found = false };
     struct side prefills, of_best = { .n = 0 };
     struct scan scan = scan_of(in);
-    for (bool more = next_format(in, true, &scan.format); more; more = next_format(in, false, &scan.format)) {
+    struct formats formats;
+    for (bool more = first_format(in, &formats); more; more = next_format(in, &formats)) {
+        scan.format = formats.at;
         const struct best of_format = best_of(&scan, &prefills);
         if (of_format.found && beats(&of_format, &best)) {
             best = of_format;
@@ -383,7 +408,9 @@ uint32_t pick_finalists(const struct pick_input *in, bool decodes, uint32_t *out
     uint32_t n = 0;
     struct side side;
     struct scan scan = scan_of(in);
-    for (bool more = next_format(in, true, &scan.format); more; more = next_format(in, false, &scan.format)) {
+    struct formats formats;
+    for (bool more = first_format(in, &formats); more; more = next_format(in, &formats)) {
+        scan.format = formats.at;
         (decodes ? scan_all_decodes : scan_prefills)(&scan, &side);
         for (uint32_t i = 0; i < side.n && n < max; i++)
             out[n++] = side.all[i].index;
