@@ -434,6 +434,17 @@ static void disturb(struct pick_candidate *side, uint32_t n, uint32_t alike, uin
     }
 }
 
+/* All take the same time, so that work, turn and who computes decide. */
+static void make_equal(struct pick_candidate *side, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        side[i].queued_tokens = side[i].later_tokens = side[i].remote_tokens = side[i].fault_tokens = 0;
+        side[i].running_tokens = below(3);
+        side[i].kv_blocks = side[i].kv_free = 100;
+        side[i].rates = (struct pick_rates){ 0 };
+    }
+}
+
 static void run_plainly(const struct shape *shape)
 {
     static const uint32_t parts[] = { 0, 20, 90 };
@@ -446,6 +457,10 @@ static void run_plainly(const struct shape *shape)
         uint32_t alike = parts[below(3)], strange = parts[below(3)] / 2;
         disturb(decodes, in.n_decodes, alike, strange);
         disturb(prefills, in.n_prefills, alike, strange);
+        if (round % 5 == 0) {
+            make_equal(decodes, in.n_decodes);
+            make_equal(prefills, in.n_prefills);
+        }
         check_plainly();
     }
 }
