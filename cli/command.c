@@ -16,9 +16,13 @@ static const char *own_word(const struct command *command)
 
 static void print_list(const char *prefix, const struct command *const table[], FILE *to)
 {
+    size_t widest = 0;
+    for (size_t i = 0; table[i]; i++)
+        if (strlen(own_word(table[i])) > widest)
+            widest = strlen(own_word(table[i]));
     fprintf(to, "usage: %s COMMAND [ARGUMENTS]\n\n", prefix);
     for (size_t i = 0; table[i]; i++)
-        fprintf(to, "  %-8s %s\n", own_word(table[i]), table[i]->about);
+        fprintf(to, "  %-*s  %s\n", (int)widest, own_word(table[i]), table[i]->about);
     fprintf(to, "\n%s COMMAND --help says more.\n", prefix);
 }
 
