@@ -144,7 +144,8 @@ static status ask(struct chat *chat)
     sse_parser_free(&chat->events);
     text_buffer_free(&chat->raw);
     free(body);
-    putchar('\n');
+    if (chat->answer.len > 0 || !chat->failure[0])
+        putchar('\n');
     if (st == ST_CANCELLED)
         fprintf(stderr, "(stopped)\n");
     if (chat->failure[0])
