@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -91,8 +92,8 @@ static bool read_options(struct up *up, int argc, char **argv, int *code)
     struct error err;
     status st;
     const struct option_row rows[] = {
-        { "model", 0, OPTION_LIST, &models, "[NAME=]PATH|NAME", "Model to serve; may be repeated, or a comma list", 0,
-          0 },
+        { "model", 0, OPTION_LIST, &models, "[NAME=]PATH|NAME",
+          "Model to serve; may be repeated, or a comma list (smollm2 where it is fetched, else baton-tiny)", 0, 0 },
         { "router", 0, OPTION_INT, &router, "N", "Routers, at --port and the ports behind it (1)", 1,
           CLUSTER_MAX_REPLICAS },
         { "prefill", 0, OPTION_INT, &prefill, "N", "Prefill workers of each model (1)", 0, CLUSTER_MAX_REPLICAS },
@@ -180,6 +181,33 @@ static int check_daemons(struct up *up)
         if (up->cluster.replicas[role] > 0)
             code = check_role(up, (enum role)role);
     return code == EXIT_DONE || code == EXIT_USAGE ? code : EXIT_FAILED;
+}
+
+/* ---- are the ports free? -------------------------------------------------------------- */
+
+static status check_port(uint16_t port, struct error *err)
+{
+    const struct sockaddr_in address = { .sin_family = AF_INET,
+                                         .sin_port = htons(port),
+                                         .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return error_set(err, ST_IO, "cannot make a socket: %s", strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    int rc = bind(fd, (const struct sockaddr *)&address, sizeof address), cause = errno;
+    close(fd);
+    return rc == 0 ? ST_OK : error_set(err, ST_IO, "--port: 127.0.0.1:%u: %s", port, strerror(cause));
+}
+
+/* Where the routers will listen: who only finds that out has all of the cluster to stop again. */
+static status check_ports(const struct cluster_options *o, struct error *err)
+{
+    status st = ST_OK;
+    if (!o->port || cluster_options_value(o, ROLE_ROUTER, "http_listen"))
+        return ST_OK;
+    for (uint32_t i = 0; st == ST_OK && i < o->replicas[ROLE_ROUTER]; i++)
+        st = check_port((uint16_t)(o->port + i), err);
+    return st;
 }
 
 /* ---- a cluster that runs already ----------------------------------------------------- */
@@ -452,6 +480,10 @@ static int run(const struct command *self, int argc, char **argv)
     if (st != ST_OK)
         return command_failed(self, "%s", err.text);
     leftovers_end(&up.dir, LEFTOVER_TIMEOUT_MS);
+    if (check_ports(&up.cluster, &err) != ST_OK) {
+        close(lock_fd);
+        return command_failed(self, "%s", err.text);
+    }
     return start(&up, lock_fd);
 }
 

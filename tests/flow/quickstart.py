@@ -117,6 +117,7 @@ def names_what_holds_the_port():
         failed = place.quickstart("--name", "second", "--port", port)
         assert failed.returncode == 1 and f"port {port} is taken" in failed.stderr, failed
         assert "./deploy/quickstart.sh --name second --port " in failed.stderr, failed.stderr
+        assert f"--port: 127.0.0.1:{port}" in failed.stderr, failed.stderr  # before anything is started
 
 
 def tells_of_wrong_options():
