@@ -84,6 +84,22 @@ static bool is_alike(const struct row *a, const struct row *b)
     return !strcmp(a->model, b->model) && !strcmp(a->hardware, b->hardware) && a->tensor_parallel == b->tensor_parallel;
 }
 
+static status none_fits(const struct table *t, const char *name, struct error *err)
+{
+    char there[352] = ""; /* what is longer is cut */
+    size_t n = 0;
+    for (uint32_t i = 0; i < t->n && n < sizeof there; i++) {
+        bool known = false;
+        for (uint32_t k = 0; k < i && !known; k++)
+            known = is_alike(&t->rows[k], &t->rows[i]);
+        if (!known)
+            n += (size_t)snprintf(there + n, sizeof there - n, "%s%s/%s/%u", i ? ", " : "", t->rows[i].model,
+                                  t->rows[i].hardware, t->rows[i].tensor_parallel);
+    }
+    return error_set(err, ST_INVALID, "%s: it has no such model/hardware/degree of tensor parallelism, but %s", name,
+                     there);
+}
+
 /* Those that were asked for are moved to the front; they must be of one worker. */
 static status select_rows(struct table *t, const struct profile_choice *choice, const char *name, struct error *err)
 {
@@ -98,7 +114,7 @@ static status select_rows(struct table *t, const struct profile_choice *choice, 
                              name, t->rows[0].model, t->rows[0].hardware, t->rows[0].tensor_parallel, t->rows[i].model,
                              t->rows[i].hardware, t->rows[i].tensor_parallel);
     if (n == 0)
-        return error_set(err, ST_INVALID, "%s: it has no such model, hardware and degree of tensor parallelism", name);
+        return none_fits(t, name, err);
     t->n = n;
     return ST_OK;
 }
