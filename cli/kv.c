@@ -25,9 +25,15 @@ static void print_answers(json_t *answers)
 static void print_tier(const char *id, const char *tier, const json_t *t)
 {
     double mib = 1 << 20;
-    printf("%-12s %-6s %10lld %10.1f MB %10.1f MB %12lld %10llds  %s\n", id, tier, json_number(t, "blocks"),
+    printf("%-12s %-6s %10lld %9.1f MiB %9.1f MiB %12lld %10llds  %s\n", id, tier, json_number(t, "blocks"),
            (double)json_number(t, "bytes") / mib, (double)json_number(t, "capacity_bytes") / mib,
            json_number(t, "hit_tokens"), json_number(t, "oldest_s"), json_text(t, "state"));
+}
+
+static void print_heads(void)
+{
+    printf("%-12s %-6s %10s %13s %13s %12s %11s  %s\n", "ID", "TIER", "BLOCKS", "HELD", "ROOM", "HIT TOKENS", "OLDEST",
+           "STATE");
 }
 
 static void print_status(const struct kv_target *target, const json_t *answer)
@@ -42,8 +48,10 @@ static void print_status(const struct kv_target *target, const json_t *answer)
     {
         print_tier(target->id, tier, t);
     }
-    printf("%-12s %s, %lld loans, %lld salts%s\n", "", json_text(answer, "kv_format"), json_number(answer, "loans"),
-           json_number(answer, "salts"), json_is_true(json_object_get(answer, "wiping")) ? ", wiping" : "");
+    printf("%-12s %s, loans %lld, salts %lld, pinned %lld%s\n", "", json_text(answer, "kv_format"),
+           json_number(answer, "loans"), json_number(answer, "salts"),
+           json_number(json_object_get(tiers, "host"), "pinned"),
+           json_is_true(json_object_get(answer, "wiping")) ? ", wiping" : "");
 }
 
 static int run_status(const struct command *self, int argc, char **argv)
@@ -61,9 +69,6 @@ static int run_status(const struct command *self, int argc, char **argv)
         return command_failed(self, "%s", err.text);
     json_t *answers = json_array();
     code = targets.missed ? EXIT_FAILED : EXIT_DONE;
-    if (!as_json)
-        printf("%-12s %-6s %10s %13s %13s %12s %11s  %s\n", "ID", "TIER", "BLOCKS", "HELD", "ROOM", "HIT TOKENS",
-               "OLDEST", "STATE");
     for (size_t i = 0; i < targets.n; i++) {
         json_t *answer;
         if (kv_target_ask(&targets.items[i], "/kv/status", NULL, STATUS_TIMEOUT_MS, &answer, &err) != ST_OK) {
@@ -71,6 +76,8 @@ static int run_status(const struct command *self, int argc, char **argv)
             continue;
         }
         json_object_set_new(answer, "id", json_string(targets.items[i].id));
+        if (!as_json && json_array_size(answers) == 0)
+            print_heads();
         if (!as_json)
             print_status(&targets.items[i], answer);
         json_array_append_new(answers, answer);

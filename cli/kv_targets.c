@@ -198,7 +198,8 @@ status kv_target_ask(const struct kv_target *target, const char *path, const cha
                                 : http_fetch(url, body, timeout_ms, &code, &page, &why);
     if (st != ST_OK) {
         text_buffer_free(&page);
-        return error_set(err, st, "%s: %s", target->id, why.text);
+        return strcmp(target->id, target->url) == 0 ? error_set(err, st, "%s", why.text) /* which names it */
+                                                    : error_set(err, st, "%s: %s", target->id, why.text);
     }
     json_t *root = json_loadb(text_buffer_text(&page), page.len, 0, NULL);
     if (code != 200 || !json_is_object(root)) {

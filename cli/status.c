@@ -107,7 +107,7 @@ static void print_member(const json_t *member)
     print_figure(member, "running", 1, "");
     print_figure(member, "queued_tokens", 1, "");
     print_figure(member, "kv_used", 100, "%");
-    print_figure(member, "resident_bytes", 1.0 / 1048576, " MB");
+    print_figure(member, "resident_bytes", 1.0 / 1048576, " MiB");
     putchar('\n');
 }
 
@@ -115,7 +115,7 @@ static void print_weights(const json_t *held)
 {
     size_t i;
     json_t *user;
-    printf("packed weights %s  %.1f MB  %s pages  %s, used by", json_text(held, "key"),
+    printf("packed weights %s  %.1f MiB  %s pages  %s, used by", json_text(held, "key"),
            (double)json_number(held, "bytes") / 1048576, json_text(held, "pages"), json_text(held, "state"));
     json_array_foreach(json_object_get(held, "users"), i, user)
     {

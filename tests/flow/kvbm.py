@@ -180,6 +180,7 @@ def pinned_blocks_stay(m):
     for sequence in range(10, 16):
         m.put(sequence, 20)
     assert m.find(1, 20)[0] == 20
+    assert ", pinned 20\n" in m.kv("status").stdout
     assert m.kv("unpin", "--tokens", tokens(1, 20)).returncode == 0
     again = m.kv("unpin", "--tokens", tokens(1, 20))
     assert again.returncode == 1 and "not pinned" in again.stderr, again
