@@ -59,8 +59,10 @@ static json_t *fetch_tokens(const char *router, const char *body, struct error *
     if (http_fetch(url, body, TIMEOUT_MS, &code, &page, err) == ST_OK) {
         json_t *root = json_loadb(text_buffer_text(&page), page.len, 0, NULL);
         tokens = code == 200 ? json_incref(json_object_get(root, "tokens")) : NULL;
-        if (!tokens)
-            error_set(err, ST_INVALID, "the router answers %ld: %.200s", code, text_buffer_text(&page));
+        if (!tokens) {
+            const char *why = json_text(json_object_get(root, "error"), "message");
+            error_set(err, ST_INVALID, "the router answers %ld: %.200s", code, why[0] ? why : text_buffer_text(&page));
+        }
         json_decref(root);
     }
     text_buffer_free(&page);

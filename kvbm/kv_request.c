@@ -50,7 +50,7 @@ static status read_adapter(const json_t *value, struct kv_request *out, struct e
     const char *text = json_string_value(value), *at = text ? strrchr(text, '@') : NULL;
     if (!at || strlen(at + 1) != 16 || strspn(at + 1, "0123456789abcdef") != 16 ||
         sscanf(at + 1, "%" SCNx64, &out->adapter) != 1)
-        return wrong(err, KV_REQUEST_ADAPTER, "is an adapter as in NAME@0123456789abcdef");
+        return wrong(err, KV_REQUEST_ADAPTER, "takes NAME@FINGERPRINT, as in red@0123456789abcdef");
     return ST_OK;
 }
 

@@ -98,6 +98,17 @@ static void page_status(void *arg, struct http_exchange *x)
 
 /* ---- chains ------------------------------------------------------------------------- */
 
+static void refuse_chain(const struct kvbm_process *p, struct http_exchange *x, uint32_t n_tokens)
+{
+    struct error why;
+    uint32_t size = p->layout.block_tokens;
+    if (n_tokens < size)
+        error_set(&why, ST_INVALID, "there is no full block: %u tokens, and a block has %u", n_tokens, size);
+    else
+        error_set(&why, ST_INVALID, "%u tokens are too many, in blocks of %u", n_tokens, size);
+    kv_page_refuse(x, 400, why.text);
+}
+
 /* The chain of full blocks that a request names. False: it has been answered. */
 static bool make_chain(struct admin *a, struct http_exchange *x, const struct kv_request *r, struct store_chain *out)
 {
@@ -113,7 +124,7 @@ static bool make_chain(struct admin *a, struct http_exchange *x, const struct kv
     struct block_hash *hashes = n ? malloc(n * sizeof *hashes) : NULL;
     if (!hashes || n > (uint32_t)p->config->max_chain) {
         free(hashes);
-        kv_page_refuse(x, 400, n ? "too many tokens" : "there is no full block: too few tokens");
+        refuse_chain(p, x, r->n_tokens);
         return false;
     }
     const struct block_seed_parts parts = { model->weights, model->tokenizer, r->adapter, r->salt };
