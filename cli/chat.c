@@ -146,6 +146,7 @@ static status ask(struct chat *chat)
     free(body);
     if (chat->answer.len > 0 || !chat->failure[0])
         putchar('\n');
+    fflush(stdout); /* before what goes to standard error */
     if (st == ST_CANCELLED)
         fprintf(stderr, "(stopped)\n");
     if (chat->failure[0])
