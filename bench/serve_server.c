@@ -131,8 +131,9 @@ static void describe_model(const json_t *model, struct serve_server *out)
 
 static status find_model(struct questions *q, const char *model, struct serve_server *out, struct error *err)
 {
+    char served[256] = ""; /* what is longer is cut */
     long code = 0;
-    size_t i;
+    size_t i, n = 0;
     json_t *entry;
     status st = ask(q, "/v1/models", NULL, &code, err);
     if (st != ST_OK)
@@ -141,6 +142,8 @@ static status find_model(struct questions *q, const char *model, struct serve_se
     json_array_foreach(json_object_get(root, "data"), i, entry)
     {
         const char *id = json_string_value(json_object_get(entry, "id"));
+        if (id && n < sizeof served)
+            n += (size_t)snprintf(served + n, sizeof served - n, "%s%s", n ? ", " : "", id);
         if (!id || out->model[0] || (model && strcmp(id, model) != 0))
             continue;
         text_copy(out->model, sizeof out->model, id);
@@ -149,8 +152,8 @@ static status find_model(struct questions *q, const char *model, struct serve_se
     json_decref(root);
     if (out->model[0])
         return ST_OK;
-    if (model)
-        return error_set(err, ST_NOT_FOUND, "%s serves no model \"%.100s\" (HTTP status %ld)", q->url, model, code);
+    if (model && n > 0)
+        return error_set(err, ST_NOT_FOUND, "%s serves no model \"%.100s\", but %s", q->url, model, served);
     return error_set(err, ST_NOT_FOUND, "%s/v1/models names no model (HTTP status %ld)", q->url, code);
 }
 

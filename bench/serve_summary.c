@@ -107,8 +107,8 @@ static void doubt_figures(struct serve_summary *s)
     if (s->n_done > 0 && fabs(output - 1) > SERVE_OFF_SHARE)
         doubt(s, "answers have %.0f %% of the tokens that were wanted", 100 * output);
     if (s->n_done < FEW_FOR_TAILS)
-        doubt(s, "%llu answers are few for a 99th percentile: %.0f of them are above it", (unsigned long long)s->n_done,
-              (double)s->n_done / 100);
+        doubt(s, "%llu answers are few for a 99th percentile: one in a hundred is above it",
+              (unsigned long long)s->n_done);
 }
 
 status serve_summarise(const struct serve_run *run, uint64_t n_warmup, const struct serve_slo *slo,

@@ -332,6 +332,20 @@ static void prepare(struct bench *b, int argc, char **argv)
         len += (size_t)snprintf(b->command + len, sizeof b->command - len, " %s", argv[i]);
 }
 
+/* Before a run of hours, whose results would be lost. */
+static status check_files(const struct given *g, struct error *err)
+{
+    const char *const paths[] = { g->html, g->records };
+    for (size_t i = 0; i < COUNT_OF(paths); i++) {
+        FILE *file = paths[i] ? fopen(paths[i], "ae") : NULL;
+        if (paths[i] && !file)
+            return error_set(err, ST_IO, "%s: %s", paths[i], strerror(errno));
+        if (file)
+            (void)fclose(file);
+    }
+    return ST_OK;
+}
+
 static status write_page(const char *path, struct text_buffer *page, struct error *err)
 {
     FILE *file = page->state == ST_OK ? fopen(path, "we") : NULL;
@@ -438,7 +452,7 @@ static int bench(const struct command *self, struct bench *b, int argc, char **a
     prepare(b, argc, argv);
     machine_read(&b->machine);
     identify(b);
-    if (load_baseline(b, &err) != ST_OK)
+    if (load_baseline(b, &err) != ST_OK || check_files(&b->given, &err) != ST_OK)
         return command_failed(self, "%s", err.text);
     return measure(self, b);
 }

@@ -97,6 +97,10 @@ def traces_are_replayed(c, folder):
 
 def page_needs_nothing_else(c, folder):
     path = os.path.join(folder, "page.html")
+    lost = bench(c, folder, "--rate", "20", "--html", os.path.join(folder, "none", "page.html"), code=1)
+    assert "none/page.html" in lost.stderr and not lost.stdout, lost
+    other = bench(c, folder, "--rate", "20", "--model", "nobody", code=1)
+    assert f'no model "nobody", but {c.model}' in other.stderr, other
     done = bench(c, folder, "--rate", "20", "--requests", "10", "--output", "4", "--html", path)
     assert "10 done" in done.stdout and "first token, from due" in done.stdout, done.stdout
     with open(path) as file:
