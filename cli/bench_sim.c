@@ -74,6 +74,9 @@ static status measure(const struct form *form, struct sim_options *o, struct err
         return error_set(err, ST_NO_MEMORY, "out of memory");
     status st = sim_read_trace(&trace, &workload, err);
     if (st == ST_OK) {
+        if (!form->as_json)
+            fprintf(stderr, "simulating %zu requests on %u + %u workers\n", workload.n_requests, o->n_prefill,
+                    o->n_decode);
         double begun = cpu_s();
         st = sim_run(o, &workload, result, err);
         if (st == ST_OK)
