@@ -111,6 +111,8 @@ static void splitwise(void **state)
     assert_true(p.kv_token_bytes == 327680 && p.n_layers == 80);
     assert_int_equal(read(text, NULL, &p, &err), ST_INVALID);
     assert_non_null(strstr(err.text, "several fit"));
+    assert_int_equal(read(text, &(struct profile_choice){ .model = "nobody" }, &p, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, ", but llama2-70b/h100-80gb/8, llama2-70b/a100-80gb/8"));
 }
 
 static void what_is_no_profile_is_said(void **state)
