@@ -165,17 +165,19 @@ struct fleet_kind *fleet_kind(struct fleet *fleet, uint64_t model, bool is_decod
     return kind;
 }
 
-/* The rates of the worker's kind. */
+/* The rates of the worker's kind; its own begin anew where they were forgotten. */
 static struct fleet_rates *learning(struct fleet_worker *worker)
 {
+    if (!fleet_knows_rates(worker))
+        worker->rates = (struct fleet_rates){ 0 };
     worker->learned_us = fleet_now(worker->fleet);
     return &fleet_kind(worker->fleet, worker->model, worker->is_decode)->rates;
 }
 
 void fleet_learn_prefill(struct fleet_worker *worker, uint32_t n_tokens, uint32_t computed, uint64_t us)
 {
-    fleet_rates_prefill(&worker->rates, n_tokens, computed, us);
     fleet_rates_prefill(learning(worker), n_tokens, computed, us);
+    fleet_rates_prefill(&worker->rates, n_tokens, computed, us);
 }
 
 void fleet_learn_queue(struct fleet_worker *worker, uint64_t predicted_us, uint64_t us)
@@ -189,20 +191,20 @@ void fleet_learn_queue(struct fleet_worker *worker, uint64_t predicted_us, uint6
 
 void fleet_learn_handoff(struct fleet_worker *decode, bool other_host, uint64_t bytes, uint64_t us)
 {
-    fleet_rates_handoff(&decode->rates, other_host, bytes, us);
     fleet_rates_handoff(learning(decode), other_host, bytes, us);
+    fleet_rates_handoff(&decode->rates, other_host, bytes, us);
 }
 
 void fleet_learn_pull(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us)
 {
-    fleet_rates_pull(&worker->rates, tier, bytes, us);
     fleet_rates_pull(learning(worker), tier, bytes, us);
+    fleet_rates_pull(&worker->rates, tier, bytes, us);
     fleet_refresh_learned(worker);
 }
 
 void fleet_learn_missed(struct fleet_worker *worker, enum kv_tier tier, uint64_t bytes, uint64_t us)
 {
-    fleet_rates_missed(&worker->rates, tier, bytes, us);
     fleet_rates_missed(learning(worker), tier, bytes, us);
+    fleet_rates_missed(&worker->rates, tier, bytes, us);
     fleet_refresh_learned(worker);
 }

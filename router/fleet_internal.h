@@ -69,6 +69,8 @@ void fleet_enter_candidate(struct fleet_worker *worker);
 void fleet_leave_candidate(struct fleet_worker *worker);
 /* Its figures changed. */
 void fleet_refresh(struct fleet_worker *worker);
+/* False: what was learned of the worker alone is forgotten. */
+bool fleet_knows_rates(const struct fleet_worker *worker);
 /* What was just learned counts for the next request: of what is learned rarely, as fetching is, all of it; else the
  * wait, and the rest with its next load. */
 void fleet_refresh_learned(struct fleet_worker *worker);

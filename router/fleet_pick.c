@@ -10,9 +10,9 @@
 #define MAX_FAULTS      16u
 #define FAULT_MEMORY_US 10000000u /* then it is forgotten: a worker that nobody chooses could never redeem itself */
 
-/* A worker that was slow once, and was not chosen since, is taken for one like the others again: nothing else would
- * show whether it still is. */
-#define RATES_MEMORY_US 60000000u
+/* A worker that was slow once, as it is when it was stopped for a moment, and was not chosen since, is taken for one
+ * like the others again: nothing else would show whether it still is. */
+#define RATES_MEMORY_US 10000000u
 
 #define UNKNOWN_TOKEN_BYTES  65536.0f
 #define UNKNOWN_BLOCK_TOKENS 16u
@@ -66,14 +66,18 @@ void fleet_refresh(struct fleet_worker *worker)
     c->kv_free = worker->kv_free;
 }
 
+bool fleet_knows_rates(const struct fleet_worker *worker)
+{
+    return worker->learned_us && fleet_now(worker->fleet) - worker->learned_us < RATES_MEMORY_US;
+}
+
 void fleet_refresh_rates(struct fleet_worker *worker, double step_us)
 {
     struct pick_candidate *c = candidate_of(worker);
     static const struct fleet_rates nothing;
     struct fleet *fleet = worker->fleet;
-    bool fresh = worker->learned_us && fleet_now(fleet) - worker->learned_us < RATES_MEMORY_US;
     const struct fleet_rates *const from[FLEET_RATE_SOURCES] = {
-        fresh ? &worker->rates : &nothing,
+        fleet_knows_rates(worker) ? &worker->rates : &nothing,
         &fleet_kind(fleet, worker->model, worker->is_decode)->rates,
         &fleet_kind(fleet, worker->model, !worker->is_decode)->rates,
     };
