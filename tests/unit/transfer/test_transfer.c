@@ -875,9 +875,24 @@ static int close_rdma(void **state)
     return 0;
 }
 
+/* A device reads a pool beside all threads, and the generations tell whether what it read holds. UCX's own get, which
+ * stands in for one here, does that from a thread, and ends the process when it is slow. */
+#ifdef __SANITIZE_THREAD__
+enum { BY_RDMA_RUNS = false };
+#else
+enum { BY_RDMA_RUNS = true };
+#endif
+
+static void skip_rdma(void **state)
+{
+    (void)state;
+    print_message("skipped: gets that UCX emulates race with who fills the pool\n");
+    skip();
+}
+
 #define BY_RDMA(test)                                                                                                  \
     {                                                                                                                  \
-#test "_rdma", test, open_rdma, close_rdma, &by_rdma                                                           \
+#test "_rdma", BY_RDMA_RUNS ? test : skip_rdma, open_rdma, close_rdma, &by_rdma                                \
     }
 
 #define EACH(test)                                                                                                     \
