@@ -51,16 +51,23 @@ static void is_near(double a, double b)
         fail_msg("%.3f is not %.3f", a, b);
 }
 
+/* So many decode workers, and none for prefill. */
+static struct sim_options at_decode(const struct profile *p, uint32_t n_decode)
+{
+    struct sim_options o = sim_defaults();
+    o.profile = p;
+    o.n_decode = n_decode;
+    return o;
+}
+
 /* A's prompt runs alone, B's beside A's second token, then both decode. */
 static void two_requests_at_one_worker_by_hand(void **state)
 {
     struct workload_request requests[] = { { 0, 100, 3 }, { 500, 100, 2 } };
     const struct workload w = { .requests = requests, .n_requests = 2 };
     const struct profile p = plain_profile();
-    struct sim_options o = sim_defaults();
+    struct sim_options o = at_decode(&p, 1);
     (void)state;
-    o.profile = &p;
-    o.n_decode = 1;
     struct sim_result *r = simulate(&o, &w);
     is_near(r->outcomes[0].ttft_us, LATENCY_US + 2000 + LATENCY_US);
     is_near(r->outcomes[1].ttft_us, LATENCY_US + 2000 + (2000 + 1000 + 500) + LATENCY_US - 500);
@@ -80,10 +87,8 @@ static void who_comes_amid_steps_by_hand(void **state)
     struct workload_request requests[] = { { 0, 100, 10 }, { 4900, 100, 1 } };
     const struct workload w = { .requests = requests, .n_requests = 2 };
     const struct profile p = plain_profile();
-    struct sim_options o = sim_defaults();
+    struct sim_options o = at_decode(&p, 1);
     (void)state;
-    o.profile = &p;
-    o.n_decode = 1;
     struct sim_result *r = simulate(&o, &w);
     is_near(r->outcomes[1].ttft_us, 7100 + 3500 + LATENCY_US - 4900);
     is_near(r->outcomes[0].e2e_us, 2100 + 2 * 2500 + 3500 + 6 * 2500 + LATENCY_US);
@@ -124,10 +129,8 @@ static void a_prompt_that_was_there_by_hand(void **state)
         .requests = requests, .n_requests = 2, .ids = ids, .ends = ends, .id_tokens = 512, .n_ids = 3
     };
     const struct profile p = plain_profile();
-    struct sim_options o = sim_defaults();
+    struct sim_options o = at_decode(&p, 1);
     (void)state;
-    o.profile = &p;
-    o.n_decode = 1;
     struct sim_result *r = simulate(&o, &w);
     is_near(r->outcomes[0].ttft_us, 2 * LATENCY_US + 3 * 1000 + 1040 * 10);
     assert_int_equal(r->outcomes[1].cached, 1024); /* the last token is computed, with its block */
@@ -292,10 +295,8 @@ static void what_fits_nowhere_is_refused(void **state)
     struct workload_request requests[] = { { 0, 100, 2 }, { 10, 16384, 1 }, { 20, 100, 2 } };
     const struct workload w = { .requests = requests, .n_requests = 3 };
     const struct profile p = plain_profile();
-    struct sim_options o = sim_defaults();
+    struct sim_options o = at_decode(&p, 1);
     (void)state;
-    o.profile = &p;
-    o.n_decode = 1;
     struct sim_result *r = simulate(&o, &w);
     assert_int_equal(r->outcomes[1].end, SIM_REFUSED);
     assert_int_equal(r->done, 2);
@@ -308,10 +309,8 @@ static void nobody_is_there(void **state)
     const struct workload w = { .requests = requests, .n_requests = 1 };
     const struct profile p = plain_profile();
     const struct sim_failure dies = { 1000, UINT64_MAX, true, 0 };
-    struct sim_options o = sim_defaults();
+    struct sim_options o = at_decode(&p, 1);
     (void)state;
-    o.profile = &p;
-    o.n_decode = 1;
     o.failures = &dies;
     o.n_failures = 1;
     struct sim_result *r = simulate(&o, &w);
